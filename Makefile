@@ -1,0 +1,83 @@
+# Each target is one line over the `rft` command. CONF names a recipe, ARGS carries overrides (key=value).
+CONF ?= research_tiny
+ARGS ?=
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+RFT := $(BIN)/rft
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
+
+# Idle OpenMP threads that spin starve the tool server on small machines.
+export OMP_WAIT_POLICY ?= passive
+
+.DEFAULT_GOAL := help
+.PHONY: help train resume prior evaluate validate data tiny-base serve smoke cards migrate test check bench install
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@echo "  recipes: $(patsubst conf/%.yaml,%,$(wildcard conf/*.yaml))"
+
+train: .make/local .make/data ## prior check, training, evaluation, report (CONF=recipe ARGS="key=value ...")
+	$(RFT) train $(CONF) $(ARGS)
+
+resume: .make/local .make/data ## go on with a run that was stopped (RUN=id)
+	$(RFT) resume $(RUN)
+
+prior: .make/local .make/data ## can the base model sometimes do it? buckets, verdict, plots
+	$(RFT) prior $(CONF) $(ARGS)
+
+evaluate: .make/local .make/data ## base against tuned again, for a finished run (RUN=id)
+	$(RFT) evaluate $(RUN)
+
+validate: .make/local ## every fault in the data sets at once, with file and line
+	$(RFT) validate $(CONF) $(ARGS)
+
+data: .make/local ## remake the generated data set and its corpus
+	$(RFT) data
+
+tiny-base: .make/local .make/data ## remake the tiny base model (about an hour)
+	$(RFT) tiny-base
+
+serve: .make/local .make/data ## tools and grader over HTTP
+	$(RFT) serve $(CONF) $(ARGS)
+
+smoke: .make/local ## call each tool of a running server once (URL=http://host:port)
+	$(RFT) smoke $(CONF) $(ARGS)
+
+cards: .make/local ## the newest job cards; one as a story: rft card show ID
+	$(RFT) card list $(ARGS)
+
+migrate: .make/local ## bring the job-card store's tables up to date
+	$(RFT) migrate $(CONF) $(ARGS)
+
+test: .make/test .make/data ## every test that needs no GPU
+	$(BIN)/python -m pytest $(ARGS)
+
+check: .make/test ## format, lint, types, floors
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+	$(BIN)/python -m pytest -q tests/architecture
+
+bench: .make/test .make/data ## every bench beside its peer
+	for bench in bench/[a-z]*.py; do $(BIN)/python $$bench $(ARGS) || exit 1; done
+
+install: .make/local ## what `make train` needs, into $(VENV)
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+.make/local: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing (about a minute) ..."
+	@$(PIP) torch==2.13.0
+	@$(PIP) --editable '.[local]'
+	@mkdir -p .make && touch $@
+
+.make/test: .make/local
+	@echo "installing what the tests need ..."
+	@$(PIP) --editable '.[local,test]'
+	@touch $@
+
+.make/data: .make/local agent_rft/datasets/filings.py agent_rft/datasets/research.py
+	@$(RFT) data
+	@touch $@

@@ -1,0 +1,55 @@
+"""`rft data`, `rft validate`, `rft grade`: what a run stands on, looked at before it is trained on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.table import Table
+
+from agent_rft.commands.parts import console, grader_of, known_tools
+from agent_rft.compose import settings_for
+from agent_rft.contracts.errors import FaultsFound, UserError
+from agent_rft.datasets.rows_io import validate_files, write_research
+from agent_rft.datasets.validate import Report
+from agent_rft.graders.cases import grade_cases
+from agent_rft.graders.registry import load_grader
+
+RESEARCH = Path("data/research")
+
+
+def make_data() -> None:
+    train, val = write_research(RESEARCH)
+    console.print(f"{RESEARCH}: {len(train)} training rows, {len(val)} held out, corpus in {RESEARCH}/filings")
+
+
+def validate(recipe: str, overrides: list[str], files: list[str]) -> None:
+    settings = settings_for(recipe, overrides)
+    paths = {"files": [Path(file) for file in files]} if files else {"train": Path(settings.task.train), "val": Path(settings.task.val)}
+    report = validate_files(paths, known_tools(settings), grader_of(settings))
+    _show(report)
+    if report.faults:
+        raise FaultsFound(f"{len(report.faults)} faults:", report.faults)
+    console.print("no faults", style="green")
+
+
+def _show(report: Report) -> None:
+    table = Table("split", "task_type", "difficulty", title=f"{sum(report.sizes.values())} rows", title_justify="left")
+    table.add_column("rows", justify="right")
+    table.add_column("share", justify="right")
+    for count in report.counts:
+        table.add_row(count.split, count.task_type, count.difficulty, str(count.rows), f"{count.share:.0%}")
+    console.print(table)
+    if report.shared_evidence:
+        console.print(f"{report.shared_evidence} validation rows ask for the same figure of the same document as a training row")
+    for warning in report.warnings:
+        console.print(f"warning: {warning}", style="yellow")
+
+
+def grade(name: str, cases: str) -> None:
+    path = Path(cases)
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}", "name a UTF-8 JSONL file of cases: --cases FILE.jsonl") from None
+    for line in grade_cases(lines, load_grader(name), cases):
+        print(line)

@@ -1,0 +1,174 @@
+"""What a run is made of, opened in order and closed in reverse: rows, grader, tool server, store."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import AsyncGenerator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.console import Console
+
+from agent_rft import __version__
+from agent_rft.compose import save
+from agent_rft.contracts.errors import FaultsFound, UserError
+from agent_rft.contracts.graded import GradedRollout
+from agent_rft.contracts.jobcards import Kind, Versions
+from agent_rft.contracts.messages import Message
+from agent_rft.contracts.ports import Grader, ToolBox
+from agent_rft.contracts.rollouts import Limits
+from agent_rft.contracts.rows import Row
+from agent_rft.contracts.training import Algorithm, Backend, GuardLimits, Lora, Model
+from agent_rft.datasets.filings import TOOLS
+from agent_rft.datasets.rows import dataset_hash
+from agent_rft.datasets.rows_io import read_rows, validate_files
+from agent_rft.graders.registry import load_grader
+from agent_rft.rollouts.cards import card_of
+from agent_rft.rollouts.tool_client import HttpTools
+from agent_rft.settings import Settings
+from observability.ingest import StoreRecorder
+from observability.store import open_store
+from serving.server import BEARER_VARIABLE, running_server
+
+console = Console(highlight=False, soft_wrap=True)
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Data(msgspec.Struct, frozen=True):
+    train: tuple[Row, ...]
+    val: tuple[Row, ...]
+    hash: str
+
+
+def read_data(settings: Settings, grader: Grader) -> Data:
+    """The rows of both splits, with the system prompt before each; every fault in them at once."""
+    paths = {"train": Path(settings.task.train), "val": Path(settings.task.val)}
+    report = validate_files(paths, known_tools(settings), grader)
+    if report.faults:
+        raise FaultsFound("the data has faults:", report.faults, "mend them; `make validate` shows them again, with the warnings")
+    train, val = read_rows(paths["train"]), read_rows(paths["val"])
+    prompted = [tuple(_with_system(row, settings.task.system_prompt) for row in rows) for rows in (train, val)]
+    return Data(prompted[0], prompted[1], dataset_hash([*train, *val]))
+
+
+def known_tools(settings: Settings) -> list[str]:
+    return server_health(settings.tools.url)["tools"]["names"] if settings.tools.url else [spec.name for spec in TOOLS]
+
+
+def server_health(url: str) -> dict[str, Any]:
+    """What a tool server says it serves."""
+    try:
+        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10) as answer:
+            return json.loads(answer.read())
+    except (OSError, ValueError) as error:
+        raise UserError(f"no tool server answers at {url}: {error}", "start one with `make serve`, or leave tools.url out") from None
+
+
+def _with_system(row: Row, system_prompt: str) -> Row:
+    if not system_prompt or any(message.role == "system" for message in row.messages):
+        return row
+    return msgspec.structs.replace(row, messages=(Message("system", system_prompt), *row.opening()))
+
+
+class Parts(msgspec.Struct, frozen=True):
+    run_id: str
+    settings: Settings
+    backend: Backend
+    tools: ToolBox
+    grader: Grader
+    recorder: StoreRecorder
+    versions: Versions
+    """Of everything but the checkpoint, which each rollout names."""
+
+    def record(self, graded: GradedRollout, kind: Kind, checkpoint: str) -> None:
+        versions = msgspec.structs.replace(self.versions, checkpoint=checkpoint)
+        self.recorder.record(card_of(graded, kind=kind, run_id=self.run_id, versions=versions, tenant=self.settings.store.tenant))
+
+
+@asynccontextmanager
+async def opened(settings: Settings, folder: Path, data: Data, grader: Grader) -> AsyncGenerator[Parts]:
+    """Everything a run talks to, up and answering; `folder` is the run's own."""
+    async with AsyncExitStack() as stack:
+        store = open_store(settings.store.url)
+        stack.callback(store.close)
+        recorder = stack.enter_context(StoreRecorder(store))
+        url, bearer = settings.tools.url or "", os.environ.get(BEARER_VARIABLE, "")
+        if not url:
+            server = stack.enter_context(running_server(lambda port: server_command(folder, port), log=folder / "server.log"))
+            url, bearer = server.base_url, server.bearer
+        versions = Versions(
+            code=code_version(),
+            checkpoint="",
+            dataset=data.hash,
+            tool_set=server_health(url)["tools"]["version"],
+            grader=f"{grader.ref.name}@{grader.ref.version}#{grader.ref.hash}",
+            seed=settings.seed,
+        )
+        wire = settings.tools
+        client = HttpTools(url, bearer, timeout_seconds=wire.timeout_seconds, retries=wire.retries, concurrency=wire.concurrency)
+        tools = await stack.enter_async_context(client)
+        yield Parts(folder.name, settings, backend_of(settings), tools, grader, recorder, versions)
+
+
+def server_command(folder: Path, port: int) -> list[str]:
+    """Our own server, with the settings that the run was started with."""
+    return [sys.executable, "-m", "agent_rft", "serve", "--settings", str(folder / "settings.yaml"), "--port", str(port)]
+
+
+def grader_of(settings: Settings) -> Grader:
+    return load_grader(settings.grader.name, **settings.grader.options)
+
+
+def backend_of(settings: Settings) -> Backend:
+    """The one place that names a training engine's class. It loads torch, so only when a run needs it."""
+    from agent_rft.training.local.backend import LocalBackend
+
+    return LocalBackend()
+
+
+def limits_of(settings: Settings) -> Limits:
+    return Limits(**settings.task.limits.model_dump())
+
+
+def model_of(settings: Settings) -> Model:
+    model = settings.model
+    lora = Lora(model.lora.rank, model.lora.alpha, model.lora.target_modules) if model.lora else None
+    return Model(path=model.path, lora=lora, device=model.device, dtype=model.dtype, sampler=model.sampler, threads=model.threads)
+
+
+def algorithm_of(settings: Settings) -> Algorithm:
+    return Algorithm(**settings.algorithm.model_dump())
+
+
+def guards_of(settings: Settings) -> GuardLimits:
+    return GuardLimits(**settings.guards.model_dump())
+
+
+def code_version() -> str:
+    """Package version, and the commit where the code runs from a checkout; + says that it was changed since."""
+    try:
+        command = ["git", "describe", "--always", "--dirty=+", "--abbrev=10"]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=5).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return __version__
+    return f"{__version__}-{found}"
+
+
+def new_run_folder(settings: Settings, prefix: str = "") -> Path:
+    """A folder of the run's own, with the settings in it; its name is the run's id."""
+    started = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder = Path(settings.run.folder) / (settings.run.id or f"{prefix}{settings.recipe}-{started}-s{settings.seed}")
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        cure = f"go on with it: `make resume RUN={folder.name}`; or name another: run.id=NAME"
+        raise UserError(f"there is a run {folder.name} in {folder.parent} already", cure) from None
+    save(settings, folder / "settings.yaml")
+    return folder

@@ -1,0 +1,88 @@
+"""`rft serve` and `rft smoke`: tools and grader over HTTP, and one call to each to see that they answer."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+from pathlib import Path
+
+from rich.table import Table
+
+from agent_rft.commands.parts import console, grader_of, server_health
+from agent_rft.compose import load, settings_for
+from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.ports import ToolProvider
+from agent_rft.datasets.filings import TOOLS
+from agent_rft.rollouts.smoke import SmokeCheck, smoke
+from agent_rft.rollouts.tool_client import HttpTools
+from agent_rft.settings import EmbeddingSettings, Settings
+from serving.app import create_app
+from serving.server import BEARER_VARIABLE, serve
+from serving.tools.corpus import CorpusTools
+from serving.tools.embeddings import EndpointEmbedder, LocalEmbedder, embedding_index
+from serving.tools.faults import FlakyTools
+from serving.tools.retrieval import LexicalIndex
+
+
+def serve_forever(settings: Settings) -> None:
+    bearer = os.environ.get(BEARER_VARIABLE)
+    if not bearer:
+        bearer = secrets.token_urlsafe(24)
+        console.print(f"{BEARER_VARIABLE} is not set; for this server it is\n  export {BEARER_VARIABLE}={bearer}")
+    grader = grader_of(settings)
+    app = create_app(provider_of(settings), {grader.ref.name: grader}, bearer)
+    host, port = settings.serving.host, settings.serving.port
+    console.print(f"serving on http://{host}:{port} (/health, /schema, /tools/NAME, /grade); Ctrl-C stops it")
+    serve(app, host, port)
+
+
+def settings_of(recipe: str, overrides: list[str], file: str | None, port: int | None) -> Settings:
+    settings = load(Path(file)) if file else settings_for(recipe, overrides)
+    return settings if port is None else settings.model_copy(update={"serving": settings.serving.model_copy(update={"port": port})})
+
+
+def provider_of(settings: Settings) -> ToolProvider:
+    """The tools that the settings ask for: the one place that names their classes."""
+    tools, faults = settings.tools, settings.tools.faults
+    index = embedding_index(embedder_of(tools.embeddings)) if tools.retriever == "embeddings" else LexicalIndex
+    provider: ToolProvider = CorpusTools.from_folder(
+        Path(tools.corpus), TOOLS, max_output_tokens=tools.max_output_tokens, retriever_of=index
+    )
+    if faults.failure_rate or faults.hang_rate or faults.latency_seconds:
+        provider = FlakyTools(
+            provider, failure_rate=faults.failure_rate, hang_rate=faults.hang_rate, latency_seconds=faults.latency_seconds, seed=faults.seed
+        )
+    return provider
+
+
+def embedder_of(embeddings: EmbeddingSettings) -> EndpointEmbedder | LocalEmbedder:
+    if embeddings.url:
+        return EndpointEmbedder(embeddings.url, embeddings.url_model, os.environ.get("EMBEDDINGS_API_KEY", ""))
+    if embeddings.model:
+        return LocalEmbedder(embeddings.model)
+    raise UserError(
+        "tools.retriever=embeddings names no embeddings", "set tools.embeddings.model=FOLDER or tools.embeddings.url=http://..."
+    )
+
+
+def smoke_test(recipe: str, overrides: list[str], url: str | None) -> None:
+    """Each tool of a running server once; exit code 1 if one does not do its work."""
+    settings = settings_for(recipe, overrides)
+    address = url or settings.tools.url or f"http://{settings.serving.host}:{settings.serving.port}"
+    bearer = os.environ.get(BEARER_VARIABLE)
+    if not bearer:
+        raise UserError(f"{BEARER_VARIABLE} is not set", "export the bearer that `make serve` printed")
+    server_health(address)
+    checks = asyncio.run(_smoke(address, bearer))
+    table = Table("", "call", "answer", title=address, title_justify="left")
+    for check in checks:
+        table.add_row("ok" if check.ok else "FAILED", check.what, f"{check.said[:90]}  ({check.seconds * 1000:.0f} ms)")
+    console.print(table)
+    if failed := [check.what for check in checks if not check.ok]:
+        raise UserError(f"{len(failed)} of {len(checks)} calls failed: {', '.join(failed)}", "look at the server's log", exit_code=1)
+
+
+async def _smoke(address: str, bearer: str) -> list[SmokeCheck]:
+    async with HttpTools(address, bearer, retries=1) as tools, HttpTools(address, f"not-{bearer}", retries=0) as stranger:
+        return await smoke(tools, stranger)

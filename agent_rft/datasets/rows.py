@@ -1,0 +1,236 @@
+"""One line of JSONL to a row and back: this project's shape, and OpenAI's RFT shape unchanged.
+
+OpenAI's rows have `messages` in place of `prompt`. There `messages` and `tools` are reserved and every other key belongs to
+the user: one that happens to be called like ours but does not fit (an `expected` that is a text, say) stays what it is.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Any, cast
+
+import msgspec
+
+from agent_rft.contracts.errors import Fault, did_you_mean
+from agent_rft.contracts.messages import Message, ToolSpec
+from agent_rft.contracts.rows import Expected, Row
+
+SHAPE = 'a row is {"id", "prompt", "reference_answer", "expected"?, "tools"?, "metadata"?}'
+ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+EXPECTED_KEYS = frozenset(Expected.__struct_fields__)
+Found = tuple[str, str]
+"""What is wrong, and the cure."""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One line as it was read. A line that is wrong has faults and no row, but may still have a value to look into."""
+
+    where: str
+    value: dict[str, Any] | None = None
+    row: Row | None = None
+    faults: tuple[Fault, ...] = ()
+
+
+def parse_line(line: bytes, where: str, default_id: str) -> Line:
+    try:
+        value = json.loads(line.decode("utf-8"))
+        json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")  # NaN, 1e400, half a surrogate pair: not to be written again
+    except json.JSONDecodeError as error:
+        return Line(where, faults=(Fault(where, f"column {error.colno}: broken JSON: {error.msg}", "one JSON object a line"),))
+    except UnicodeDecodeError as error:
+        what = f"byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8"
+        return Line(where, faults=(Fault(where, what, "save the file as UTF-8"),))
+    except (ValueError, RecursionError) as error:
+        return Line(where, faults=(Fault(where, f"not usable as JSON: {error}", "one JSON object a line"),))
+    if not isinstance(value, dict):
+        return Line(where, faults=(Fault(where, f"not an object but {_kind(value)}", SHAPE),))
+    row, found = row_of(cast(dict[str, Any], value), default_id)
+    return Line(where, cast(dict[str, Any], value), row, tuple(Fault(where, what, cure) for what, cure in found))
+
+
+def row_of(value: dict[str, Any], default_id: str) -> tuple[Row | None, list[Found]]:
+    """The row, or everything that is wrong with it. `default_id` is the id of an OpenAI row that has none."""
+    chat = "messages" in value
+    checks = {"id": _id, "prompt": _prompt, "reference_answer": _reference, "expected": _expected, "metadata": _metadata}
+    known: dict[str, Any] = {}
+    extra = {key: held for key, held in value.items() if key not in checks and key not in ("messages", "tools")}
+    found = [] if chat else _missing(value, extra)
+    for key, check in checks.items():
+        if key not in value:
+            continue
+        wrong = check(value[key])
+        if not wrong:
+            known[key] = value[key]
+        elif chat:
+            extra[key] = value[key]
+        else:
+            found += wrong
+    found += _tools(value.get("tools"))
+    found += _messages(value["messages"]) if chat else []
+    return (None, found) if found else (_built(known, value, extra, default_id), [])
+
+
+def _built(known: dict[str, Any], value: dict[str, Any], extra: dict[str, Any], default_id: str) -> Row:
+    messages = tuple(_message(m) for m in value.get("messages") or ())
+    return Row(
+        id=known.get("id", default_id),
+        prompt=known["prompt"] if "prompt" in known else messages[-1].content,
+        reference_answer=known.get("reference_answer"),
+        expected=msgspec.convert(known.get("expected", {}), Expected),
+        tools=tuple(ToolSpec.from_openai(tool) for tool in value.get("tools") or ()),
+        metadata=known.get("metadata", {}),
+        messages=messages,
+        extra=extra,
+    )
+
+
+def encode_row(row: Row) -> str:
+    """One line, always the same for the same row; reading it gives the row again."""
+    value: dict[str, Any] = {"id": row.id}
+    if not row.messages or row.prompt != row.messages[-1].content:
+        value["prompt"] = row.prompt
+    if row.messages:
+        value["messages"] = [_openai_message(m) for m in row.messages]
+    if row.reference_answer is not None:
+        value["reference_answer"] = row.reference_answer
+    expected = msgspec.to_builtins(row.expected)
+    value |= {"expected": expected} if expected else {}
+    value |= {"tools": [tool.as_openai() for tool in row.tools]} if row.tools else {}
+    value |= {"metadata": row.metadata} if row.metadata else {}
+    return json.dumps({**value, **row.extra}, ensure_ascii=False, allow_nan=False)
+
+
+def dataset_hash(rows: Iterable[Row]) -> str:
+    """Over every row in order: the version that runs and cards name."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(encode_row(row).encode() + b"\n")
+    return digest.hexdigest()[:16]
+
+
+# --- what can be wrong with each key ------------------------------------------------------------------------------------
+
+
+def _missing(value: dict[str, Any], unread: Iterable[str]) -> list[Found]:
+    near = {key: difflib.get_close_matches(key, unread, n=1) for key in ("id", "prompt", "reference_answer") if key not in value}
+    return [(f"missing {key}", f"is '{names[0]}' meant to be it?" if names else SHAPE) for key, names in near.items()]
+
+
+def _id(value: object) -> list[Found]:
+    return (
+        [] if isinstance(value, str) and value.strip() else [(f"id is {_kind(value)}", "a text that is not empty, unique over all files")]
+    )
+
+
+def _prompt(value: object) -> list[Found]:
+    return [] if isinstance(value, str) and value.strip() else [(f"prompt is {_kind(value)}", "a text that is not empty")]
+
+
+def _reference(value: object) -> list[Found]:
+    empty = value is None or (isinstance(value, str) and not value.strip())
+    return [(f"reference_answer is {_kind(value)}", "what a right answer says")] if empty else []
+
+
+def _metadata(value: object) -> list[Found]:
+    return [] if isinstance(value, dict) else [(f"metadata is {_kind(value)}", 'an object, like {"task_type": "...", "difficulty": "..."}')]
+
+
+def _expected(value: object) -> list[Found]:
+    if not isinstance(value, dict):
+        return [(f"expected is {_kind(value)}", "an object")]
+    expected = cast(dict[str, Any], value)
+    found = [(f"expected has an unknown key '{key}'", did_you_mean(key, EXPECTED_KEYS)) for key in expected if key not in EXPECTED_KEYS]
+    tolerance, paths, tools = expected.get("tolerance_rel"), expected.get("evidence_path"), expected.get("must_use_tools", [])
+    if tolerance is not None and (isinstance(tolerance, bool) or not isinstance(tolerance, int | float) or not 0 <= tolerance <= 1):
+        found.append((f"expected.tolerance_rel is {tolerance!r}", "a number from 0 to 1, like 0.001"))
+    if paths is not None and not isinstance(paths, str) and not _texts(paths):
+        found.append((f"expected.evidence_path is {_kind(paths)}", "a path, or a list of paths"))
+    if not _texts(tools):
+        found.append((f"expected.must_use_tools is {_kind(tools)}", "a list of tool names"))
+    return found
+
+
+def _tools(value: object) -> list[Found]:
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        return [(f"tools is {_kind(value)}", "a list of tools in OpenAI's shape")]
+    found: list[Found] = []
+    for at, tool in enumerate(cast(list[Any], value)):
+        body = cast(dict[str, Any], tool).get("function", tool) if isinstance(tool, dict) else None
+        fields = cast(dict[str, Any], body) if isinstance(body, dict) else {}
+        shaped = isinstance(fields.get("name"), str) and fields["name"] and isinstance(fields.get("parameters", {}), dict)
+        if not shaped or not isinstance(fields.get("description", ""), str):
+            found.append((f"tools[{at}] is not a tool", '{"type": "function", "function": {"name", "description"?, "parameters"}}'))
+    return found
+
+
+def _messages(value: object) -> list[Found]:
+    if not isinstance(value, list) or not value:
+        return [(f"messages is {_kind(value)}", "a list of messages that ends with the user's")]
+    messages = cast(list[Any], value)
+    found: list[Found] = []
+    for at, message in enumerate(messages):
+        try:
+            _message(message)
+        except (KeyError, TypeError, AttributeError, ValueError):
+            found.append((f"messages[{at}] cannot be read", f'{{"role": {" | ".join(ROLES)}, "content": text}}'))
+    last = messages[-1]
+    if not found and (last["role"] != "user" or not _content(last).strip()):
+        what = "empty" if last["role"] == "user" else f"the {last['role']}'s"
+        found.append((f"the last message is {what}", "end with the user's question"))
+    return found
+
+
+# --- messages -----------------------------------------------------------------------------------------------------------
+
+
+def _message(value: dict[str, Any]) -> Message:
+    calls = [
+        {"call_id": call["id"], "name": call["function"]["name"], "arguments": json.loads(call["function"]["arguments"])}
+        for call in value.get("tool_calls") or ()
+    ]
+    said = {"role": ROLES[value["role"]], "content": _content(value), "tool_calls": calls, "call_id": value.get("tool_call_id", "")}
+    return msgspec.convert(said, Message)
+
+
+def _content(message: dict[str, Any]) -> str:
+    """A text, or a list of text parts; images and the like cannot be read."""
+    content = message.get("content")
+    if content is None and message.get("tool_calls"):
+        return ""
+    if isinstance(content, str):
+        return content
+    given = list(content or ())
+    parts = [part["text"] for part in given if part["type"] in ("text", "input_text")]
+    if not parts or len(parts) != len(given):
+        raise ValueError("content is neither a text nor a list of text parts")
+    return "".join(parts)
+
+
+def _openai_message(message: Message) -> dict[str, Any]:
+    value: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        value["tool_calls"] = [
+            {"id": c.call_id, "type": "function", "function": {"name": c.name, "arguments": json.dumps(c.arguments, ensure_ascii=False)}}
+            for c in message.tool_calls
+        ]
+    return value | ({"tool_call_id": message.call_id} if message.call_id else {})
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(one, str) for one in cast(list[object], value))
+
+
+def _kind(value: object) -> str:
+    """What a wrong value is, in the words of JSON."""
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    if isinstance(value, str):
+        return "a text" if value.strip() else "an empty text"
+    if isinstance(value, list):
+        return "a list" if value else "an empty list"
+    return "an object" if isinstance(value, dict) else f"the number {value}"

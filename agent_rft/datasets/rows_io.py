@@ -1,0 +1,68 @@
+"""JSONL files of rows, read and written; and the running example's data folder. A file is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+from agent_rft.contracts.errors import FaultsFound, UserError
+from agent_rft.contracts.ports import Grader
+from agent_rft.contracts.rows import Row
+from agent_rft.datasets.research import WORLD_SEED, make_rows, make_world
+from agent_rft.datasets.rows import encode_row
+from agent_rft.datasets.validate import Report, parse_lines, validate
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Every row, or every fault of the file at once."""
+    lines = parse_lines(str(path), _content(path))
+    if faults := [fault for line in lines for fault in line.faults]:
+        raise FaultsFound(f"{path} cannot be used", faults, "`make validate` checks every file at once")
+    return [line.row for line in lines if line.row]
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    half = path.with_name(f".{path.name}.{os.getpid()}")
+    half.write_text("".join(encode_row(row) + "\n" for row in rows), encoding="utf-8", newline="\n")
+    half.replace(path)
+
+
+def validate_files(
+    paths: Mapping[str, Path | Sequence[Path]], known_tools: Collection[str] | None = None, grader: Grader | None = None
+) -> Report:
+    """`paths`: the files of each split, named "train" and "val"."""
+    files = {split: [given] if isinstance(given, Path) else given for split, given in paths.items()}
+    return validate({split: [(str(p), _content(p)) for p in group] for split, group in files.items()}, known_tools, grader)
+
+
+def write_research(folder: Path, seed: int = WORLD_SEED) -> tuple[list[Row], list[Row]]:
+    """train.jsonl, val.jsonl and filings/ in `folder`; killed half-way it leaves what was there before."""
+    filings = make_world(seed)
+    train, val = make_rows(filings, seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    for left_by_a_kill in folder.glob(".making-*"):
+        shutil.rmtree(left_by_a_kill, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=".making-", dir=folder) as making:
+        for filing in filings:
+            path = Path(making) / filing.path
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(filing.html(), encoding="utf-8")
+        corpus, old = folder / "filings", Path(making) / "old"
+        if corpus.exists():
+            corpus.rename(old)
+        (Path(making) / "filings").rename(corpus)
+        shutil.rmtree(old, ignore_errors=True)
+    write_rows(folder / "train.jsonl", train)
+    write_rows(folder / "val.jsonl", val)
+    return train, val
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", "`make data` makes the running example's data") from error

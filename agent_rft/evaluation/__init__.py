@@ -1,0 +1,1 @@
+"""What rollouts tell: whether there is something to learn, what training changed, and where to look."""

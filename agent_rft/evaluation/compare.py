@@ -1,0 +1,159 @@
+"""Base against tuned, row by row: the mean hides which rows got worse."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from agent_rft.contracts.errors import InfraError
+from agent_rft.contracts.graded import GradedRollout
+from agent_rft.evaluation.tries import Tries, mean, tries_by_row
+
+SOLVED_AT = 0.8
+"""A row that did not move counts as solved from this mean reward on, else as unsolved."""
+ROUNDING = 1e-9
+"""Means of the same rewards may differ by this much; it is no movement."""
+
+
+class RowDiff(msgspec.Struct, frozen=True, kw_only=True):
+    """Means over the row's tries on each side."""
+
+    row_id: str
+    metadata: dict[str, Any]
+    base_reward: float
+    tuned_reward: float
+    base_calls: float
+    tuned_calls: float
+    d_reward: float
+    d_tools: float
+
+
+class Quadrants(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows by reward and tool calls, both moved; rows that kept either lie on an axis."""
+
+    better_fewer: int
+    better_more: int
+    worse_fewer: int
+    worse_more: int
+    """The worst: less reward for more calls."""
+    on_axis: int
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    compared: int
+    excluded: tuple[str, ...]
+    """Rows without a scored try on one side at least."""
+    base_reward: float
+    tuned_reward: float
+    base_calls: float
+    tuned_calls: float
+    mean_d_reward: float
+    d_reward_error: float
+    """Standard error of that mean over the rows: a change within two of these may be luck."""
+    mean_d_tools: float
+    improved: int
+    regressed: int
+    unchanged_solved: int
+    unchanged_unsolved: int
+    quadrants: Quadrants
+    rows: tuple[RowDiff, ...]
+    """Worst first."""
+
+    @property
+    def unchanged(self) -> int:
+        return self.unchanged_solved + self.unchanged_unsolved
+
+    @property
+    def clear(self) -> bool:
+        """The change in reward is more than luck explains."""
+        return abs(self.mean_d_reward) > 2 * self.d_reward_error
+
+
+def compare(base: Iterable[GradedRollout], tuned: Iterable[GradedRollout], solved_at: float = SOLVED_AT) -> Comparison:
+    before, after = tries_by_row(base), tries_by_row(tuned)
+    met = list(dict.fromkeys([*before, *after]))
+    both = [row_id for row_id in met if _scored(before.get(row_id)) and _scored(after.get(row_id))]
+    if not both:
+        raise InfraError("evaluation", f"no row has a scored try for both base and tuned, of {len(met)} rows")
+    rows = [_diff(row_id, before[row_id], after[row_id]) for row_id in both]
+    rows.sort(key=lambda row: (row.d_reward, -row.d_tools, row.row_id))
+    unchanged = [row for row in rows if not sign(row.d_reward)]
+    solved = sum(row.base_reward >= solved_at - ROUNDING for row in unchanged)
+    return Comparison(
+        compared=len(rows),
+        excluded=tuple(row_id for row_id in met if row_id not in set(both)),
+        base_reward=mean([row.base_reward for row in rows]),
+        tuned_reward=mean([row.tuned_reward for row in rows]),
+        base_calls=mean([row.base_calls for row in rows]),
+        tuned_calls=mean([row.tuned_calls for row in rows]),
+        mean_d_reward=mean([row.d_reward for row in rows]),
+        d_reward_error=_standard_error([row.d_reward for row in rows]),
+        mean_d_tools=mean([row.d_tools for row in rows]),
+        improved=sum(sign(row.d_reward) > 0 for row in rows),
+        regressed=sum(sign(row.d_reward) < 0 for row in rows),
+        unchanged_solved=solved,
+        unchanged_unsolved=len(unchanged) - solved,
+        quadrants=_quadrants(rows),
+        rows=tuple(rows),
+    )
+
+
+def sign(difference: float) -> int:
+    """1, -1, or 0 where nothing moved but the rounding."""
+    if abs(difference) <= ROUNDING:
+        return 0
+    return 1 if difference > 0 else -1
+
+
+def _standard_error(differences: Sequence[float]) -> float:
+    """Nothing is known of the spread of a single row, so its error is taken to be as large as rewards allow."""
+    count, average = len(differences), mean(differences)
+    if count < 2:
+        return 1.0
+    return math.sqrt(sum((one - average) ** 2 for one in differences) / (count - 1) / count)
+
+
+def _scored(tries: Tries | None) -> bool:
+    return tries is not None and bool(tries.scored)
+
+
+def _diff(row_id: str, base: Tries, tuned: Tries) -> RowDiff:
+    return RowDiff(
+        row_id=row_id,
+        metadata=base.scored[0].row.metadata,
+        base_reward=base.mean_reward,
+        tuned_reward=tuned.mean_reward,
+        base_calls=base.mean_calls,
+        tuned_calls=tuned.mean_calls,
+        d_reward=tuned.mean_reward - base.mean_reward,
+        d_tools=tuned.mean_calls - base.mean_calls,
+    )
+
+
+def _quadrants(rows: Iterable[RowDiff]) -> Quadrants:
+    moves = [(sign(row.d_reward), sign(row.d_tools)) for row in rows]
+    return Quadrants(
+        better_fewer=moves.count((1, -1)),
+        better_more=moves.count((1, 1)),
+        worse_fewer=moves.count((-1, -1)),
+        worse_more=moves.count((-1, 1)),
+        on_axis=sum(0 in move for move in moves),
+    )
+
+
+def describe_comparison(comparison: Comparison) -> str:
+    """What is printed."""
+    of = comparison.compared
+    lines = [
+        f"mean Δreward: {comparison.mean_d_reward:+.3f}  (standard error {comparison.d_reward_error:.3f})",
+        f"mean Δtools:  {comparison.mean_d_tools:+.2f}",
+        f"improved:    {comparison.improved}/{of}",
+        f"regressed:   {comparison.regressed}/{of}  ({comparison.quadrants.worse_more} with more calls too)",
+        f"unchanged:   {comparison.unchanged}/{of}  ({comparison.unchanged_solved} solved, {comparison.unchanged_unsolved} unsolved)",
+    ]
+    if comparison.excluded:
+        lines.append(f"left out:    {len(comparison.excluded)}  (infrastructure failed on every try of a side)")
+    return "\n".join(lines)

@@ -1,0 +1,49 @@
+"""A grader tried on cases before it is trusted: {"item", "sample"} in, {"reward", "parts", "grader"} out, a line each."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from typing import Any, cast
+
+import msgspec
+
+from agent_rft.contracts.errors import Fault, FaultsFound
+from agent_rft.contracts.ports import Grader
+
+SHAPE = '{"item": {"reference_answer": ...}, "sample": {"output_text": "..."}}'
+Case = tuple[dict[str, Any], dict[str, Any]]
+
+
+def grade_cases(lines: Iterable[str], grader: Grader, source: str = "cases") -> list[str]:
+    """One JSON line a case, or every fault of the file at once. `errors` is there only where the grader gave no reward."""
+    cases: list[Case] = []
+    faults: list[Fault] = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        case = _case(line, f"{source}:{number}")
+        cases.append(case) if isinstance(case, tuple) else faults.extend(case)
+    if faults:
+        raise FaultsFound(f"{source} holds no usable cases", faults, f"one case a line: {SHAPE}")
+    return [_graded(item, sample, grader) for item, sample in cases]
+
+
+def _case(line: str, where: str) -> Case | list[Fault]:
+    try:
+        value = json.loads(line.removeprefix("\ufeff"))
+    except json.JSONDecodeError as error:
+        return [Fault(where, f"column {error.colno}: broken JSON: {error.msg}")]
+    except (ValueError, RecursionError) as error:
+        return [Fault(where, f"not usable as JSON: {error}")]
+    if not isinstance(value, dict):
+        return [Fault(where, "not an object")]
+    case = cast(dict[str, Any], value)
+    wrong = [key for key in ("item", "sample") if not isinstance(case.get(key), dict)]
+    return [Fault(where, f"{key} is {'no object' if key in case else 'missing'}") for key in wrong] or (case["item"], case["sample"])
+
+
+def _graded(item: dict[str, Any], sample: dict[str, Any], grader: Grader) -> str:
+    grade = grader.grade(item, sample)
+    told: dict[str, Any] = {"reward": grade.reward, "parts": grade.parts, "grader": msgspec.to_builtins(grade.grader)}
+    return json.dumps({**told, "errors": grade.errors} if grade.errors else told, ensure_ascii=False)

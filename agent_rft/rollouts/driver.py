@@ -1,0 +1,187 @@
+"""Drives rollout machines with a real sampler, real tools and a grader. The only place where a rollout meets I/O."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+import msgspec
+
+from agent_rft.contracts.errors import InfraError
+from agent_rft.contracts.events import AskModel, CallTools, Command, Event, InfraFailed, TimeUp, ToolReturned
+from agent_rft.contracts.graded import GradedRollout
+from agent_rft.contracts.grades import Grade
+from agent_rft.contracts.messages import ToolCall
+from agent_rft.contracts.ports import Grader, Sampler, ToolBox
+from agent_rft.contracts.rollouts import Ending, Limits, Rollout
+from agent_rft.contracts.rows import Row
+from agent_rft.graders.apply import grade_rollout
+from agent_rft.rollouts.machine import advance, begin
+
+OnDone = Callable[[GradedRollout], None]
+
+
+class Try(msgspec.Struct, frozen=True):
+    """One rollout to run."""
+
+    row: Row
+    sample_index: int
+    seed: int
+
+
+async def collect(
+    tries: Sequence[Try],
+    sampler: Sampler,
+    tools: ToolBox,
+    grader: Grader,
+    limits: Limits,
+    *,
+    on_done: OnDone | None = None,
+    in_flight: int = 128,
+) -> list[GradedRollout]:
+    """Run and grade every try, `in_flight` at a time, and answer them in the order they were asked for."""
+    rollouts = [start(attempt, limits) for attempt in tries]
+    done: list[GradedRollout | None] = [None] * len(tries)
+
+    def finished(position: int) -> None:
+        attempt, rollout = tries[position], rollouts[position]
+        graded = GradedRollout(attempt.row, attempt.sample_index, rollout, grade_or_fail(attempt.row, rollout, grader))
+        done[position] = graded
+        if on_done:
+            on_done(graded)
+
+    if sampler.batched:
+        for first in range(0, len(rollouts), in_flight):
+            wave = list(range(first, min(first + in_flight, len(rollouts))))
+            await _run_in_waves({i: rollouts[i] for i in wave}, sampler, tools, finished)
+    else:
+        await _run_side_by_side(rollouts, sampler, tools, finished, in_flight)
+    return [graded for graded in done if graded]
+
+
+def start(attempt: Try, limits: Limits) -> Rollout:
+    return Rollout(new_rollout_id(), attempt.row.opening(), attempt.row.tools, limits, attempt.seed)
+
+
+def new_rollout_id() -> str:
+    """A UUID, version 7: unique everywhere, sorted by time in every index."""
+    milliseconds = time.time_ns() // 1_000_000
+    bits = (milliseconds << 80) | int.from_bytes(os.urandom(10))
+    bits = bits & ~(0xF << 76) & ~(0x3 << 62) | (0x7 << 76) | (0x2 << 62)
+    digits = f"{bits:032x}"
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
+
+
+def grade_or_fail(row: Row, rollout: Rollout, grader: Grader) -> Grade | None:
+    """A grader that gives no score is infrastructure: the rollout fails with it and no grade exists."""
+    grade = grade_rollout(row, rollout, grader)
+    if grade is not None and grade.reward is None:
+        rollout.ending = Ending.INFRA_FAILED
+        rollout.failed_part = f"grader:{grader.ref.name}"
+        rollout.reason = f"the grader gave no score: {grade.errors}"
+    return grade
+
+
+# --- one after another, each at its own pace: endpoints --------------------------------------------------------------
+
+
+async def _run_side_by_side(
+    rollouts: Sequence[Rollout], sampler: Sampler, tools: ToolBox, finished: Callable[[int], None], in_flight: int
+) -> None:
+    gate = asyncio.Semaphore(in_flight)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for position, rollout in enumerate(rollouts):
+                group.create_task(_run_alone(position, rollout, sampler, tools, finished, gate))
+    except BaseExceptionGroup as several:  # one mistake met by many rollouts is said once
+        raise several.exceptions[0] from None
+
+
+async def _run_alone(
+    position: int, rollout: Rollout, sampler: Sampler, tools: ToolBox, finished: Callable[[int], None], gate: asyncio.Semaphore
+) -> None:
+    async with gate:
+        clock = _Clock(rollout)
+        command: Command | None = begin(rollout)
+        while rollout.ending is None:
+            if isinstance(command, AskModel):
+                command = advance(rollout, await _speak(sampler, command, clock))
+            elif isinstance(command, CallTools):
+                command = await _run_tools(rollout, command, tools, clock)
+        clock.stop()
+        finished(position)
+
+
+async def _speak(sampler: Sampler, ask: AskModel, clock: _Clock) -> Event:
+    try:
+        async with asyncio.timeout(clock.left()):
+            return (await sampler.sample([ask]))[0]
+    except TimeoutError:
+        return TimeUp()
+
+
+# --- in step: one forward pass serves every live rollout -------------------------------------------------------------
+
+
+async def _run_in_waves(rollouts: dict[int, Rollout], sampler: Sampler, tools: ToolBox, finished: Callable[[int], None]) -> None:
+    clocks = {i: _Clock(rollout) for i, rollout in rollouts.items()}
+    commands: dict[int, Command | None] = {i: begin(rollout) for i, rollout in rollouts.items()}
+    while commands:
+        asks = {i: command for i, command in commands.items() if isinstance(command, AskModel)}
+        for i in [i for i in asks if clocks[i].left() <= 0]:
+            commands[i] = advance(rollouts[i], TimeUp())
+            del asks[i]
+        for i, reply in zip(asks, await sampler.sample(list(asks.values())) if asks else (), strict=True):
+            commands[i] = advance(rollouts[i], reply)
+        calling = {i: command for i, command in commands.items() if isinstance(command, CallTools)}
+        after = await asyncio.gather(*(_run_tools(rollouts[i], command, tools, clocks[i]) for i, command in calling.items()))
+        commands.update(zip(calling, after, strict=True))
+        for i in [i for i in commands if rollouts[i].ending is not None]:
+            del commands[i]
+            clocks[i].stop()
+            finished(i)
+
+
+# --- shared ----------------------------------------------------------------------------------------------------------
+
+
+class _Clock:
+    """A rollout's seconds."""
+
+    def __init__(self, rollout: Rollout) -> None:
+        self._rollout, self._began = rollout, time.monotonic()
+        rollout.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+
+    def left(self) -> float:
+        return self._rollout.limits.max_seconds - (time.monotonic() - self._began)
+
+    def stop(self) -> None:
+        self._rollout.seconds = time.monotonic() - self._began
+
+
+async def _run_tools(rollout: Rollout, command: CallTools, tools: ToolBox, clock: _Clock) -> Command | None:
+    """All calls of the turn at once. The first infrastructure failure ends the rollout; its siblings are called off."""
+    jobs = [asyncio.create_task(_run_tool(rollout.rollout_id, call, tools)) for call in command.calls]
+    answer: Command | None = None
+    try:
+        async with asyncio.timeout(max(clock.left(), 0)):
+            for job in asyncio.as_completed(jobs):
+                answer = advance(rollout, await job)
+                if rollout.ending is not None:
+                    break
+    except TimeoutError:
+        answer = advance(rollout, TimeUp())
+    finally:
+        for job in jobs:
+            job.cancel()
+    return answer
+
+
+async def _run_tool(rollout_id: str, call: ToolCall, tools: ToolBox) -> Event:
+    try:
+        return ToolReturned(await tools.call(rollout_id, call))
+    except InfraError as error:
+        return InfraFailed(error.part, error.what)

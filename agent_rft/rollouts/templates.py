@@ -1,0 +1,94 @@
+"""What a chat template puts around the words: as text it is the template's affair, as tokens it is ours.
+
+A rollout's tokens are never made twice. The opening is rendered and encoded once; what the model samples is kept as
+sampled, its end-of-turn token included; and before the next turn only the template's own tokens between the two turns
+are added. Rendering the whole conversation anew would re-tokenise the model's words, and the ids trained on would no
+longer be the ids sampled.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.messages import Message, ToolSpec
+
+CURE = "use a model whose chat template knows tool messages (Qwen2.5-Instruct's does), or put such a template into its tokenizer"
+SENTINEL = "zqxturnzqx"
+PROBES = ("zqxonezqx", "zqxtwozqx")
+CACHED = 4096
+
+
+class Render(Protocol):
+    def __call__(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, add_generation_prompt: bool) -> str: ...
+
+
+class ChatTemplate:
+    """The tokens before the model's first turn, and those between a turn of its and the next."""
+
+    def __init__(self, render: Render, encode: Callable[[str], list[int]], turn_ends: Sequence[str]) -> None:
+        """`turn_ends` are the texts of the tokens that the model may end its turn with."""
+        self._render = render
+        self._turn_ends = tuple(turn_ends)
+        self._encode = encode
+        self._opening = functools.lru_cache(CACHED)(self._encode_opening)
+        self._between = functools.lru_cache(CACHED)(self._encode_between)
+        self._check()
+
+    def opening_ids(self, messages: Sequence[Message], tools: Sequence[ToolSpec]) -> list[int]:
+        """The conversation so far, up to where the model speaks."""
+        return list(self._opening(msgspec.json.encode((messages, tools))))
+
+    def between_ids(self, tool_messages: Sequence[Message]) -> list[int]:
+        """What follows the model's own end-of-turn token: the tool results, up to where the model speaks again."""
+        return list(self._between(tuple((message.content, message.call_id) for message in tool_messages)))
+
+    def _encode_opening(self, key: bytes) -> tuple[int, ...]:
+        messages, tools = msgspec.json.decode(key, type=tuple[tuple[Message, ...], tuple[ToolSpec, ...]])
+        text = self._render([_as_chat(m) for m in messages], [t.as_openai() for t in tools] or None, add_generation_prompt=True)
+        return tuple(self._encode(text))
+
+    def _encode_between(self, results: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
+        return tuple(self._encode(self._text_between([Message("tool", content, call_id=call_id) for content, call_id in results])))
+
+    def _text_between(self, tool_messages: Sequence[Message]) -> str:
+        said = [Message("user", "?"), Message("assistant", SENTINEL), *tool_messages]
+        text = self._render([_as_chat(message) for message in said], None, add_generation_prompt=True)
+        after = text.partition(SENTINEL)[2]
+        for end in self._turn_ends:
+            if after.startswith(end):
+                return after[len(end) :]
+        raise UserError(f"the chat template does not end the model's turn with one of {self._turn_ends}, but with {after[:20]!r}", CURE)
+
+    def _check(self) -> None:
+        """Fail when the model is loaded, not at the first tool call."""
+        try:
+            between = self._text_between([Message("tool", probe, call_id=f"call-{i}") for i, probe in enumerate(PROBES)])
+        except UserError:
+            raise
+        except Exception as error:  # a template is a program of somebody else's: it may raise anything
+            raise UserError(f"the chat template does not render tool messages: {error}", CURE) from error
+        first, second = (between.find(probe) for probe in PROBES)
+        if not 0 <= first < second:
+            raise UserError("the chat template leaves tool results out, or changes their order", CURE)
+        without = self._render([_as_chat(Message("user", "?"))], None, add_generation_prompt=False)
+        prompt = self._render([_as_chat(Message("user", "?"))], None, add_generation_prompt=True)[len(without) :]
+        if not prompt or not between.endswith(prompt):
+            raise UserError("the chat template does not hand the turn back to the model after tool results", CURE)
+
+
+def _as_chat(message: Message) -> dict[str, Any]:
+    """The shape that chat templates read."""
+    chat: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.tool_calls:
+        chat["tool_calls"] = [
+            {"type": "function", "id": call.call_id, "function": {"name": call.name, "arguments": call.arguments}}
+            for call in message.tool_calls
+        ]
+    if message.call_id:
+        chat["tool_call_id"] = message.call_id
+    return chat

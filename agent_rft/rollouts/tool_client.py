@@ -1,0 +1,137 @@
+"""Tools over HTTP: the rollouts' side of the wire."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from yarl import URL
+
+from agent_rft.contracts.errors import InfraError, UserError
+from agent_rft.contracts.messages import ToolCall
+from agent_rft.contracts.rollouts import ToolResult
+
+WORTH_ANOTHER_TRY = frozenset({408, 429})
+"""And every 5xx: the server's trouble, which may pass."""
+LONGEST_PAUSE_SECONDS = 10.0
+LONGEST_NAME = 200
+
+
+class Answer(msgspec.Struct):
+    output: str
+    call_id: str | None = None
+    error: str | None = None
+
+
+class CallStats(msgspec.Struct):
+    """What a guard judges a tool by."""
+
+    calls: int = 0
+    failed: int = 0
+    """Gave nothing after all retries."""
+    retried: int = 0
+    """Needed more than one attempt, whatever came of it."""
+
+
+class TryAgain(Exception):
+    """This attempt failed, the next may not."""
+
+    def __init__(self, what: str, pause_seconds: float = 0.0) -> None:
+        super().__init__(what)
+        self.pause_seconds = pause_seconds
+
+
+class HttpTools:
+    """A ToolBox over one HTTP session, for any number of rollouts at once.
+
+    Use it as `async with HttpTools(...) as tools`. A call that fails from infrastructure is tried again after a pause that
+    doubles each time; then it is an InfraError that names the tool. What is the model's fault comes back as a result.
+    """
+
+    def __init__(
+        self,
+        base_url: str,
+        bearer: str,
+        timeout_seconds: float = 60.0,
+        retries: int = 5,
+        concurrency: int = 512,
+        backoff_seconds: float = 0.1,
+    ) -> None:
+        self.stats: dict[str, CallStats] = {}
+        self._base_url = base_url.rstrip("/")
+        self._headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
+        self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
+        self._retries = retries
+        self._backoff_seconds = backoff_seconds
+        self._places = asyncio.Semaphore(concurrency)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> HttpTools:
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),  # the semaphore is the limit
+            headers=self._headers,
+            timeout=self._timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        if self._session:
+            await self._session.close()
+            self._session = None
+
+    async def call(self, rollout_id: str, call: ToolCall) -> ToolResult:
+        try:
+            url = self._url_of(call.name)
+            body = msgspec.json.encode({"arguments": call.arguments, "call_id": call.call_id, "rollout_id": rollout_id})
+        except (ValueError, OverflowError, RecursionError) as error:  # half a surrogate pair, a thousand brackets
+            return ToolResult(call.call_id, f"Error: this call cannot be sent: {error}", "model_error")
+        stats = self.stats.setdefault(call.name, CallStats())
+        stats.calls += 1
+        started, attempt = time.perf_counter(), 1
+        while True:
+            try:
+                answer = await self._attempt(call.name, url, body)
+                return ToolResult(call.call_id, answer.output, answer.error, time.perf_counter() - started, attempt)
+            except TryAgain as trouble:
+                stats.retried += attempt == 1
+                if attempt > self._retries:
+                    stats.failed += 1
+                    raise InfraError(f"tool:{call.name}", f"{trouble}, {attempt} attempts") from trouble
+                pause = max(trouble.pause_seconds, self._backoff_seconds * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
+            await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+            attempt += 1
+
+    def _url_of(self, name: str) -> URL:
+        """Any name that the model makes up arrives as one part of the path: slashes and dots included."""
+        if len(name) > LONGEST_NAME:
+            raise ValueError("no tool has so long a name")
+        return URL(f"{self._base_url}/tools/{quote(name, safe='').replace('.', '%2E')}", encoded=True)
+
+    async def _attempt(self, name: str, url: URL, body: bytes) -> Answer:
+        if self._session is None:
+            raise RuntimeError("open it first: async with HttpTools(...) as tools")
+        try:
+            async with self._places, self._session.post(url, data=body, allow_redirects=False) as response:
+                status, headers, reply = response.status, response.headers, await response.read()
+        except TimeoutError as error:
+            raise TryAgain(f"no answer from {self._base_url} within {self._timeout.total:g} s") from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise TryAgain(f"{self._base_url}: {error or type(error).__name__}") from error
+        return self._judge(name, status, reply, headers.get("Retry-After", ""))
+
+    def _judge(self, name: str, status: int, reply: bytes, retry_after: str) -> Answer:
+        """Whose fault is it: nobody's or the model's (an answer), the server's (try again), our caller's (an error)?"""
+        said = f"{self._base_url} answered {status}: {reply[:300].decode(errors='replace')}"
+        if status in (401, 403):
+            raise UserError(f"the tool server refuses our bearer: {said}", "set TOOL_BEARER to the server's own")
+        if status >= 500 or status in WORTH_ANOTHER_TRY:
+            raise TryAgain(said, float(retry_after) if retry_after.isdigit() else 0.0)
+        try:
+            return msgspec.json.decode(reply, type=Answer)
+        except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+            raise InfraError(f"tool:{name}", f"not a tool server's answer: {said}") from error

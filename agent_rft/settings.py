@@ -1,0 +1,221 @@
+"""The one settings tree. Config stops here: what goes further inward is plain values."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from agent_rft.contracts.errors import Fault, FaultsFound, did_you_mean
+
+Positive = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class Section(BaseModel):
+    """Unknown keys are refused; nothing changes after the door."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class LimitSettings(Section):
+    max_turns: Positive = 16
+    max_tool_calls: Positive = 12
+    max_trajectory_tokens: Positive = 4096
+    max_turn_tokens: Positive = 512
+    max_seconds: Annotated[float, Field(gt=0)] = 600.0
+
+
+class TaskSettings(Section):
+    name: str
+    train: str
+    """JSONL file of training rows."""
+    val: str
+    system_prompt: str = ""
+    """Put before every conversation; empty for none."""
+    limits: LimitSettings = LimitSettings()
+
+
+class LoraSettings(Section):
+    rank: Positive = 32
+    alpha: Positive = 64
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj")
+
+
+class ModelSettings(Section):
+    path: str
+    """A folder, or a Hugging Face id."""
+    lora: LoraSettings | None = None
+    device: Literal["cpu", "cuda"] = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    sampler: Literal["batched", "vllm"] = "batched"
+    threads: Positive | None = None
+
+
+class AlgorithmSettings(Section):
+    """The A6 numbers. Outside the known ranges they work, with a warning."""
+
+    group_size: Annotated[int, Field(ge=2)] = 8
+    compute_multiplier: Positive = 1
+    batch_size: Positive = 16
+    epochs: Positive = 2
+    max_steps: Positive | None = None
+    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-5
+    warmup_steps: Annotated[int, Field(ge=0)] = 5
+    kl_coef: Annotated[float, Field(ge=0)] = 0.01
+    clip_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    call_cost: Annotated[float, Field(ge=0, le=0.5)] = 0.0
+    temperature: Annotated[float, Field(gt=0, le=2)] = 1.0
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    micro_batch_tokens: Positive = 8192
+
+
+class GuardSettings(Section):
+    max_infra_rate: Share = 0.01
+    min_infra_calls: Positive = 200
+    max_kl: Annotated[float, Field(gt=0)] = 0.5
+
+
+class PriorSettings(Section):
+    prompts: Positive = 50
+    rollouts: Annotated[int, Field(ge=2)] = 5
+    override: bool = False
+    """Train although the prior check says no go."""
+
+
+class EvaluationSettings(Section):
+    samples_per_row: Positive = 2
+    val_samples: Positive = 1
+    """Tries a row gets at each validation during training."""
+    every: Positive = 10
+    """Steps between validations."""
+
+
+class BackendSettings(Section):
+    name: Literal["local"] = "local"
+    rollouts_in_flight: Positive = 128
+    checkpoint_every: Positive = 20
+    keep_checkpoints: Positive = 2
+
+
+class FaultSettings(Section):
+    """Faults to try the guards with. All zero in earnest."""
+
+    failure_rate: Share = 0.0
+    hang_rate: Share = 0.0
+    latency_seconds: Annotated[float, Field(ge=0)] = 0.0
+    seed: int = 0
+
+
+class EmbeddingSettings(Section):
+    model: str | None = None
+    """A sentence-transformers model's folder or id."""
+    url: str | None = None
+    """An OpenAI-compatible server: its /v1/embeddings is called."""
+    url_model: str = "default"
+
+
+class ToolSettings(Section):
+    url: str | None = None
+    """A running tool server; None starts our own for the time of the run."""
+    corpus: str
+    """Folder of documents that our own server serves."""
+    retriever: Literal["lexical", "embeddings"] = "lexical"
+    embeddings: EmbeddingSettings = EmbeddingSettings()
+    max_output_tokens: Positive = 512
+    timeout_seconds: Annotated[float, Field(gt=0)] = 20.0
+    retries: Annotated[int, Field(ge=0)] = 4
+    concurrency: Positive = 512
+    faults: FaultSettings = FaultSettings()
+
+
+class GraderSettings(Section):
+    name: str = "numeric"
+    options: dict[str, Any] = {}
+    pass_at: Share = 1.0
+    """From which reward on a try counts as a success."""
+
+
+class ServingSettings(Section):
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535)] = 8080
+
+
+class StoreSettings(Section):
+    url: str = "sqlite:///runs/cards.db"
+    tenant: str = "default"
+
+
+class RunSettings(Section):
+    folder: str = "runs"
+    id: str | None = None
+    """Name of the run's folder; None makes one from recipe, time and seed."""
+
+
+class Settings(Section):
+    recipe: str
+    seed: int = 42
+    task: TaskSettings
+    model: ModelSettings
+    algorithm: AlgorithmSettings
+    backend: BackendSettings
+    tools: ToolSettings
+    grader: GraderSettings
+    serving: ServingSettings
+    store: StoreSettings
+    guards: GuardSettings = GuardSettings()
+    prior: PriorSettings = PriorSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+    run: RunSettings = RunSettings()
+
+
+def validated(tree: dict[str, Any]) -> Settings:
+    """The tree as typed settings, or every fault in it at once."""
+    try:
+        return Settings.model_validate(tree)
+    except ValidationError as error:
+        raise FaultsFound("the settings have faults:", [_fault(detail) for detail in error.errors()], exit_code=2) from None
+
+
+def _fault(detail: ErrorDetails) -> Fault:
+    path = [part for part in detail["loc"]]
+    key = ".".join(str(part) for part in path)
+    if detail["type"] == "extra_forbidden":
+        return Fault(key, "no such key", did_you_mean(str(path[-1]), keys_at(path[:-1])))
+    if key == "algorithm.group_size":
+        what = f"{detail['input']!r} does not do: a group's mean is the baseline, and one rollout is no group"
+        return Fault(key, what, "8 is usual, 4 the least that is stable")
+    if detail["type"] == "missing":
+        return Fault(key, "is required and missing")
+    return Fault(key, f"{detail['msg'][0].lower()}{detail['msg'][1:]}, found {detail['input']!r}")
+
+
+def keys_at(path: list[Any]) -> list[str]:
+    """The keys that a section of the tree knows."""
+    section: Any = Settings
+    for part in path:
+        field = section.model_fields.get(part) if _is_section(section) else None
+        if field is None:
+            return []
+        section = next((kind for kind in (field.annotation, *getattr(field.annotation, "__args__", ())) if _is_section(kind)), None)
+    return list(section.model_fields) if _is_section(section) else []
+
+
+def _is_section(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Section)
+
+
+def range_warnings(settings: Settings) -> Iterator[str]:
+    """What works but is known to go badly."""
+    algorithm = settings.algorithm
+    if algorithm.group_size * algorithm.compute_multiplier < 4:
+        yield f"algorithm.group_size is {algorithm.group_size}: below 4 the group's mean is too noisy a baseline (8 to 16 is usual)"
+    if not 0.001 <= algorithm.kl_coef <= 0.05:
+        side = "the policy may drift from the reference" if algorithm.kl_coef < 0.001 else "the policy can hardly learn"
+        yield f"algorithm.kl_coef is {algorithm.kl_coef:g}, outside 0.001 to 0.05: {side}"
+    if settings.model.lora and algorithm.learning_rate > 1e-4:
+        yield f"algorithm.learning_rate is {algorithm.learning_rate:g}: above 1e-4 a LoRA run of this kind tends to collapse"
+    if algorithm.epochs > 4:
+        yield f"algorithm.epochs is {algorithm.epochs}: small data sets are overfitted after 2 to 4"

@@ -1,0 +1,1 @@
+"""The embedded engine: one process, a CPU or one GPU, any Hugging Face causal language model."""

@@ -1,0 +1,206 @@
+"""A Hugging Face causal language model with what is needed to let it speak and learn. Faults in what the user named are theirs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import warnings
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.training import Lora
+from agent_rft.contracts.training import Model as ModelSpec
+from agent_rft.rollouts.templates import ChatTemplate
+from agent_rft.training.local.sampler import LocalSampler, verify
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+transformers_logging.disable_progress_bar()  # the run has a table of its own
+SOURCE = "name a folder with config.json and *.safetensors, or a Hugging Face id that this machine can reach, with model.path=..."
+
+
+class Policy(msgspec.Struct):
+    """A model that speaks; and learns, where its weights ask for gradients."""
+
+    model: PreTrainedModel
+    """The model itself, adapters at work inside it where there are any."""
+    adapters: PeftModel | None
+    tokenizer: PreTrainedTokenizerBase
+    template: ChatTemplate
+    turn_ends: tuple[int, ...]
+
+    def save(self, folder: Path) -> None:
+        """In the layout that Hugging Face loads; of a model with adapters only these."""
+        (self.adapters or self.model).save_pretrained(str(folder))
+        self.tokenizer.save_pretrained(str(folder))
+
+    @contextlib.contextmanager
+    def without_adapters(self) -> Generator[PreTrainedModel]:
+        """The base under its adapters: the frozen reference, for free."""
+        if self.adapters is None:
+            raise ValueError("a model without adapters has no base under it")
+        with self.adapters.disable_adapter():
+            yield self.model
+
+
+def load_policy(spec: ModelSpec, *, checkpoint: Path | None, trainable: bool, seed: int = 0) -> Policy:
+    """The base, or a checkpoint of it. With `trainable` the weights, or fresh adapters on them, can learn."""
+    device = device_of(spec.device)
+    dtype = dtype_of(spec, full_training=trainable and spec.lora is None)
+    whole = str(checkpoint) if checkpoint and not spec.lora else spec.path
+    model, tokenizer = load_model(whole, dtype), load_tokenizer(whole)
+    template, turn_ends = template_of(tokenizer, model)
+    silence_dropout(model)
+    verify(model.to(device).eval())  # pyright: ignore[reportArgumentType]
+    adapters = None
+    if spec.lora and checkpoint:
+        adapters = PeftModel.from_pretrained(model, checkpoint, is_trainable=trainable)
+    elif spec.lora and trainable:
+        adapters = add_lora(model, spec.lora, seed)
+    if not trainable:
+        model.requires_grad_(False)
+    model.eval()
+    return Policy(model, adapters, tokenizer, template, turn_ends)
+
+
+def load_model(path: str, dtype: torch.dtype) -> PreTrainedModel:
+    if looks_local(path):
+        check_folder(Path(path))
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
+    except Exception as error:  # hub, network, configuration and weights each fail in their own ways
+        raise UserError(f"model {path} could not be loaded: {_first_line(error)}", SOURCE) from error
+
+
+def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(path)
+    except Exception as error:
+        raise UserError(f"the tokenizer of {path} could not be loaded: {_first_line(error)}", SOURCE) from error
+
+
+def looks_local(path: str) -> bool:
+    """A path with one slash may be a Hugging Face id; anything else, or anything that exists, is a folder."""
+    return Path(path).exists() or path.startswith((".", "/", "~")) or path.count("/") != 1 or "\\" in path
+
+
+def check_folder(folder: Path) -> None:
+    """What is wrong with a model's folder, said before a library says it less clearly."""
+    if not folder.is_dir():
+        raise UserError(f"there is no model folder {folder}", SOURCE)
+    if not (folder / "config.json").is_file():
+        raise UserError(f"model folder {folder} has no config.json", SOURCE)
+    for file in sorted(folder.glob("*.safetensors")):
+        if not is_whole(file):
+            raise UserError(
+                f"{file} is cut short or is no safetensors file", "copy or make the model anew, or name another with model.path=..."
+            )
+
+
+def is_whole(file: Path) -> bool:
+    """A safetensors file says in its head how long it is."""
+    with file.open("rb") as opened:
+        head = int.from_bytes(opened.read(8), "little")
+        size = file.stat().st_size
+        if not 0 < head <= size - 8:
+            return False
+        try:
+            tensors = json.loads(opened.read(head))
+            ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__"]
+        except (ValueError, KeyError, TypeError, IndexError):
+            return False
+    return 8 + head + max(ends, default=0) == size
+
+
+def template_of(tokenizer: PreTrainedTokenizerBase, model: PreTrainedModel) -> tuple[ChatTemplate, tuple[int, ...]]:
+    """The chat template, and the tokens that end the model's turn."""
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"the tokenizer of {tokenizer.name_or_path} has no chat template",
+            "use an instruct model, or put a chat template with tool messages into the tokenizer's folder",
+        )
+    named: list[Any] = [tokenizer.eos_token_id, getattr(model.generation_config, "eos_token_id", None)]
+    listed = [end for name in named for end in (name if isinstance(name, list) else [name])]
+    ends = tuple(dict.fromkeys(int(end) for end in listed if end is not None))
+    if not ends:
+        raise UserError(f"neither tokenizer nor generation config of {tokenizer.name_or_path} names an end-of-turn token", "set eos_token")
+
+    def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, add_generation_prompt: bool) -> str:
+        said = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False)  # pyright: ignore[reportArgumentType]
+        return str(said)
+
+    def encode(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])  # pyright: ignore[reportArgumentType]
+
+    texts = [str(tokenizer.decode([end])) for end in ends]
+    return ChatTemplate(render, encode, texts), ends
+
+
+def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
+    """Adapters that change nothing yet. They stay float32 on a bfloat16 base: small updates would be rounded away."""
+    torch.manual_seed(seed)
+    config = LoraConfig(
+        r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules), lora_dropout=0.0, task_type="CAUSAL_LM"
+    )
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # peft's use of transformers, not ours to mend
+            return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
+    except ValueError as error:
+        raise UserError(
+            f"LoRA does not fit {type(model).__name__}: {_first_line(error)}", "set model.lora.target_modules to names of its layers"
+        ) from error
+
+
+def silence_dropout(model: nn.Module) -> None:
+    """The policy that learns must be the policy that spoke: no dropout in either."""
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        elif hasattr(module, "attention_dropout"):
+            setattr(module, "attention_dropout", 0.0)  # noqa: B010
+
+
+def device_of(name: str) -> torch.device:
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(
+            f"model.device={name}, but no CUDA GPU is to be found", "use model.device=cpu, or a machine with a GPU and its torch"
+        )
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"model.device={name} is no device", "cpu or cuda") from error
+
+
+def dtype_of(spec: ModelSpec, *, full_training: bool) -> torch.dtype:
+    """bfloat16 cannot hold an update of 1e-5, so weights that are trained whole stay float32 (TF32 in the arithmetic)."""
+    if spec.dtype not in DTYPES:
+        raise UserError(f"model.dtype={spec.dtype}", f"one of: {', '.join(DTYPES)}")
+    if spec.dtype == "bfloat16" and not spec.device.startswith("cuda"):
+        raise UserError("model.dtype=bfloat16 needs a CUDA GPU", "use model.dtype=float32 on a CPU")
+    if full_training and spec.device.startswith("cuda"):
+        torch.set_float32_matmul_precision("high")
+        return torch.float32
+    return DTYPES[spec.dtype]
+
+
+def use_threads(threads: int | None) -> None:
+    """As many as there are cores that this process may run on; a second thread on a core only gets in the way."""
+    torch.set_num_threads(threads or min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
+
+
+def sampler_of(policy: Policy, temperature: float, name: str) -> LocalSampler:
+    return LocalSampler(policy.model, policy.tokenizer, policy.template, policy.turn_ends, temperature=temperature, checkpoint=lambda: name)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

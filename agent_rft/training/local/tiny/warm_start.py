@@ -1,0 +1,268 @@
+"""The warm start: from a wired model to one that searches, reads and copies with its teacher's habits.
+
+Every step sees fresh companies, figures and questions. Copying is practised first, on dense drills and straight traces; the flawed
+traces come in as it holds. Rows of like length share a forward pass, and the loss is on what the model says, nothing else.
+"""
+
+from __future__ import annotations
+
+import itertools
+import random
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import msgspec
+import torch
+from torch.nn import functional
+from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+
+from agent_rft.contracts.ports import ToolProvider
+from agent_rft.datasets.filings import METRICS, Filing, Question, ask_one_figure, company_names, draw_question, folder_of, make_filings
+from agent_rft.training.local.tiny.teacher import Call, Trace, queries, write_trace
+from agent_rft.training.local.tiny.tokenizer import (
+    ARGUMENT,
+    CALL_CLOSE,
+    CALL_OPEN,
+    FRAMES,
+    PAD,
+    RESULT_CLOSE,
+    RESULT_NEXT,
+    RESULT_OPEN,
+    TURN_END,
+    USER_CLOSE,
+    USER_OPEN,
+    token_id,
+)
+
+COMPANIES, ROWS_A_WORLD = 240, 1500
+STEP_TOKENS = 6000
+REPEAT_STEPS = 60
+MUON_RATE, ADAM_RATE = 5e-3, 3e-3
+DIFFICULTIES = {"easy": 0.3, "medium": 0.45, "hard": 0.25}
+RATIO_SHARE = 0.15
+MIX = ((0.15, (0.8, 0.2, 0.0)), (0.4, (0.5, 0.2, 0.3)), (0.85, (0.2, 0.1, 0.7)), (1.0, (0.0, 0.0, 1.0)))
+"""Up to which part of the run, in what shares: drills, straight traces, flawed traces."""
+
+ToolsOf = Callable[[Sequence[Filing]], ToolProvider]
+Row = tuple[list[int], list[bool]]
+"""Token ids, and which of them the model said."""
+Piece = tuple[str, bool]
+
+
+class Progress(msgspec.Struct, frozen=True):
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+    seconds_left: float
+
+
+# --- rows ---
+
+
+class Practice:
+    """An endless supply of rows in worlds that last for some hundred rows each. No held-out company is ever in one."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, tools_of: ToolsOf, held_out: frozenset[str], rng: random.Random) -> None:
+        self._encode, self._tools_of, self._held_out, self.rng = tokenizer.backend_tokenizer.encode, tools_of, held_out, rng
+        self._left = 0
+
+    def row(self, shares: Sequence[float]) -> Row:
+        if self._left == 0:
+            self._new_world()
+        self._left -= 1
+        kind = self.rng.choices(("drill", "straight", "flawed"), shares)[0]
+        return self._tokens(self._drill() if kind == "drill" else self._traced(flawed=kind == "flawed"))
+
+    def _new_world(self) -> None:
+        companies = [name for name in company_names(COMPANIES, self.rng) if name not in self._held_out]
+        filings = make_filings(companies, self.rng)
+        self._tools = self._tools_of(filings)
+        self._companies = [list(group) for _, group in itertools.groupby(filings, key=lambda filing: filing.company)]
+        self._left = ROWS_A_WORLD
+
+    def _call(self, name: str, argument: str) -> str:
+        return self._tools.call(name, {ARGUMENT[name]: argument})[0]
+
+    def _question(self, company: Sequence[Filing]) -> Question:
+        difficulty = self.rng.choices(list(DIFFICULTIES), list(DIFFICULTIES.values()))[0]
+        return draw_question(company, difficulty, RATIO_SHARE, self.rng)
+
+    def _traced(self, flawed: bool) -> list[Piece]:
+        company = self.rng.choice(self._companies)
+        return pieces_of(write_trace(self._question(company), company, self._call, self.rng, flawed))
+
+    def _drill(self) -> list[Piece]:
+        """Many short questions in a row: most of what a trace needs, at many times its density."""
+        drill = self.rng.choices((self._ask_drill, self._find_drill, self._look_up_drill), (0.2, 0.2, 0.6))[0]
+        return drill()
+
+    def _ask_drill(self) -> list[Piece]:
+        """Questions about any company, each with the search or list that it calls for."""
+        pieces: list[Piece] = []
+        for company in self.rng.sample(self._companies, 8):
+            question = self._question(company)
+            filing = self.rng.choice(question.filings)
+            call = ("search", self.rng.choice(queries(filing, question.metric)))
+            pieces += asked(question, call_text(call if self.rng.random() < 0.75 else ("list", folder_of(filing.company))))
+        return pieces
+
+    def _find_drill(self) -> list[Piece]:
+        """One company's filings: each question with a search, then with the path to read."""
+        pieces: list[Piece] = []
+        company = self.rng.choice(self._companies)
+        for filing in self.rng.sample(company, 4):
+            question = ask_one_figure(filing, self.rng.choice(list(METRICS)), self.rng)
+            search = ("search", queries(filing, question.metric)[-1])
+            pieces += asked(question, call_text(search))
+            pieces.append(result_piece((self._call(*search),)))
+            pieces.append((call_text(("read", filing.path)) + TURN_END, True))
+        return pieces
+
+    def _look_up_drill(self) -> list[Piece]:
+        """Some filings that were read, then each metric asked of one of them."""
+        shown = self.rng.sample(self.rng.choice(self._companies), self.rng.choice((1, 1, 2, 3)))
+        pieces = [result_piece((self._call("read", filing.path),)) for filing in shown]
+        for metric in self.rng.sample(list(METRICS), len(METRICS)):
+            filing = self.rng.choice(shown)
+            pieces += asked(ask_one_figure(filing, metric, self.rng), filing.figure(metric))
+        return pieces
+
+    def _tokens(self, pieces: Sequence[Piece]) -> Row:
+        ids: list[int] = []
+        said: list[bool] = []
+        for text, by_model in pieces:
+            encoded = self._encode(text).ids
+            ids += encoded
+            said += [by_model] * len(encoded)
+        return ids, said
+
+
+def call_text(call: Call) -> str:
+    name, argument = call
+    return CALL_OPEN[name] + argument + CALL_CLOSE
+
+
+def result_piece(results: Sequence[str]) -> Piece:
+    return RESULT_OPEN + RESULT_NEXT.join(results) + RESULT_CLOSE, False
+
+
+def asked(question: Question, said: str) -> list[Piece]:
+    """A question in the middle of a conversation, and what the model says to it."""
+    return [("\n" + USER_OPEN + question.prompt + USER_CLOSE, False), (said + TURN_END, True)]
+
+
+def pieces_of(trace: Trace) -> list[Piece]:
+    """A trace as the chat template writes it, cut where the speaker changes."""
+    pieces: list[Piece] = [(USER_OPEN + trace.prompt + USER_CLOSE, False)]
+    for turn in trace.turns:
+        pieces.append(("\n".join(call_text(call) for call in turn.calls) + TURN_END, True))
+        pieces.append(result_piece(turn.results))
+    return [*pieces, (trace.answer + TURN_END, True)]
+
+
+# --- batches ---
+
+
+def micro_batches(rows: Sequence[Row], pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Rows of like length together, padded to the longest: ids, and which of them the model said."""
+    ordered = sorted(rows, key=lambda row: len(row[0]))
+    start = 0
+    for end in range(1, len(ordered) + 1):
+        if end == len(ordered) or len(ordered[end][0]) > 1.25 * len(ordered[start][0]) + 8:
+            group = ordered[start:end]
+            width = len(group[-1][0])
+            ids = torch.tensor([row[0] + [pad] * (width - len(row[0])) for row in group])
+            said = torch.tensor([row[1] + [False] * (width - len(row[1])) for row in group])
+            yield ids, said
+            start = end
+
+
+def repeats(words: range, rng: random.Random, rows: int = 32, width: int = 44) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random strings said twice, at any distance: copying with nothing else to learn. A fixed distance would teach the distance."""
+    ids = torch.tensor([rng.choices(words, k=width) for _ in range(rows)])
+    said = torch.zeros_like(ids, dtype=torch.bool)
+    for row in range(rows):
+        length = rng.randrange(6, 17)
+        first = rng.randrange(0, width - 2 * length + 1)
+        second = rng.randrange(first + length, width - length + 1)
+        ids[row, second : second + length] = ids[row, first : first + length]
+        said[row, second + 1 : second + length] = True
+    return ids, said
+
+
+# --- training ---
+
+
+def train(
+    model: Qwen2ForCausalLM,
+    tokenizer: PreTrainedTokenizerFast,
+    practice: Practice,
+    steps: int,
+    on_progress: Callable[[Progress], None],
+    bfloat16: bool,
+) -> None:
+    optimizers = make_optimizers(model)
+    words = range(token_id(tokenizer, FRAMES[-1]) + 1, len(tokenizer))
+    for step in range(REPEAT_STEPS):
+        _step(model, [repeats(words, practice.rng)], optimizers, min(1.0, (step + 1) / 20), bfloat16)
+    started, tokens = time.monotonic(), 0
+    for step in range(steps):
+        rows = draw_rows(practice, step / steps)
+        loss = _step(model, list(micro_batches(rows, token_id(tokenizer, PAD))), optimizers, rate_at(step / steps), bfloat16)
+        tokens += sum(len(row[0]) for row in rows)
+        seconds = time.monotonic() - started
+        on_progress(Progress(step + 1, steps, loss, tokens / seconds, seconds / (step + 1) * (steps - step - 1)))
+
+
+def draw_rows(practice: Practice, done: float) -> list[Row]:
+    shares = next(shares for until, shares in MIX if done < until)
+    rows: list[Row] = []
+    while sum(len(row[0]) for row in rows) < STEP_TOKENS:
+        rows.append(practice.row(shares))
+    return rows
+
+
+def rate_at(done: float) -> float:
+    """Full for half of the run, then straight down."""
+    return 1.0 if done < 0.5 else max(0.03, 2 * (1 - done))
+
+
+def make_optimizers(model: Qwen2ForCausalLM) -> list[tuple[torch.optim.Optimizer, float]]:
+    """Each with its full learning rate. Muon for the matrices inside; AdamW for the embeddings and whatever is not a matrix."""
+    inside = [p for name, p in model.named_parameters() if p.dim() == 2 and "embed" not in name]
+    rest = [p for name, p in model.named_parameters() if p.dim() != 2 or "embed" in name]
+    muon = torch.optim.Muon(inside, lr=MUON_RATE, weight_decay=0.01, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    adam = torch.optim.AdamW(rest, lr=ADAM_RATE, betas=(0.9, 0.98), weight_decay=0.0, fused=True)
+    return [(muon, MUON_RATE), (adam, ADAM_RATE)]
+
+
+def _step(
+    model: Qwen2ForCausalLM,
+    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    optimizers: Sequence[tuple[torch.optim.Optimizer, float]],
+    rate: float,
+    bfloat16: bool,
+) -> float:
+    count = sum(int(said[:, 1:].sum()) for _, said in batches)
+    total = 0.0
+    for ids, said in batches:
+        loss = said_loss(model, ids, said, bfloat16) / count
+        loss.backward()
+        total += loss.item()
+    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    for optimizer, full_rate in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = full_rate * rate
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+    return total
+
+
+def said_loss(model: Qwen2ForCausalLM, ids: torch.Tensor, said: torch.Tensor, bfloat16: bool) -> torch.Tensor:
+    """Summed cross-entropy of the tokens the model said; the vocabulary is only scored where they stand."""
+    with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
+        hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
+        picked = said[:, 1:]
+        logits = model.lm_head(hidden[picked])
+    return functional.cross_entropy(logits.float(), ids[:, 1:][picked], reduction="sum")

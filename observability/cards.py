@@ -1,0 +1,97 @@
+"""Reads job cards back."""
+
+from __future__ import annotations
+
+import datetime as dt
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from agent_rft.contracts.errors import UserError, did_you_mean
+from observability.records import StoredCard, Values, card_of
+from observability.store import Store
+from observability.tables import card_steps, grades, job_cards
+
+BEYOND = "\U0010ffff"  # sorts after anything an id holds
+SHOWN = 5  # ids named in an error
+
+
+class CardLine(msgspec.Struct, frozen=True):
+    """A card in a list."""
+
+    rollout_id: str
+    kind: str
+    tenant: str
+    run_id: str
+    step: int | None
+    row_id: str
+    started_at: dt.datetime
+    ending: str | None
+    reward: float | None
+    """The newest grade's."""
+    tool_calls: int
+
+
+def find_card(store: Store, id_or_prefix: str) -> StoredCard:
+    """The one card with this rollout id, or the one whose id begins so."""
+    with store.reading() as connection:
+        rollout_id = _only_id(connection, id_or_prefix)
+        row = _rows_of(connection, job_cards, "rollout_id", rollout_id)[0]
+        return card_of(row, _rows_of(connection, card_steps, "position", rollout_id), _rows_of(connection, grades, "id", rollout_id))
+
+
+def count_cards(store: Store, run_id: str | None = None, kind: str | None = None) -> int:
+    with store.reading() as connection:
+        return connection.scalar(_narrowed(sa.select(sa.func.count()).select_from(job_cards), run_id, kind)) or 0
+
+
+def recent_cards(store: Store, limit: int = 20, run_id: str | None = None, kind: str | None = None) -> list[CardLine]:
+    """The newest cards first."""
+    newest_grade = (
+        sa.select(grades.c.reward)
+        .where(grades.c.rollout_id == job_cards.c.rollout_id)
+        .order_by(grades.c.id.desc())
+        .limit(1)
+        .scalar_subquery()
+        .label("reward")
+    )
+    columns = [newest_grade if name == "reward" else job_cards.c[name] for name in CardLine.__struct_fields__]
+    listed = _narrowed(sa.select(*columns), run_id, kind).order_by(job_cards.c.started_at.desc(), job_cards.c.rollout_id).limit(limit)
+    with store.reading() as connection:
+        return [CardLine(**row) for row in connection.execute(listed).mappings()]
+
+
+def _narrowed(select: sa.Select[Any], run_id: str | None, kind: str | None) -> sa.Select[Any]:
+    if run_id is not None:
+        select = select.where(job_cards.c.run_id == run_id)
+    return select if kind is None else select.where(job_cards.c.kind == kind)
+
+
+def _rows_of(connection: sa.Connection, table: sa.Table, order: str, rollout_id: str) -> list[Values]:
+    select = sa.select(table).where(table.c.rollout_id == rollout_id).order_by(table.c[order])
+    return [dict(zip(table.c.keys(), row, strict=True)) for row in connection.execute(select)]
+
+
+def _only_id(connection: sa.Connection, wanted: str) -> str:
+    found = _beginning_with(connection, wanted)
+    if wanted in found or len(found) == 1:
+        return found[0]  # an exact id sorts before all that it begins
+    if not found:
+        raise UserError(f"no card's id begins with '{wanted}'", _nearest(connection, wanted))
+    shown = ", ".join(found[:SHOWN]) + (", ..." if len(found) > SHOWN else "")
+    raise UserError(f"several cards' ids begin with '{wanted}': {shown}", "give more of the id")
+
+
+def _beginning_with(connection: sa.Connection, prefix: str) -> list[str]:
+    key = job_cards.c.rollout_id
+    select = sa.select(key).where(key >= prefix, key < prefix + BEYOND).order_by(key).limit(SHOWN + 1)
+    return list(connection.scalars(select))
+
+
+def _nearest(connection: sa.Connection, wanted: str) -> str:
+    """Ids that begin as the wanted one does, for as far as any does."""
+    for length in range(len(wanted) - 1, -1, -1):
+        if near := _beginning_with(connection, wanted[:length]):
+            return did_you_mean(wanted, near)
+    return "the store holds no card yet"

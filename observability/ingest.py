@@ -1,0 +1,254 @@
+"""Takes job cards into the store. Training never waits for it: `record` only queues, one thread writes.
+
+A card counts as acknowledged once its transaction is durable. A store that is locked, gone or full is tried again, with
+growing pauses, and the cards wait in memory; one that never comes back gets them written to a file beside it, which
+`replay` brings in later. A card that the store refuses for good goes to that file at once and holds up no other.
+"""
+
+from __future__ import annotations
+
+import atexit
+import datetime as dt
+import itertools
+import json
+import os
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import msgspec
+import sqlalchemy as sa
+import structlog
+from sqlalchemy import exc
+from sqlalchemy.dialects import postgresql, sqlite
+
+from agent_rft.contracts.errors import InfraError, UserError
+from agent_rft.contracts.jobcards import JobCard
+from observability.records import CardRows, RecordedCard, rows_of, without_token_ids
+from observability.store import Store
+from observability.tables import card_steps, grades, job_cards
+
+BATCH = 50  # cards a transaction: larger ones are hardly faster, and hold other processes up longer
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between tries
+WARN_WAITING = 100_000  # cards, some 20 KB each: 2 GB that only the database's return can free
+STORE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, OSError)
+"""Locked, gone, full, read-only: nothing is wrong with the card. Any other failure is the card's own."""
+
+log = structlog.get_logger(__name__)
+
+
+class StoreRecorder:
+    """The recorder port over a store. Use it as a context manager, or call `close` at the end.
+
+    The queue in memory has no bound: dropping a card or blocking training would each break a promise. At 100,000 waiting
+    cards it says so in the log, once.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.recorded = 0
+        self.acknowledged = 0
+        self.refused = 0
+        self.rescue_file = store.folder / f"cards-unsaved-{os.getpid()}.jsonl"
+        self._store = store
+        self._waiting: deque[RecordedCard] = deque()
+        self._changed = threading.Condition()
+        self._stopped = threading.Event()
+        self._trouble = ""
+        self._refusal = ""
+        self._warned = False
+        self._writer = threading.Thread(target=self._write, name="card-writer", daemon=True)
+        self._writer.start()
+        atexit.register(self.close)
+
+    def record(self, card: JobCard) -> None:
+        recorded = RecordedCard(without_token_ids(card), dt.datetime.now(dt.UTC))
+        with self._changed:
+            if self._stopped.is_set():
+                raise RuntimeError("this recorder is closed")
+            self._waiting.append(recorded)
+            self.recorded += 1
+            crowded = len(self._waiting) >= WARN_WAITING and not self._warned
+            self._warned |= crowded
+            self._changed.notify_all()
+        if crowded:
+            log.warning("job cards pile up in memory", waiting=WARN_WAITING, store=self._store.name, trouble=self._trouble)
+
+    def flush(self, timeout: float = 60.0) -> None:
+        """Returns once every card recorded so far is durable. Raises InfraError saying how many are not, and why."""
+        with self._changed:
+            target = self.recorded
+            self._changed.wait_for(lambda: self._settled >= target or self._stopped.is_set(), timeout)
+            waiting, trouble = target - self._settled, self._trouble or "still being written"
+        if waiting > 0:
+            raise InfraError("card store", f"{waiting} of {target} cards are not durable after {timeout:g} s: {trouble}")
+        if self.refused:
+            raise InfraError(
+                "card store", f"{self.refused} of {target} cards were refused ({self._refusal}); they are in {self.rescue_file}"
+            )
+
+    def close(self, timeout: float = 60.0) -> None:
+        """Flushes and stops. Cards that the store did not take in that time are saved to the rescue file."""
+        if self._stopped.is_set():
+            return
+        atexit.unregister(self.close)
+        try:
+            self.flush(timeout)
+        except InfraError as error:
+            late = error
+        else:
+            late = None
+        if unsaved := self._stop():
+            self.rescue_file = rescue(unsaved, self.rescue_file)
+            why = late.what if late else "recorded while closing"
+            raise InfraError("card store", f"{why}. They are safe in {self.rescue_file}: replay that file once the store is back")
+        if late and self.refused:
+            raise late
+
+    def __enter__(self) -> StoreRecorder:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # --- the writer's side ------------------------------------------------------------------------------------------
+
+    @property
+    def _settled(self) -> int:
+        return self.acknowledged + self.refused
+
+    def _stop(self) -> list[RecordedCard]:
+        """Stops the writer; answers the cards that are not settled. One it may still be writing is among them: the store
+        takes a card once, however often it comes."""
+        with self._changed:
+            self._stopped.set()
+            self._changed.notify_all()
+            unsaved = list(self._waiting)
+        self._writer.join(timeout=LONGEST_PAUSE)
+        return unsaved
+
+    def _write(self) -> None:
+        pause, away = FIRST_PAUSE, False
+        while batch := self._next_batch():
+            try:
+                refused = self._settle(batch)
+            except STORE_AWAY as error:
+                self._trouble = _reason(error)
+                if not away and pause == LONGEST_PAUSE:  # a moment's lock is nobody's business, this is longer
+                    away = True
+                    log.warning("card store away; cards wait in memory", waiting=len(self._waiting), trouble=self._trouble)
+                self._stopped.wait(pause)
+                pause = min(2 * pause, LONGEST_PAUSE)
+                continue
+            if away:
+                log.info("card store back", store=self._store.name)
+            pause, away, self._trouble = FIRST_PAUSE, False, ""
+            self._settled_now(len(batch), refused)
+
+    def _settled_now(self, count: int, refused: int) -> None:
+        with self._changed:
+            for _ in range(count):
+                self._waiting.popleft()
+            self.acknowledged += count - refused
+            self.refused += refused
+            self._changed.notify_all()
+
+    def _next_batch(self) -> list[RecordedCard]:
+        """The oldest waiting cards, left in the queue until they are settled. Empty when it is time to stop."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._stopped.is_set())
+            return [] if self._stopped.is_set() else list(itertools.islice(self._waiting, BATCH))
+
+    def _settle(self, batch: Sequence[RecordedCard]) -> int:
+        """Inserts the batch, or each card alone where one spoils it; answers how many the store refused."""
+        try:
+            insert_cards(self._store, batch)
+        except STORE_AWAY:
+            raise
+        except Exception as error:  # whatever is wrong with one card must hold up no other
+            if len(batch) == 1:
+                return self._refuse(batch[0], error)
+            return sum(self._settle([card]) for card in batch)
+        return 0
+
+    def _refuse(self, recorded: RecordedCard, error: Exception) -> int:
+        self.rescue_file = rescue([recorded], self.rescue_file)
+        self._refusal = _reason(error)
+        log.error("card refused", rollout_id=recorded.card.rollout_id, trouble=self._refusal, saved_in=str(self.rescue_file))
+        return 1
+
+
+def insert_cards(store: Store, batch: Sequence[RecordedCard]) -> int:
+    """One transaction. A card that the store holds already stays as it is; answers how many were new."""
+    rows: dict[str, CardRows] = {}
+    for recorded in batch:
+        rows.setdefault(recorded.card.rollout_id, rows_of(recorded))
+    insert = postgresql.insert if store.engine.dialect.name == "postgresql" else sqlite.insert
+    with store.writing() as connection:
+        taken = insert(job_cards).on_conflict_do_nothing().returning(job_cards.c.rollout_id)
+        taken_ids = set(connection.scalars(taken, [row.card for row in rows.values()]))
+        new = [row for rollout_id, row in rows.items() if rollout_id in taken_ids]
+        for table, values in ((card_steps, [s for row in new for s in row.steps]), (grades, [g for row in new for g in row.grades])):
+            if values:
+                connection.execute(sa.insert(table), values)
+    return len(new)
+
+
+# --- the rescue file --------------------------------------------------------------------------------------------------
+
+
+def rescue(cards: Sequence[RecordedCard], path: Path) -> Path:
+    """Appends the cards to `path` as JSON lines, durably; where that disk is full too, to the temporary folder."""
+    lines = "".join(json.dumps(msgspec.to_builtins(card, enc_hook=repr)) + "\n" for card in cards).encode()
+    try:
+        _append(lines, path)
+    except OSError:
+        path = Path(tempfile.gettempdir()) / path.name
+        _append(lines, path)
+    return path
+
+
+def _append(lines: bytes, path: Path) -> None:
+    """All of it or nothing: half a line would spoil the file for `replay`."""
+    with path.open("ab", buffering=0) as file:
+        before = file.tell()
+        try:
+            written = file.write(lines)
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(before)
+            raise
+        if written != len(lines):
+            file.truncate(before)
+            raise OSError("the disk took only a part")
+
+
+def replay(store: Store, path: Path) -> int:
+    """Brings a rescue file into the store; answers how many cards were new. Doing it twice does no harm."""
+    cards, new = _rescued(path), 0
+    while batch := list(itertools.islice(cards, BATCH)):
+        new += insert_cards(store, batch)
+    return new
+
+
+def _rescued(path: Path) -> Iterator[RecordedCard]:
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                yield _rescued_card(line, f"{path}:{number}")
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}", "name the file that the error message named") from None
+
+
+def _rescued_card(line: str, where: str) -> RecordedCard:
+    try:
+        return msgspec.convert(json.loads(line), RecordedCard)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise UserError(f"{where}: not a saved card: {error}", "the lines before it are in the store; mend or remove this one") from None
+
+
+def _reason(error: Exception) -> str:
+    """The database's own words, without the statement and the values."""
+    return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]

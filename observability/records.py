@@ -1,0 +1,173 @@
+"""A job card as rows of the store, and back. Pure."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
+
+from agent_rft.contracts.grades import Grade, GraderRef
+from agent_rft.contracts.jobcards import Cost, JobCard, Versions
+from agent_rft.contracts.messages import Message, ToolCall, ToolSpec
+from agent_rft.contracts.rollouts import Ending, Limits, Rollout, ToolResult, Turn
+
+Values = dict[str, Any]
+VERSIONS = ("code", "checkpoint", "dataset", "tool_set", "grader", "seed")
+COSTS = ("context_tokens", "sampled_tokens", "tool_calls", "seconds", "tool_seconds")
+JOB = ("rollout_id", "kind", "tenant", "run_id", "step", "row_id", "sample_index", "reference_answer", "metadata", "advantage")
+
+
+class RecordedCard(msgspec.Struct, frozen=True):
+    """A card on its way into the store, and a line of the file that holds cards which did not get there."""
+
+    card: JobCard
+    recorded_at: dt.datetime
+
+
+class DatedGrade(msgspec.Struct, frozen=True):
+    grade: Grade
+    graded_at: dt.datetime
+
+
+class StoredCard(msgspec.Struct, frozen=True):
+    """A card as read back. Its rollout carries no token ids: the store keeps words and counts."""
+
+    card: JobCard
+    """Its grade is the newest one."""
+    recorded_at: dt.datetime
+    grades: tuple[DatedGrade, ...]
+    """Every grade it was ever given, oldest first."""
+
+
+class CardRows(NamedTuple):
+    card: Values
+    steps: list[Values]
+    grades: list[Values]
+
+
+def without_token_ids(card: JobCard) -> JobCard:
+    """The card as it will be stored, sharing nothing that the rollout's owner may still change."""
+    turns = [
+        Turn(
+            turn.text,
+            context_tokens=turn.context_tokens or len(turn.context_ids),
+            sampled_tokens=turn.sampled_tokens or len(turn.sampled_ids),
+            calls=turn.calls,
+            results=dict(turn.results),
+        )
+        for turn in card.rollout.turns
+    ]
+    return msgspec.structs.replace(card, rollout=msgspec.structs.replace(card.rollout, turns=turns))
+
+
+def rows_of(recorded: RecordedCard) -> CardRows:
+    card = recorded.card
+    rollout = card.rollout
+    row: Values = {name: getattr(card, name) for name in JOB}
+    row |= {name: getattr(card.versions, name) for name in VERSIONS}
+    row |= {name: getattr(card.cost, name) for name in COSTS}
+    row |= {name: _text_or_none(card.metadata.get(name)) for name in ("task_type", "difficulty")}
+    row |= {"started_at": _moment(card.started_at) or recorded.recorded_at, "recorded_at": recorded.recorded_at}
+    row |= {"ending": rollout.ending, "reason": rollout.reason, "failed_part": rollout.failed_part, "answer": rollout.answer}
+    row["context"] = {
+        "opening": msgspec.to_builtins(rollout.opening),
+        "tools": msgspec.to_builtins(rollout.tools),
+        "limits": msgspec.to_builtins(rollout.limits),
+        "seed": rollout.seed,
+    }
+    steps = [step | {"rollout_id": card.rollout_id, "position": position} for position, step in enumerate(_steps(rollout))]
+    return CardRows(row, steps, [grade_row(card.rollout_id, card.grade, recorded.recorded_at)] if card.grade else [])
+
+
+def grade_row(rollout_id: str, grade: Grade, graded_at: dt.datetime) -> Values:
+    return {
+        "rollout_id": rollout_id,
+        "grader": grade.grader.name,
+        "version": grade.grader.version,
+        "hash": grade.grader.hash,
+        "reward": grade.reward,
+        "passed": grade.passed,
+        "parts": grade.parts,
+        "errors": grade.errors,
+        "graded_at": graded_at,
+    }
+
+
+NO_STEP: Values = dict.fromkeys(
+    ("said", "call_id", "name", "arguments", "output", "error", "seconds", "attempts", "context_tokens", "sampled_tokens")
+)
+
+
+def _steps(rollout: Rollout) -> Iterator[Values]:
+    """A turn is the agent's message, the calls it asks for, then what came back for them."""
+    for number, turn in enumerate(rollout.turns):
+        blank = NO_STEP | {"turn": number}
+        tokens = {"context_tokens": turn.context_tokens, "sampled_tokens": turn.sampled_tokens}
+        yield blank | tokens | {"kind": "message", "said": turn.text}
+        for call in turn.calls:
+            yield blank | {"kind": "tool_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments}
+        names = {call.call_id: call.name for call in turn.calls}
+        for result in turn.results.values():
+            yield blank | {"kind": "tool_result", "name": names.get(result.call_id)} | msgspec.to_builtins(result)
+
+
+def card_of(row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], grades: Sequence[Mapping[str, Any]]) -> StoredCard:
+    """The rows of one card, steps by position and grades by id, as the card they were made from."""
+    dated = tuple(DatedGrade(_grade(grade), grade["graded_at"]) for grade in grades)
+    card = JobCard(
+        **{name: row[name] for name in JOB},
+        started_at=row["started_at"].isoformat(),
+        rollout=_rollout(row, steps),
+        grade=dated[-1].grade if dated else None,
+        cost=Cost(**{name: row[name] for name in COSTS}),
+        versions=Versions(**{name: row[name] for name in VERSIONS}),
+    )
+    return StoredCard(card, row["recorded_at"], dated)
+
+
+def _rollout(row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Rollout:
+    context = row["context"]
+    return Rollout(
+        row["rollout_id"],
+        msgspec.convert(context["opening"], tuple[Message, ...]),
+        msgspec.convert(context["tools"], tuple[ToolSpec, ...]),
+        msgspec.convert(context["limits"], Limits),
+        context["seed"],
+        turns=_turns(steps),
+        ending=Ending(row["ending"]) if row["ending"] else None,
+        reason=row["reason"],
+        failed_part=row["failed_part"],
+        answer=row["answer"],
+        started_at=row["started_at"].isoformat(),
+        seconds=row["seconds"],
+    )
+
+
+def _turns(steps: Sequence[Mapping[str, Any]]) -> list[Turn]:
+    turns: list[Turn] = []
+    for step in steps:
+        if step["kind"] == "message":
+            turns.append(Turn(step["said"], context_tokens=step["context_tokens"], sampled_tokens=step["sampled_tokens"]))
+        elif step["kind"] == "tool_call":
+            turns[-1].calls += (ToolCall(step["call_id"], step["name"], step["arguments"]),)
+        else:
+            seen = {name: step[name] for name in ("call_id", "output", "error", "seconds", "attempts")}
+            turns[-1].results[step["call_id"]] = ToolResult(**seen)
+    return turns
+
+
+def _grade(row: Mapping[str, Any]) -> Grade:
+    return Grade(GraderRef(row["grader"], row["version"], row["hash"]), row["reward"], row["passed"], row["parts"], row["errors"])
+
+
+def _moment(text: str) -> dt.datetime | None:
+    if not text:
+        return None
+    moment = dt.datetime.fromisoformat(text)
+    return moment if moment.tzinfo else moment.replace(tzinfo=dt.UTC)
+
+
+def _text_or_none(value: object) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,185 @@
+"""Opens the job-card store and keeps its schema up to date.
+
+SQLite is the embedded default, PostgreSQL the store for production; the tables are the same. On SQLite a commit is
+durable when it returns, power cuts included: write-ahead log with synchronous=FULL. NORMAL would be a sixth faster and
+survive a killed process, but not a killed machine, and `acknowledged` would then mean less than it says.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import event, exc
+
+from agent_rft.contracts.errors import UserError
+
+DEFAULT_URL = "sqlite:///runs/cards.db"
+MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"  # beside this package, in the repository and installed
+ADVISORY_LOCK = 0x6A6F6263  # "jobc": what migrations of one PostgreSQL database queue on
+PATIENCE = 30.0  # seconds to wait for another process that is making or migrating the same store
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Store:
+    engine: sa.Engine
+    name: str
+    """Its URL as it may be shown: without the password."""
+    folder: Path
+    """Where a file that belongs beside the store goes."""
+
+    def reading(self) -> AbstractContextManager[sa.Connection]:
+        return self.engine.connect()
+
+    def writing(self) -> AbstractContextManager[sa.Connection]:
+        """A transaction that holds SQLite's one write lock from its start, so that what it reads stays true until it writes."""
+        return self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").begin()
+
+    def close(self) -> None:
+        self.engine.dispose()
+
+
+def open_store(url: str = DEFAULT_URL) -> Store:
+    """The store at `url`. A SQLite store is made or migrated by itself; a PostgreSQL one must be up to date."""
+    store = _store(url)
+    if store.engine.dialect.name == "sqlite":
+        _reaching(store, lambda: _upgrade(store))
+    elif (found := _reaching(store, lambda: _revision(store))) != _newest():
+        raise UserError(f"the store at {store.name} is at revision {found or 'none'}, this code needs {_newest()}", "run `make migrate`")
+    return store
+
+
+def migrate(url: str) -> str:
+    """Brings the store up to this code's schema; answers the revision it is now at."""
+    store = _store(url)
+    _reaching(store, lambda: _upgrade(store))
+    store.close()
+    return _newest()
+
+
+# --- engines --------------------------------------------------------------------------------------------------------
+
+
+def _store(url: str) -> Store:
+    try:
+        parsed = sa.make_url(url)
+    except exc.ArgumentError:
+        raise UserError(f"'{url}' is no database URL", f"{DEFAULT_URL}, or postgresql://user@host/database") from None
+    name = parsed.render_as_string(hide_password=True)
+    backend = parsed.drivername.partition("+")[0]
+    if backend == "sqlite":
+        return Store(_sqlite(parsed, name), name, Path(parsed.database or "").parent)
+    if backend in ("postgresql", "postgres"):
+        return Store(_postgresql(parsed), name, Path())
+    raise UserError(f"no job-card store on {backend}", "SQLite or PostgreSQL")
+
+
+def _sqlite(url: sa.URL, name: str) -> sa.Engine:
+    if url.database in (None, "", ":memory:"):
+        raise UserError(f"the store at {name} would be forgotten on exit", f"name a file: {DEFAULT_URL}")
+    try:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"the store's folder {Path(url.database).parent} cannot be made: {error.strerror}", "name another") from None
+    engine = sa.create_engine(url.set(drivername="sqlite"), json_serializer=_to_json, json_deserializer=json.loads)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
+    for pragma in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_sqlite(connection: sa.Connection) -> None:
+    connection.exec_driver_sql(connection.get_execution_options().get("sqlite_begin", "BEGIN"))
+
+
+def _postgresql(url: sa.URL) -> sa.Engine:
+    try:
+        return sa.create_engine(
+            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, json_serializer=_to_json, json_deserializer=json.loads
+        )
+    except ModuleNotFoundError:
+        raise UserError("a store on PostgreSQL needs its driver", "pip install 'agent-rft[postgres]'") from None
+
+
+def _to_json(value: object) -> str:
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:  # half a surrogate pair in a call's arguments: kept, escaped
+        return json.dumps(value, ensure_ascii=True)
+
+
+def _reaching(store: Store, work: Callable[[], T]) -> T:
+    """Runs `work`; a store that is being made by another process is waited for, one that cannot be reached is the user's."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return work()
+        except exc.DBAPIError as error:
+            store.close()
+            if "locked" not in str(error.orig) or time.monotonic() > deadline:
+                raise UserError(
+                    f"the store at {store.name} cannot be opened: {error.orig}", "is the URL right, and the server up?"
+                ) from None
+        time.sleep(0.05)
+
+
+# --- schema ---------------------------------------------------------------------------------------------------------
+
+
+def alembic_config(connection: sa.Connection | None = None) -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    return config
+
+
+def _newest() -> str:
+    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    assert head is not None
+    return head
+
+
+def _revision(store: Store) -> str | None:
+    """The schema the store has. One that this code does not know is newer than the code."""
+    with store.reading() as connection:
+        found = MigrationContext.configure(connection).get_current_revision()
+    known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+    if found is not None and found not in known:
+        raise UserError(
+            f"the store at {store.name} is at revision {found}, newer than this code ({_newest()})",
+            "update agent-rft, or name another store",
+        )
+    return found
+
+
+def _upgrade(store: Store) -> None:
+    if _revision(store) == _newest():
+        return
+    with _alone(store) as connection:
+        command.upgrade(alembic_config(connection), "head")
+
+
+@contextmanager
+def _alone(store: Store) -> Generator[sa.Connection]:
+    """A transaction beside which no other migration of the same store runs."""
+    with store.writing() as connection:
+        if store.engine.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(ADVISORY_LOCK)))
+        yield connection

@@ -1,0 +1,1 @@
+"""The app: tools, grader, cards and gateway behind HTTP."""

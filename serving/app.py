@@ -1,0 +1,67 @@
+"""The app factory: tools and graders in, one ASGI app out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import structlog
+from litestar import Litestar, get
+from litestar.handlers import ASGIRouteHandler
+from litestar.openapi import OpenAPIConfig
+from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
+from litestar.types import Scope
+
+from agent_rft.contracts.ports import Grader, ToolProvider
+from serving.auth import Bearer
+from serving.grading import grade_route
+from serving.openapi import COMPONENTS, document_tools
+from serving.tool_calls import ToolEndpoint, ToolRunner
+
+TOOL_PATHS = ("/tools",)
+SHORT_FORMS = ("/search", "/list", "/read")
+log = structlog.get_logger("serving")
+
+
+def create_app(
+    tools: ToolProvider,
+    graders: Mapping[str, Grader],
+    bearer: str | None,
+    *,
+    call_deadline_seconds: float = 15.0,
+    grade_deadline_seconds: float = 120.0,
+    max_body_bytes: int = 1_000_000,
+) -> Litestar:
+    """Everything but /health and /schema asks for the bearer; None lets everybody in."""
+    gate = Bearer(bearer)
+    endpoint = ToolEndpoint(tools, gate, ToolRunner(tools, call_deadline_seconds), max_body_bytes)
+
+    @get("/health", summary="Whether it is up, and what it serves", tags=["server"])
+    async def health() -> dict[str, Any]:
+        return {
+            "status": "ok",
+            "tools": {"version": tools.version, "names": [spec.name for spec in tools.specs]},
+            "graders": {name: {"version": grader.ref.version, "hash": grader.ref.hash} for name, grader in graders.items()},
+        }
+
+    app = Litestar(
+        [
+            ASGIRouteHandler("/tools", is_mount=True, copy_scope=False)(endpoint.__call__),
+            ASGIRouteHandler(list(SHORT_FORMS), copy_scope=False)(endpoint.__call__),
+            grade_route(graders, gate, grade_deadline_seconds),
+            health,
+        ],
+        logging_config=None,  # Litestar's own logs each request; what fails is logged below instead
+        after_exception=[log_if_ours],
+        request_max_body_size=max_body_bytes,
+        openapi_config=OpenAPIConfig(
+            "agent-rft: tools and graders", "1", components=COMPONENTS, render_plugins=[SwaggerRenderPlugin(), JsonRenderPlugin()]
+        ),
+    )
+    document_tools(app.openapi_schema, tools.specs, SHORT_FORMS)
+    return app
+
+
+async def log_if_ours(error: Exception, scope: Scope) -> None:
+    if getattr(error, "status_code", 500) >= 500:
+        log.error("request_failed", path=scope["path"], exc_info=error)

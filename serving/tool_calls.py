@@ -1,0 +1,158 @@
+"""The hot path: tool calls over HTTP, from bytes to bytes.
+
+A training step sends hundreds of these at once, so this is a plain ASGI callable inside the Litestar app: body decoded
+straight into a record by msgspec, no request object, no dependency injection, no log line for what goes well.
+
+Calls need no idempotency store: these tools only read, so the same (rollout_id, call_id) delivered twice, which a client's
+retry makes it, is answered twice the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import msgspec
+import structlog
+from litestar.types import Receive, Scope, Send
+
+from agent_rft.contracts.errors import InfraError, did_you_mean
+from agent_rft.contracts.ports import ToolProvider
+from serving.auth import HOW, Bearer
+from serving.threads import in_daemon_thread
+from serving.tools.context import CallKey, current_call
+
+log = structlog.get_logger("serving.tools")
+Answer = tuple[str, str | None]
+
+
+class ToolRequest(msgspec.Struct):
+    call_id: str
+    rollout_id: str = ""
+    arguments: Any = msgspec.field(default_factory=dict[str, Any])
+    """As the model wrote them: not an object is the model's mistake, and answered as one."""
+
+
+class ToolAnswer(msgspec.Struct):
+    output: str
+    call_id: str
+    error: str | None = None
+    """None, model_error or policy_denied."""
+
+
+class Refused(Exception):
+    """A request that no tool sees: the calling program's mistake, never the model's."""
+
+    def __init__(self, status: int, detail: str, header: tuple[bytes, bytes] | None = None) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.detail = detail
+        self.headers = [header] if header else []
+
+
+class ToolRunner:
+    """Runs one call to its end: an answer for the model, or InfraError once retries are spent."""
+
+    def __init__(
+        self,
+        tools: ToolProvider,
+        deadline_seconds: float = 15.0,
+        attempts: int = 3,
+        backoff_seconds: float = 0.05,
+        max_waiting: int = 64,
+    ) -> None:
+        self._tools = tools
+        self._blocks = bool(getattr(tools, "blocks", False))
+        self._attempts = attempts
+        self._attempt_seconds = deadline_seconds / attempts
+        self._backoff_seconds = backoff_seconds
+        self._places = asyncio.Semaphore(max_waiting)
+        self._required = {spec.name: tuple(spec.parameters.get("required", ())) for spec in tools.specs}
+
+    async def run(self, name: str, arguments: Any) -> Answer:
+        required = self._required.get(name)
+        if required is None:
+            return f"Error: there is no tool named {name}; {did_you_mean(name, self._required)}", "model_error"
+        if not isinstance(arguments, dict):
+            return f"Error: {' and '.join(required) or 'an object'} is required: arguments must be a JSON object", "model_error"
+        return await self._attempt(name, arguments)
+
+    async def _attempt(self, name: str, arguments: dict[str, Any]) -> Answer:
+        attempt = 1
+        while True:
+            try:
+                if self._blocks:
+                    return await asyncio.wait_for(self._in_thread(name, arguments), self._attempt_seconds)
+                # On the event loop: an answer from memory takes well under a millisecond, less than handing it to a
+                # thread and back would add, and one process has one core for Python either way. Tools that wait for
+                # something say so (`blocks`), and only they get threads.
+                return self._tools.call(name, arguments)
+            except Exception as error:
+                what = f"no answer within {self._attempt_seconds:g} s" if isinstance(error, TimeoutError) else repr(error)
+                if attempt == self._attempts:
+                    key = current_call.get() or CallKey("", "")
+                    log.error("tool_failed", tool=name, attempts=attempt, **key._asdict(), exc_info=error)
+                    raise InfraError(f"tool:{name}", f"{what}, {attempt} attempts") from error
+            await asyncio.sleep(self._backoff_seconds * 2 ** (attempt - 1))
+            attempt += 1
+
+    async def _in_thread(self, name: str, arguments: dict[str, Any]) -> Answer:
+        async with self._places:
+            return await in_daemon_thread(self._tools.call, name, arguments)
+
+
+class ToolEndpoint:
+    """`POST /tools/{name}`, its short forms, and `GET /tools`, which tells what there is."""
+
+    def __init__(self, tools: ToolProvider, bearer: Bearer, runner: ToolRunner, max_body_bytes: int) -> None:
+        self._bearer = bearer
+        self._run = runner.run
+        self._max_body_bytes = max_body_bytes
+        self._decode = msgspec.json.Decoder(ToolRequest).decode
+        self._encode = msgspec.json.Encoder().encode
+        self._catalogue = self._encode({"tools": [spec.as_openai() for spec in tools.specs], "version": tools.version})
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        status, headers = 200, []
+        try:
+            body = await self._answer(scope, receive)
+        except Refused as refused:
+            status, headers = refused.status, refused.headers
+            body = self._encode({"status_code": refused.status, "detail": refused.detail})
+        except InfraError as failure:
+            status, body = 503, self._encode({"infra_error": {"part": failure.part, "what": failure.what}})
+        headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+        await send({"type": "http.response.start", "status": status, "headers": headers})
+        await send({"type": "http.response.body", "body": body, "more_body": False})
+
+    async def _answer(self, scope: Any, receive: Receive) -> bytes:
+        if not self._bearer.admits(scope["headers"]):
+            raise Refused(401, HOW, (b"www-authenticate", b"Bearer"))
+        path = scope["path"]  # what Litestar's mount leaves: "/search/", and "x/" for a stranger such as "/toolsx"
+        if not path.startswith("/"):
+            raise Refused(404, "no such path; a tool is called at /tools/{name}")
+        name = path.strip("/")
+        if scope["method"] != "POST":
+            if scope["method"] == "GET" and not name:
+                return self._catalogue
+            raise Refused(405, "call a tool with POST", (b"allow", b"POST"))
+        try:
+            request = self._decode(await self._body(scope, receive))
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+            shape = '{"arguments": {...}, "call_id": "...", "rollout_id": "..."}'
+            raise Refused(400, f"the body must be JSON like {shape}: {error}") from error
+        current_call.set(CallKey(request.rollout_id, request.call_id))  # each request is a task with a context of its own
+        output, error = await self._run(name, request.arguments)
+        return self._encode(ToolAnswer(output, request.call_id, error))
+
+    async def _body(self, scope: Any, receive: Receive) -> bytes:
+        body, more = b"", True
+        while more:
+            message: Any = await receive()
+            if message["type"] == "http.disconnect":
+                raise Refused(400, "the client went away")
+            body += message["body"]
+            more = message.get("more_body", False)
+            if len(body) > self._max_body_bytes:
+                raise Refused(413, f"the body is larger than {self._max_body_bytes} bytes")
+        return body

@@ -1,0 +1,54 @@
+"""The last line names the most pressing thing."""
+
+import msgspec
+import pytest
+
+from agent_rft.evaluation.compare import compare
+from agent_rft.evaluation.next_step import next_step
+
+
+@pytest.fixture
+def after(tried):
+    """The line after an evaluation, by (base, tuned) reward of each row."""
+
+    def line(*pairs):
+        base = [one for i, (before, _) in enumerate(pairs) for one in tried(str(i), [before])]
+        tuned = [one for i, (_, after) in enumerate(pairs) for one in tried(str(i), [after])]
+        return next_step("runs/r1", compare(base, tuned))
+
+    return line
+
+
+def test_a_clean_gain_is_served(after):
+    assert after((0.0, 1.0)) == "Next: open runs/r1/report.html; then `make serve`"
+
+
+def test_regressions_are_read_first(after):
+    assert "read the 1 rows that got worse; then `make serve`" in after((0.0, 1.0), (0.0, 1.0), (1.0, 0.5))
+
+
+def test_more_regressions_than_gains_point_at_the_grader_not_at_serving(after):
+    line = after((1.0, 0.5), (1.0, 0.5), (0.0, 1.0))
+    assert "2 got worse, 1 better" in line and "grader" in line and "serve" not in line
+
+
+def test_no_gain_is_said(after):
+    assert "did not rise" in after((1.0, 1.0))
+
+
+def test_unscored_rows_point_at_the_infrastructure(after):
+    assert "mend the infrastructure" in after((1.0, 1.0), (None, 1.0), (1.0, None))
+
+
+def test_a_halted_run_says_the_cure(tried):
+    line = next_step("runs/r1", halted="tool:search failed 3% of calls", cure="mend tool:search, then resume")
+    assert line == "Next: mend tool:search, then resume: `make resume RUN=r1`"
+
+
+def test_without_a_comparison_it_asks_for_one():
+    assert "make evaluate RUN=r1" in next_step("runs/r1")
+
+
+def test_it_is_one_line(after):
+    assert all("\n" not in after(*pairs) for pairs in ([(0.0, 1.0)], [(1.0, 0.0)], [(1.0, 1.0)]))
+    assert msgspec.json.encode(after((0.0, 1.0)))

@@ -1,0 +1,105 @@
+"""Buckets and verdict, worked out by hand."""
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_rft.evaluation.prior import PriorCheck, check_prior, describe_prior
+
+
+@pytest.fixture(scope="session")
+def prior_of(tried):
+    """A prior check over rows given as {row: rewards}."""
+    return lambda rows, **rest: check_prior([one for row_id, rewards in rows.items() for one in tried(row_id, rewards)], **rest)
+
+
+def mixed(never, sometimes, always):
+    return (
+        {f"n{i}": [0.0, 0.0] for i in range(never)}
+        | {f"s{i}": [1.0, 0.0] for i in range(sometimes)}
+        | {f"a{i}": [1.0, 1.0] for i in range(always)}
+    )
+
+
+def test_a_row_is_never_sometimes_or_always_solved(prior_of):
+    check = prior_of({"a": [0.0, 0.5, 0.0], "b": [1.0, 0.0, 0.5], "c": [1.0, 1.0, 1.0]})
+    assert [row.bucket for row in check.rows] == ["never", "sometimes", "always"]
+    assert [row.success_rate for row in check.rows] == [0.0, pytest.approx(1 / 3), 1.0]
+    # b: mean 0.5, deviations 0.5, -0.5, 0 -> (0.25 + 0.25 + 0) / 3; a: mean 1/6 -> (1/36 + 4/36 + 1/36) / 3 = 1/18
+    assert [row.reward_variance for row in check.rows] == [pytest.approx(1 / 18), pytest.approx(1 / 6), 0.0]
+    assert check.mean_reward == pytest.approx((0.5 + 1.5 + 3.0) / 9)
+
+
+def test_partial_credit_can_be_made_to_count_as_success(prior_of):
+    assert prior_of({"a": [0.0, 0.5]}).never == 1
+    assert prior_of({"a": [0.0, 0.5]}, pass_at=0.5).sometimes == 1
+
+
+def test_what_infrastructure_spoilt_is_no_try(prior_of):
+    check = prior_of({"a": [1.0, None, 1.0], "b": [None, None]})
+    assert [(row.bucket, row.tries, row.infra_failures) for row in check.rows] == [("always", 2, 1), ("unmeasured", 0, 2)]
+    assert (check.measured, check.unmeasured, check.infra_failures) == (1, 1, 3)
+    assert check.mean_tool_calls == 1.0
+
+
+@pytest.mark.parametrize(
+    ("never", "sometimes", "always", "verdict"),
+    [
+        (18, 19, 13, "go"),  # 38%: the tutorial's own figures
+        (13, 7, 0, "go"),  # 35%
+        (14, 6, 0, "go with caution"),  # 30%, on the edge
+        (17, 3, 0, "go with caution"),  # 15%, on the edge
+        (18, 2, 0, "no go"),  # 10%
+        (20, 0, 0, "no go"),
+        (0, 0, 20, "no go"),
+        (0, 20, 0, "go"),
+    ],
+)
+def test_the_verdict_follows_the_share_solved_sometimes(prior_of, never, sometimes, always, verdict):
+    check = prior_of(mixed(never, sometimes, always))
+    assert (check.never, check.sometimes, check.always) == (never, sometimes, always)
+    assert check.verdict == verdict
+
+
+def test_the_cure_depends_on_which_side_is_flat(prior_of):
+    assert "stronger base" in prior_of(mixed(20, 0, 0)).cure
+    assert "harder rows" in prior_of(mixed(0, 0, 20)).cure
+    assert all("prior.override=true" in prior_of(mixed(*rows)).cure for rows in ((20, 0, 0), (0, 0, 20)))
+
+
+def test_one_try_a_row_gives_no_verdict_on_the_rows(prior_of):
+    check = prior_of({"a": [0.0], "b": [1.0]})
+    assert check.verdict == "no go" and "one try" in check.why and "at least 2" in check.cure
+
+
+def test_nothing_measured_is_no_go_and_blames_the_infrastructure(prior_of):
+    check = prior_of({"a": [None, None]})
+    assert check.verdict == "no go" and "infrastructure" in check.why and check.mean_reward is None
+
+
+def test_it_prints_the_buckets_the_verdict_and_the_cure(prior_of):
+    assert describe_prior(prior_of(mixed(18, 2, 0) | {"x": [None, None]})).splitlines() == [
+        "prior: sometimes 2, never 18, always 0, of 20 rows",
+        "  mean reward 0.05, 1.0 tool calls a try",
+        "  left out: 2 tries that infrastructure spoilt; 1 rows unmeasured",
+        "  NO GO: 10% of the rows are solved sometimes, below 15%: 18 rows never, 0 always, so there is hardly a slope to climb",
+        "  cure: simpler tools, better prompts, easier rows or a stronger base model; prior.override=true trains all the same",
+    ]
+
+
+def test_it_goes_to_json_and_back(prior_of):
+    check = prior_of({"a": [1.0, None], "b": [None]})
+    assert msgspec.json.decode(msgspec.json.encode(check), type=PriorCheck) == check
+
+
+rewards = st.lists(st.sampled_from([None, 0.0, 0.5, 1.0]), min_size=1, max_size=5)
+
+
+@given(st.dictionaries(st.text("abc", min_size=1, max_size=3), rewards))
+def test_every_row_is_in_exactly_one_bucket(prior_of, rows):
+    check = prior_of(rows)
+    assert check.never + check.sometimes + check.always + check.unmeasured == len(rows) == len(check.rows)
+    assert check.measured + check.unmeasured == len(rows)
+    assert sum(row.tries + row.infra_failures for row in check.rows) == sum(len(tries) for tries in rows.values())
+    assert 0 <= check.share_sometimes <= 1

@@ -1,0 +1,180 @@
+"""The report tells the run, worst rows first, and nothing that came from outside can act in it."""
+
+import re
+from html.parser import HTMLParser
+
+import msgspec
+import pytest
+
+from agent_rft.contracts.jobcards import Versions
+from agent_rft.contracts.training import StepMetrics
+from agent_rft.evaluation import report as report_module
+from agent_rft.evaluation.compare import compare
+from agent_rft.evaluation.prior import check_prior
+from agent_rft.evaluation.report import RunReport, headline, masked, render_report, write_report
+from agent_rft.evaluation.trace_html import LONGEST, shortened, telling_tries, trace_html
+
+VERSIONS = Versions(code="0.1.0+abc", checkpoint="r1/60", dataset="d4ta", tool_set="t00l", grader="numeric 1 abc", seed=42)
+METRICS = (StepMetrics(step=0, val_reward=0.5, kl_to_ref=0.0), StepMetrics(step=60, val_reward=0.8, kl_to_ref=0.031, infra_failures=2))
+ATTACK = "<script>alert(1)</script><img src=https://evil.example/x onerror=alert(1)>"
+
+
+def reported(base, tuned, **rest):
+    given = {"prior": check_prior(base), "metrics": METRICS, "comparison": compare(base, tuned), "base": tuple(base), "tuned": tuple(tuned)}
+    plain = {"run_id": "r1", "recipe": "research_tiny", "finished_at": "2026-01-02T03:04:05Z", "seconds": 90.0, "settings": {}}
+    return RunReport(**plain | {"versions": VERSIONS} | given | rest)
+
+
+@pytest.fixture
+def report(tried):
+    base = tried("up", [0.0, 0.5], 8) + tried("down", [1.0, 1.0], 3) + tried("lost", [None, None])
+    tuned = tried("up", [1.0, 1.0], 3) + tried("down", [1.0, 0.0], 5) + tried("lost", [1.0, None], failed_part="grader:numeric")
+    return reported(base, tuned, next_step="Next: read it")
+
+
+class Balance(HTMLParser):
+    """Every tag that opens closes, in order."""
+
+    VOID = frozenset({"meta", "br"})
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.seen = [], set()
+
+    def handle_starttag(self, tag, attrs):
+        self.seen.add(tag)
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.seen.add(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def tags(html):
+    parser = Balance()
+    parser.feed(html)
+    assert not parser.open
+    return parser.seen
+
+
+def test_whatever_came_from_outside_is_text(tried):
+    outside = {"output": ATTACK, "answer": ATTACK, "prompt": ATTACK, "metadata": {"difficulty": ATTACK}, "failed_part": ATTACK}
+    base, tuned = tried(ATTACK, [1.0, None], **outside), tried(ATTACK, [0.0, None], **outside)
+    base += tried(f"lost {ATTACK}", [None])
+    rest = {"run_id": ATTACK, "recipe": ATTACK, "settings": {ATTACK: ATTACK}, "next_step": ATTACK}
+    html = render_report(reported(base, tuned, versions=msgspec.structs.replace(VERSIONS, dataset=ATTACK), **rest))
+    assert not tags(html) & {"script", "img"}
+    assert html.count("&lt;script&gt;alert(1)") >= 10
+
+
+def test_a_halted_runs_reason_is_text_too(report):
+    html = render_report(msgspec.structs.replace(report, halted=ATTACK))
+    assert "script" not in tags(html) and "Halted at step 60" in html
+
+
+def test_it_asks_nothing_of_the_network_and_says_so_to_the_browser(report):
+    html = render_report(report)
+    assert "default-src 'none'" in html
+    assert not re.search(r"(src|href)=|url\(|@import|https?://", html)
+
+
+def test_it_tells_every_part_of_the_run(report):
+    html = render_report(report)
+    assert tags(html) >= {"svg", "table", "details", "style"}
+    told = (
+        "Prior: what the base model solves",
+        "Training",
+        "Base against tuned",
+        "By kind of row",
+        "Row by row",
+        "What made this",
+        "Next: read it",
+    )
+    assert [words for words in told if words not in html] == []
+    assert [value for value in ("0.1.0+abc", "r1/60", "d4ta", "t00l", "numeric 1 abc", "42") if value not in html] == []
+
+
+def test_rows_come_worst_first_with_both_sides(report):
+    html = render_report(report)
+    assert html.index("What was the revenue in down?") < html.index("What was the revenue in up?")
+    # down fell from 1, 1 to 1, 0: base's best is its first try, tuned's worst its second
+    down = html[html.index("<b>Prompt</b> What was the revenue in down?") : html.index("<b>Prompt</b> What was the revenue in up?")]
+    assert "Base: reward 1.00 <small>try 1 of 2, 3 calls" in down and "Tuned: reward 0.00 <small>try 2 of 2, 5 calls" in down
+    assert "search({&quot;query&quot;: &quot;down 0&quot;})" in down and "← Revenue: $842M" in down and "$842M" in down
+
+
+def test_what_infrastructure_spoilt_is_counted_and_named(report):
+    html = render_report(report)
+    assert "Left out, no scored try on one side: lost" in html
+    assert "<td>infra failed</td><td>2</td><td>1</td>" in html
+    assert "Base: infrastructure failed at tool:search (2)" in html and "Tuned: infrastructure failed at grader:numeric (1)" in html
+    assert "<b>5</b><small>rollouts lost to infrastructure" in html  # 2 in training, 2 in base, 1 in tuned
+
+
+def test_the_headline_claims_no_more_than_the_figures(tried):
+    many = range(10)
+    low, high = ([one for i in many for one in tried(str(i), [reward], 4)] for reward in (0.0, 1.0))
+    mixed = [one for i in many for one in tried(str(i), [float(i == 0)], 4)]
+    better = "Better: reward 0.00 → 1.00, tool calls 4.0 → 4.0; 10 of 10 rows improved, 0 regressed"
+    assert headline(reported(low, high)) == better
+    assert headline(reported(high, low)).startswith("Worse: reward 1.00 → 0.00")
+    assert headline(reported(low, mixed)).startswith("No clear change: reward 0.00 → 0.10")  # 0.1 with a standard error of 0.1
+    assert headline(reported(low, high, halted="tool:search fails")) == "Halted at step 60: tool:search fails"
+    assert headline(reported(low, mixed, comparison=None, metrics=())) == "Prior check: no go"
+
+
+def test_a_report_of_a_prior_check_alone_stands(report):
+    html = render_report(msgspec.structs.replace(report, comparison=None, metrics=(), base=(), tuned=()))
+    tags(html)
+    assert "Prior: what" in html and "Row by row" not in html and "How the evaluation" not in html
+
+
+def test_a_large_evaluation_lists_all_rows_and_tells_the_worst(report, monkeypatch):
+    monkeypatch.setattr(report_module, "TRACED_ROWS", 1)
+    html = render_report(report)
+    assert html.count("<summary>") == 3  # two rows and the settings
+    assert html.count('<section class="trace">') == 2 and "Its traces are in the job cards" in html
+
+
+def test_secrets_among_the_settings_are_hidden():
+    settings = {
+        "tools": {"token": "s3cret", "api_key": "k", "url": "u"},
+        "limits": {"max_trajectory_tokens": 4096},
+        "keys": [{"password": "p"}],
+    }
+    hidden = "(hidden)"
+    expected = {
+        "tools": {"token": hidden, "api_key": hidden, "url": "u"},
+        "limits": {"max_trajectory_tokens": 4096},
+        "keys": [{"password": hidden}],
+    }
+    assert masked(settings) == expected
+
+
+def test_it_is_written_as_one_file(report, tmp_path):
+    write_report(report, tmp_path / "report.html")
+    assert (tmp_path / "report.html").read_text(encoding="utf-8") == render_report(report)
+
+
+# --- traces -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("d_reward", "expected"), [(-0.5, (1.0, 0.0)), (0.5, (0.0, 1.0)), (0.0, (0.5, 0.5))])
+def test_the_tries_shown_are_those_that_show_the_change(tried, d_reward, expected):
+    tries = tried("a", [0.5, 1.0, 0.0])
+    assert tuple(one.reward for one in telling_tries(tries, tries, d_reward)) == expected
+
+
+def test_a_call_that_never_came_back_is_shown_as_such(tried):
+    (lost,) = tried("a", [None])
+    lost.rollout.turns[0].results.clear()
+    html = trace_html("Base", lost, 1)
+    assert "← nothing came back" in html and "no score" in html and "infra_failed" in html
+
+
+def test_long_outputs_are_cut_and_say_by_how_much():
+    assert shortened("x" * LONGEST) == "x" * LONGEST
+    assert shortened("x" * (LONGEST + 5)).endswith("x … (5 more characters)")

@@ -1,0 +1,42 @@
+"""A gain on the whole, a loss on a slice."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_rft.evaluation.compare import compare
+from agent_rft.evaluation.slices import describe_slices, slice_rows
+
+EASY, HARD = {"task_type": "numerical_qa", "difficulty": "easy"}, {"task_type": "numerical_qa", "difficulty": "hard"}
+
+
+def diffs(tried):
+    base = tried("e1", [0.0], 5, metadata=EASY) + tried("e2", [0.5], 7, metadata=EASY) + tried("h1", [1.0], 4, metadata=HARD)
+    tuned = tried("e1", [1.0], 2, metadata=EASY) + tried("e2", [1.0], 3, metadata=EASY) + tried("h1", [0.5], 6, metadata=HARD)
+    return compare(base, tuned).rows
+
+
+def test_each_value_of_a_key_is_a_slice(tried):
+    whole, easy, hard = slice_rows(diffs(tried))
+    assert (whole.key, whole.value, whole.rows) == ("task_type", "numerical_qa", 3)
+    assert (easy.value, easy.rows, easy.base_reward, easy.tuned_reward, easy.d_reward) == ("easy", 2, 0.25, 1.0, 0.75)
+    assert (easy.base_calls, easy.tuned_calls) == (6.0, 2.5)
+    assert (hard.value, hard.rows, hard.d_reward, hard.tuned_calls) == ("hard", 1, -0.5, 6.0)
+
+
+def test_any_metadata_key_slices_and_a_missing_one_is_said(tried):
+    (only,) = slice_rows(diffs(tried), ["sector"])
+    assert (only.key, only.value, only.rows) == ("sector", "unspecified", 3)
+
+
+def test_it_prints_aligned(tried):
+    assert describe_slices(slice_rows(diffs(tried), ["difficulty"])).splitlines() == [
+        "slice            rows  base  tuned  Δreward  calls",
+        "difficulty=easy     2  0.25   1.00   +0.750  6.0 → 2.5",
+        "difficulty=hard     1  1.00   0.50   -0.500  4.0 → 6.0",
+    ]
+
+
+@given(st.lists(st.sampled_from(["easy", "hard", None]), min_size=1, max_size=8))
+def test_slices_of_a_key_partition_the_rows(tried, difficulties):
+    tries = [one for i, d in enumerate(difficulties) for one in tried(str(i), [1.0], metadata={"difficulty": d} if d else {})]
+    assert sum(part.rows for part in slice_rows(compare(tries, tries).rows, ["difficulty"])) == len(difficulties)

@@ -1,0 +1,71 @@
+"""The report's drawings: well-formed, and where the numbers say."""
+
+import xml.etree.ElementTree as ET
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agent_rft.contracts.training import StepMetrics
+from agent_rft.evaluation.compare import compare
+from agent_rft.evaluation.figures import Panel, Series, curve_panels
+from agent_rft.evaluation.prior import check_prior
+from agent_rft.evaluation.svg import Frame, panel_svg, quadrants_svg, rates_svg, ticks, variances_svg
+
+
+def drawn(svg, tag):
+    return list(ET.fromstring(svg).iter(tag))
+
+
+def test_a_frame_puts_the_ends_of_the_data_at_the_ends_of_the_box():
+    frame = Frame((0, 10), (0, 2), width=120, height=60, left=10, right=10, top=10, bottom=10)
+    assert (frame.across(0), frame.across(10), frame.across(5)) == (10, 110, 60)
+    assert (frame.down(0), frame.down(2), frame.down(0.5)) == (50, 10, 40)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1]), (0, 60, [0, 20, 40, 60]), (0, 0.038, [0, 0.01, 0.02, 0.03]), (-7, 7, [-5, 0, 5])],
+)
+def test_ticks_are_round_numbers(low, high, expected):
+    assert ticks(low, high) == expected
+
+
+@given(st.floats(1e-6, 1e6), st.floats(-1e6, 1e6))
+def test_ticks_stay_within_and_are_few(span, low):
+    marks = ticks(low, low + span)
+    assert len(marks) <= 7
+    assert all(low - span * 0.01 <= mark <= low + span * 1.01 for mark in marks)
+
+
+def test_a_line_goes_through_its_values():
+    svg = panel_svg(Panel("t", "reward", (Series("v", ((0, 0.0), (10, 1.0))),), top=1.0))
+    # the box reaches from x 54 to 466 and from y 190 up to 10
+    (line,) = drawn(svg, "polyline")
+    assert line.get("points") == "54.0,190.0 466.0,10.0"
+
+
+def test_every_validation_says_its_number_on_hover():
+    svg = panel_svg(curve_panels([StepMetrics(step=3, val_reward=0.5, train_reward=0.4)])[0])
+    assert [title.text for title in drawn(svg, "title")] == ["step 3: 0.5"]
+
+
+def test_bars_are_as_high_as_their_counts(tried):
+    check = check_prior(tried("a", [0.0, 0.0]) + tried("b", [0.0, 0.0]) + tried("c", [1.0, 0.0]))
+    never, sometimes = drawn(rates_svg(check), "rect")
+    assert (never.get("class"), sometimes.get("class")) == ("never", "sometimes")
+    assert float(never.get("height")) == pytest.approx(2 * float(sometimes.get("height")), abs=0.2)
+    assert [rect.get("class") for rect in drawn(variances_svg(check), "rect")] == ["sometimes", "never", "never"]
+
+
+def test_quadrant_dots_grow_with_their_rows_by_area(tried):
+    base = [one for i in range(4) for one in tried(f"a{i}", [0.0], 5)] + tried("b", [1.0], 1)
+    tuned = [one for i in range(4) for one in tried(f"a{i}", [1.0], 2)] + tried("b", [0.0], 2)
+    four, one = drawn(quadrants_svg(compare(base, tuned)), "circle")
+    assert float(four.get("r")) == pytest.approx(2 * float(one.get("r")), abs=0.1)
+    assert (four.get("class"), one.get("class")) == ("better", "worse")
+
+
+def test_nothing_measured_still_draws():
+    for svg in (*(panel_svg(panel) for panel in curve_panels([])), rates_svg(check_prior([])), variances_svg(check_prior([]))):
+        assert ET.fromstring(svg).tag == "svg"

@@ -1,0 +1,38 @@
+"""Cases for a grader: a line in, a line out; whatever is wrong with the file is told at once."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from agent_rft.contracts.errors import FaultsFound
+from agent_rft.graders.cases import grade_cases
+from agent_rft.graders.numeric import NumericGrader
+
+SHIPPED = Path(__file__).parents[2] / "data" / "research" / "grader_cases.jsonl"
+
+
+def test_the_shipped_cases_get_what_the_source_documents_expect():
+    graded = [json.loads(line) for line in grade_cases(SHIPPED.read_text().splitlines(), NumericGrader())]
+    assert [one["reward"] for one in graded] == [1, 1, 0.5, 0, 1]
+    assert all(set(one) == {"reward", "parts", "grader"} and set(one["grader"]) == {"name", "version", "hash"} for one in graded)
+
+
+def test_a_case_the_grader_cannot_score_says_why():
+    (line,) = grade_cases(['{"item": {"reference_answer": "soon"}, "sample": {"output_text": "5"}}'], NumericGrader())
+    assert json.loads(line)["reward"] is None and "invalid_variable_error" in json.loads(line)["errors"]
+
+
+def test_every_fault_is_told_with_its_line():
+    lines = ['\ufeff{"item": {}, "sample": {}}', "", "{broken", "[]", '{"item": {}}', '{"item": 5}']
+    with pytest.raises(FaultsFound) as caught:
+        grade_cases(lines, NumericGrader(), source="cases.jsonl")
+    assert [str(fault) for fault in caught.value.faults] == [
+        "cases.jsonl:3: column 2: broken JSON: Expecting property name enclosed in double quotes",
+        "cases.jsonl:4: not an object",
+        "cases.jsonl:5: sample is missing",
+        "cases.jsonl:6: item is no object",
+        "cases.jsonl:6: sample is missing",
+    ]

@@ -1,0 +1,158 @@
+"""A store is made, migrated and refused as it should be."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.runtime.migration import MigrationContext
+
+import observability.store as stores
+from agent_rft.contracts.errors import UserError
+from observability.ingest import StoreRecorder
+from observability.store import alembic_config, migrate, open_store
+from observability.tables import metadata
+
+HERE = Path(__file__).parent
+ROOT = HERE.parent.parent
+
+
+def table_names(store):
+    return set(sa.inspect(store.engine).get_table_names())
+
+
+def test_an_embedded_store_makes_its_folder_and_tables_by_itself(tmp_path):
+    store = open_store(f"sqlite:///{tmp_path}/new/folder/cards.db")
+    assert table_names(store) == {"alembic_version", "job_cards", "card_steps", "grades"}
+    open_store(f"sqlite:///{tmp_path}/new/folder/cards.db")  # and is simply opened the next time
+
+
+def test_a_commit_to_an_embedded_store_is_on_the_disk_when_it_returns(sqlite_store):
+    with sqlite_store.reading() as connection:
+        settings = [connection.exec_driver_sql(f"PRAGMA {name}").scalar() for name in ("journal_mode", "synchronous", "foreign_keys")]
+    assert settings == ["wal", 2, 1]  # 2 is FULL
+
+
+def test_postgresql_is_only_migrated_when_told_to(postgres):
+    url = postgres()
+    with pytest.raises(UserError, match=r"revision none, this code needs 0001\n.*make migrate"):
+        open_store(url)
+    assert migrate(url) == "0001"
+    assert "job_cards" in table_names(open_store(url))
+
+
+def test_the_tables_and_the_migrations_say_the_same(store):
+    with store.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) == []
+
+
+def test_drift_would_be_seen(store):
+    with store.writing() as connection:
+        connection.execute(sa.text("ALTER TABLE job_cards ADD COLUMN stray INTEGER"))
+    with store.reading() as connection:
+        assert compare_metadata(MigrationContext.configure(connection), metadata) != []
+
+
+def test_down_and_up_again_with_cards_in_place(store, make_card):
+    with StoreRecorder(store) as recorder:
+        recorder.record(make_card())
+    with store.writing() as connection:
+        command.downgrade(alembic_config(connection), "base")
+    assert table_names(store) == {"alembic_version"}
+    with store.writing() as connection:
+        command.upgrade(alembic_config(connection), "head")
+    with StoreRecorder(store) as recorder:
+        recorder.record(make_card())
+    assert recorder.acknowledged == 1
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(store):
+    with store.writing() as connection:
+        command.downgrade(alembic_config(connection), "base")
+        connection.execute(sa.text("CREATE TABLE grades (id INTEGER)"))  # in the way of the last table to be made
+    with pytest.raises(UserError, match="cannot be opened"):
+        stores._reaching(store, lambda: stores._upgrade(store))
+    assert table_names(store) == {"alembic_version", "grades"}
+
+
+def test_a_store_newer_than_the_code_is_refused(url):
+    migrate(url)
+    with stores._store(url).writing() as connection:
+        connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(UserError, match=r"revision 9999, newer than this code \(0001\)"):
+        open_store(url)
+    with pytest.raises(UserError, match="update agent-rft"):
+        migrate(url)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ("cards.db", "no database URL"),
+        ("mysql://host/cards", "no job-card store on mysql"),
+        ("sqlite://", "forgotten on exit"),
+        ("postgresql://nobody:secret@127.0.0.1:1/none", r"postgresql://nobody:\*\*\*@127.0.0.1:1/none cannot be opened"),
+    ],
+)
+def test_a_wrong_url_is_explained(wrong, says):
+    with pytest.raises(UserError, match=says) as raised:
+        open_store(wrong)
+    assert raised.value.cure
+    assert "secret" not in str(raised.value)
+
+
+def test_a_file_that_is_no_database_is_left_alone(tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("not a database " * 100)
+    with pytest.raises(UserError, match="file is not a database"):
+        open_store(f"sqlite:///{file}")
+    assert file.read_text() == "not a database " * 100
+
+
+def test_processes_that_open_the_same_new_store_at_once_all_succeed(tmp_path):
+    url = f"sqlite:///{tmp_path}/cards.db"
+    script = [sys.executable, str(HERE / "open_and_record.py"), url]
+    children = [subprocess.Popen([*script, f"p{i}", "40"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for i in range(3)]
+    for child in children:
+        assert child.stdout.readline() == "ready\n"
+    for child in children:
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    for child in children:
+        child.communicate()
+    assert [child.returncode for child in children] == [0, 0, 0]
+    with open_store(url).reading() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM job_cards")) == 120
+
+
+def test_migrations_of_one_postgresql_database_take_turns(postgres):
+    url = postgres()
+    store = stores._store(url)
+    migrating = threading.Thread(target=migrate, args=[url])
+    with stores._alone(store):  # another process is at it
+        migrating.start()
+        migrating.join(timeout=0.5)
+        assert migrating.is_alive()
+        assert table_names(store) == set()
+    migrating.join(timeout=10)
+    assert "job_cards" in table_names(store)
+    assert migrate(url) == "0001"  # and one that finds the work done has nothing to do
+
+
+def test_the_migrations_are_found_where_the_package_is_installed(tmp_path):
+    for package in ("agent_rft/contracts", "observability", "migrations"):
+        shutil.copytree(ROOT / package, tmp_path / "site" / package, ignore=shutil.ignore_patterns("__pycache__"))
+    code = "import observability.store as s; s.open_store(); print(s.MIGRATIONS)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env={"PYTHONPATH": str(tmp_path / "site")}, capture_output=True, text=True, check=False
+    )
+    assert done.stderr == ""
+    assert done.stdout.strip() == str(tmp_path / "site" / "migrations")
+    assert (tmp_path / "runs" / "cards.db").exists()

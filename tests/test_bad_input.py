@@ -1,0 +1,105 @@
+"""A user's mistake gets one clear message that says the cure, exit code 1 or 2, and never a stack trace."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROW = {"id": "a", "prompt": "What was the revenue?", "reference_answer": "$842M"}
+
+
+def rft(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-m", "agent_rft", *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+
+
+def refused(result: subprocess.CompletedProcess[str], *said: str) -> None:
+    assert result.returncode in (1, 2), result.stdout + result.stderr
+    assert result.stderr.startswith("error: ")
+    assert "Traceback" not in result.stdout + result.stderr
+    for words in said:
+        assert words in result.stderr
+
+
+def write(path: Path, *rows: dict | str) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+@pytest.fixture
+def train(tmp_path: Path):
+    """`rft train` on these files."""
+
+    def run(train_rows: list, val_rows: list, *overrides: str) -> subprocess.CompletedProcess[str]:
+        files = write(tmp_path / "train.jsonl", *train_rows), write(tmp_path / "val.jsonl", *val_rows)
+        return rft("train", f"task.train={files[0]}", f"task.val={files[1]}", *overrides, folder=tmp_path)
+
+    return run
+
+
+def test_a_row_without_an_id(train):
+    refused(train([{"prompt": "Q?", "reference_answer": "1"}], [{**ROW, "id": "b"}]), "train.jsonl:1", "id")
+
+
+def test_an_id_twice_across_files(train):
+    refused(train([ROW], [{**ROW, "prompt": "another"}]), "val.jsonl:1", "train.jsonl:1", "'a'")
+
+
+def test_a_broken_json_line_and_every_other_fault_at_once(train):
+    broken = train([ROW, '{"id": "b", ', {"id": "c", "prompt": ""}], [{**ROW, "id": "d", "prompt": "x"}])
+    refused(broken, "train.jsonl:2", "train.jsonl:3")
+
+
+def test_an_unknown_tool_in_a_row(train):
+    tool = {"type": "function", "function": {"name": "serch", "parameters": {}}}
+    refused(train([{**ROW, "tools": [tool]}], [{**ROW, "id": "b", "prompt": "x"}]), "train.jsonl:1", "serch", "did you mean 'search'?")
+
+
+def test_a_misspelt_key(tmp_path: Path):
+    refused(rft("train", "algorithm.kl_cof=0.02", folder=tmp_path), "kl_cof", "did you mean 'kl_coef'?")
+
+
+def test_a_group_of_one(tmp_path: Path):
+    refused(rft("train", "algorithm.group_size=1", folder=tmp_path), "algorithm.group_size", "8 is usual")
+
+
+def test_a_missing_corpus_folder(tmp_path: Path):
+    refused(rft("serve", "tools.corpus=nowhere", folder=tmp_path), "corpus folder nowhere is missing", "make data")
+
+
+def test_a_missing_corpus_is_told_by_train_too(train):
+    refused(train([ROW], [{**ROW, "id": "b", "prompt": "x"}], "tools.corpus=nowhere"), "corpus folder nowhere is missing", "make data")
+
+
+def test_a_port_in_use(tmp_path: Path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("Revenue: $842M")
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refused(rft("serve", "tools.corpus=docs", "--port", str(port), folder=tmp_path), str(port), "in use", "serving.port=")
+
+
+def test_a_model_folder_that_is_not_there(train, tmp_path: Path):
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.txt").write_text("Revenue: $842M")
+    refused(train([ROW], [{**ROW, "id": "b", "prompt": "x"}], "model.path=models/none", "tools.corpus=docs"), "models/none")
+
+
+def test_cases_that_are_not_cases(tmp_path: Path):
+    write(tmp_path / "cases.jsonl", {"item": {}}, "{")
+    refused(rft("grade", "--grader", "numeric", "--cases", "cases.jsonl", folder=tmp_path), "cases.jsonl:1", "cases.jsonl:2")
+    refused(rft("grade", "--grader", "numerc", "--cases", "cases.jsonl", folder=tmp_path), "did you mean 'numeric'?")
+    refused(rft("grade", "--grader", "numeric", "--cases", "none.jsonl", folder=tmp_path), "none.jsonl")
+
+
+def test_runs_and_cards_that_are_not_there(tmp_path: Path):
+    refused(rft("resume", "no-such-run", folder=tmp_path), "no-such-run", "settings.yaml")
+    refused(rft("card", "show", "0190", folder=tmp_path), "0190")

@@ -1,0 +1,88 @@
+"""Config at the door: recipes compose, unknown keys and bad values are refused all at once, with the cure."""
+
+import pytest
+
+from agent_rft.compose import load, recipes, save, settings_for
+from agent_rft.contracts.errors import FaultsFound, UserError
+from agent_rft.settings import range_warnings
+
+
+@pytest.mark.parametrize("recipe", recipes())
+def test_every_recipe_composes(recipe: str):
+    assert settings_for(recipe, []).recipe == recipe
+
+
+def test_the_7b_recipe_has_the_usual_numbers():
+    settings = settings_for("research_7b", [])
+    a, lora = settings.algorithm, settings.model.lora
+    assert (a.group_size, a.kl_coef, a.learning_rate, a.epochs, a.batch_size, a.warmup_steps) == (8, 0.01, 1e-5, 2, 16, 5)
+    assert (settings.task.limits.max_trajectory_tokens, settings.task.limits.max_tool_calls, settings.seed) == (4096, 12, 42)
+    assert lora is not None
+    assert (lora.rank, lora.alpha, lora.target_modules) == (32, 64, ("q_proj", "k_proj", "v_proj", "o_proj"))
+
+
+def test_overrides_reach_the_tree_also_where_the_recipe_says_null():
+    settings = settings_for("research_tiny", ["algorithm.kl_coef=0.02", "model.lora.rank=4", "run.id=mine", "grader.options.x=3"])
+    assert settings.algorithm.kl_coef == 0.02
+    assert settings.model.lora is not None
+    assert settings.model.lora.rank == 4
+    assert settings.run.id == "mine"
+    assert settings.grader.options == {"x": 3}
+
+
+def test_a_group_can_be_swapped():
+    assert settings_for("research_tiny", ["model=qwen2_5_7b"]).model.path == "Qwen/Qwen2.5-7B-Instruct"
+
+
+def test_all_misspelt_keys_are_named_at_once_with_the_nearest_name():
+    with pytest.raises(FaultsFound) as caught:
+        settings_for("research_tiny", ["algorithm.kl_cof=0.2", "modl.path=x", "task=resarch", "seed"])
+    text = str(caught.value)
+    for cure in ("did you mean 'kl_coef'?", "did you mean 'model'?", "did you mean 'research'?", "write key=value"):
+        assert cure in text
+    assert caught.value.exit_code == 2
+
+
+def test_all_bad_values_are_named_at_once():
+    with pytest.raises(FaultsFound) as caught:
+        settings_for("research_tiny", ["algorithm.group_size=1", "seed=abc", "tools.retries=-1", "guards.max_infra_rate=2"])
+    assert [fault.where for fault in caught.value.faults] == ["seed", "algorithm.group_size", "tools.retries", "guards.max_infra_rate"]
+    assert "8 is usual" in str(caught.value)
+
+
+def test_an_unknown_recipe_names_the_nearest():
+    with pytest.raises(UserError, match="did you mean 'research_tiny'"):
+        settings_for("reserch_tiny", [])
+
+
+def test_a_key_that_a_recipe_file_misspells_is_refused(tmp_path):
+    (tmp_path / "mine.yaml").write_text("seed: 1\nalgorithm: {kl_cof: 0.1}\n")
+    with pytest.raises(FaultsFound) as caught:
+        settings_for("mine", [], conf=tmp_path)
+    assert "algorithm.kl_cof: no such key (did you mean 'kl_coef'?)" in str(caught.value)
+    assert "task: is required and missing" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("algorithm.group_size=3", "below 4"),
+        ("algorithm.kl_coef=0.0005", "may drift"),
+        ("algorithm.kl_coef=0.06", "can hardly learn"),
+        ("algorithm.epochs=5", "overfitted"),
+    ],
+)
+def test_values_outside_the_known_ranges_are_warned_about(override: str, words: str):
+    assert words in " ".join(range_warnings(settings_for("research_tiny", [override])))
+
+
+def test_the_recipes_as_shipped_warn_of_nothing():
+    assert [warning for recipe in recipes() for warning in range_warnings(settings_for(recipe, []))] == []
+
+
+def test_settings_saved_with_a_run_come_back_the_same(tmp_path):
+    settings = settings_for("research_7b", ["algorithm.kl_coef=0.02"])
+    save(settings, tmp_path / "settings.yaml")
+    assert load(tmp_path / "settings.yaml") == settings
+    with pytest.raises(UserError, match="is missing"):
+        load(tmp_path / "elsewhere.yaml")

@@ -1,0 +1,156 @@
+"""A world small enough for tests: a model of a few thousand random weights whose vocabulary makes it call a tool or answer
+by chance, a tool that counts letters, a grader that likes the letter a. Used by the tests and by the processes they kill."""
+
+import hashlib
+
+import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
+
+from agent_rft.contracts.errors import InfraError
+from agent_rft.contracts.grades import Grade, GraderRef
+from agent_rft.contracts.jobcards import Versions
+from agent_rft.contracts.messages import ToolSpec
+from agent_rft.contracts.rollouts import Limits, ToolResult
+from agent_rft.contracts.rows import Row
+from agent_rft.contracts.training import Algorithm, GuardLimits, Model, TrainingJob
+
+CALL = '<tool_call>{"name": "look", "arguments": {}}</tool_call>'
+SPECIAL = ("<|end|>", "<|start|>", CALL, "<pad>", "?")
+LETTERS = tuple("abcdefgh\n")
+TEMPLATE = """\
+{%- for message in messages %}
+{%- if message.role == 'tool' %}
+{%- if messages[loop.index0 - 1].role != 'tool' %}{{- '<|start|>' }}{%- endif %}
+{{- 'd' + message.content + 'e' }}
+{%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|end|>\n' }}{%- endif %}
+{%- else %}{{- '<|start|>' + message.content + '<|end|>\n' }}{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start|>a\n' }}{%- endif %}"""
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    vocabulary = {token: i for i, token in enumerate((*SPECIAL, *LETTERS))}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(".|\n"), "isolated")
+    tokenizer.decoder = decoders.Fuse()
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<pad>", unk_token="?")
+    fast.add_special_tokens({"additional_special_tokens": ["<|start|>", CALL]})
+    fast.chat_template = TEMPLATE
+    return fast
+
+
+def make_model(kind: str = "qwen2", *, key_value_heads: int = 2, tied: bool = True, layers: int = 2, seed: int = 0, **more):
+    torch.manual_seed(seed)
+    config = AutoConfig.for_model(
+        kind,
+        vocab_size=16,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=key_value_heads,
+        max_position_embeddings=512,
+        tie_word_embeddings=tied,
+        initializer_range=0.3,
+        eos_token_id=0,
+        bos_token_id=None,
+        pad_token_id=3,
+        **more,
+    )
+    return AutoModelForCausalLM.from_config(config).eval()
+
+
+def save_base(folder) -> str:
+    make_model().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+LOOK = ToolSpec("look", "Looks.", {"type": "object", "properties": {}})
+
+
+def make_rows(count: int, start: int = 0) -> tuple[Row, ...]:
+    return tuple(Row(f"row-{i}", "abcdefgh"[i % 8] * (1 + i % 3), "a", tools=(LOOK,)) for i in range(start, start + count))
+
+
+class LikesA:
+    """The share of the answer's letters that are a."""
+
+    ref = GraderRef("likes_a", "1", "0" * 16)
+
+    def grade(self, item, sample) -> Grade:
+        text = str(sample.get("output_text") or "")
+        return Grade(self.ref, text.count("a") / len(text) if text else 0.0)
+
+
+class Look:
+    """Answers with letters that depend on nothing but how often it was asked within the rollout; fails when told to."""
+
+    def __init__(self, fails=lambda number: False) -> None:
+        self._fails = fails
+        self.calls = 0
+
+    async def call(self, rollout_id, call) -> ToolResult:
+        self.calls += 1
+        if self._fails(self.calls):
+            raise InfraError("tool:look", "503 after 3 attempts")
+        return ToolResult(call.call_id, "bcd"[: 1 + len(call.call_id) % 3])
+
+
+class Cards:
+    """A recorder that keeps cards in a list."""
+
+    def __init__(self) -> None:
+        self.cards, self.flushed = [], 0
+
+    def record(self, card) -> None:
+        self.cards.append(card)
+
+    def flush(self, timeout: float = 60.0) -> None:
+        self.flushed += 1
+
+
+def make_job(base: str, run_dir, **changes) -> TrainingJob:
+    """Changes to the job's own fields, to the algorithm's (algorithm={...}) or to the guards' (guards={...})."""
+    algorithm = {
+        "group_size": 4,
+        "batch_size": 3,
+        "epochs": 1,
+        "learning_rate": 1e-2,
+        "warmup_steps": 2,
+        "kl_coef": 0.01,
+        "clip_ratio": 0.2,
+        "call_cost": 0.02,
+        "temperature": 1.0,
+        "max_grad_norm": 1.0,
+        "micro_batch_tokens": 256,
+    } | changes.pop("algorithm", {})
+    guards = {"max_infra_rate": 0.01, "min_infra_calls": 10_000, "max_kl": 1e9} | changes.pop("guards", {})
+    settings = {
+        "run_id": "run",
+        "run_dir": str(run_dir),
+        "model": Model(path=base, threads=1, **changes.pop("model", {})),
+        "limits": Limits(max_turns=4, max_tool_calls=4, max_trajectory_tokens=96, max_turn_tokens=12),
+        "train_rows": make_rows(9),
+        "val_rows": make_rows(4, 100),
+        "val_samples": 2,
+        "evaluate_every": 2,
+        "checkpoint_every": 1,
+        "keep_checkpoints": 2,
+        "seed": 7,
+        "resume": False,
+        "versions": Versions(code="test", checkpoint="base"),
+        "tenant": "test",
+        "rollouts_in_flight": 64,
+    } | changes
+    return TrainingJob(algorithm=Algorithm(**algorithm), guards=GuardLimits(**guards), **settings)
+
+
+def digest(path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def make_killable_job(base, run_dir, resume: bool) -> TrainingJob:
+    """Six updates, checkpoints after 2, 4 and 6, validation at 0, 3 and 6."""
+    return make_job(base, run_dir, algorithm={"epochs": 2}, resume=resume, checkpoint_every=2, evaluate_every=3, keep_checkpoints=9)
