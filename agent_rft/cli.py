@@ -84,19 +84,20 @@ def _with_run(command: argparse.ArgumentParser, run: Callable[[argparse.Namespac
 
 
 def _add_cards(card: argparse.ArgumentParser) -> None:
-    card.add_argument("--store", default=DEFAULT_STORE, metavar="URL")
     actions = card.add_subparsers(required=True, metavar="ACTION")
     show = actions.add_parser("show", help="one card as a story")
     show.add_argument("id", help="a rollout's id, or its first digits")
     show.set_defaults(run=_card_show)
     listed = actions.add_parser("list", help="the newest cards")
-    listed.add_argument("--run", dest="run_id")
+    listed.add_argument("--run", dest="run_id", metavar="RUN")
     listed.add_argument("--kind", choices=["prior", "train", "eval", "shadow", "production"])
     listed.add_argument("--limit", type=int, default=20)
     listed.set_defaults(run=_card_list)
     restore = actions.add_parser("restore", help="store the cards of a rescue file")
     restore.add_argument("file")
     restore.set_defaults(run=_card_restore)
+    for action in (show, listed, restore):
+        action.add_argument("--store", default=DEFAULT_STORE, metavar="URL", help=f"default: {DEFAULT_STORE}")
 
 
 def _recipe(arguments: argparse.Namespace) -> tuple[str, list[str]]:

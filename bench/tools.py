@@ -82,12 +82,12 @@ class Rollout(asyncio.Protocol):
 
 async def load(port: int, rollouts: int, calls: int, paths: Sequence[str]) -> None:
     seconds, failures = list[float](), list[bytes]()
-    loop, began = asyncio.get_running_loop(), time.perf_counter()
+    scripts = [calls_of(number, calls, paths) for number in range(rollouts)]
+    loop, began, cpu_before = asyncio.get_running_loop(), time.perf_counter(), time.process_time()
     waiting = list[asyncio.Future[None]]()
-    for number in range(rollouts):
+    for script in scripts:
         done: asyncio.Future[None] = loop.create_future()
         waiting.append(done)
-        script = calls_of(number, calls, paths)
         await loop.create_connection(lambda script=script, done=done: Rollout(script, done, seconds, failures), "127.0.0.1", port)
     await asyncio.gather(*waiting)
     cuts = statistics.quantiles(seconds, n=100)
@@ -98,6 +98,7 @@ async def load(port: int, rollouts: int, calls: int, paths: Sequence[str]) -> No
                 "failed": len(failures) + rollouts * calls - len(seconds),
                 "first_failure": failures[0].decode(errors="replace") if failures else "",
                 "wall": time.perf_counter() - began,
+                "client_cpu_share": (time.process_time() - cpu_before) / (time.perf_counter() - began),
                 "p50_ms": cuts[49] * 1e3,
                 "p99_ms": cuts[98] * 1e3,
             }
@@ -226,13 +227,15 @@ def make_corpus(folder: Path) -> Path:
 
 def report(results: dict[str, list[dict[str, float]]], conditions: Mapping[str, object]) -> None:
     middle = {name: {key: statistics.median(run[key] for run in runs) for key in runs[0]} for name, runs in results.items()}
-    print(f"{'server':24}{'requests per CPU-second':>34}{'p50 ms':>10}{'p99 ms':>10}{'requests/s':>12}{'failed':>8}")
+    print(f"{'server':24}{'requests per CPU-second':>34}{'p50 ms':>10}{'p99 ms':>10}{'requests/s':>12}{'client busy':>13}{'failed':>8}")
     for name, runs in results.items():
         rates, middling = [run["per_cpu_second"] for run in runs], middle[name]
         spread = f"{middling['per_cpu_second']:,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
         through = middling["answered"] / middling["wall"]
         failed = sum(run["failed"] for run in runs)
-        print(f"{name:24}{spread:>34}{middling['p50_ms']:>10.1f}{middling['p99_ms']:>10.1f}{through:>12,.0f}{failed:>8.0f}")
+        print(
+            f"{name:24}{spread:>34}{middling['p50_ms']:>10.1f}{middling['p99_ms']:>10.1f}{through:>12,.0f}{middling['client_cpu_share']:>13.0%}{failed:>8.0f}"
+        )
     against = {
         peer: {
             "requests_per_cpu_second": round(middle[OURS]["per_cpu_second"] / middle[peer]["per_cpu_second"], 2),

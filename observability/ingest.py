@@ -93,7 +93,6 @@ class StoreRecorder:
         """Flushes and stops. Cards that the store did not take in that time are saved to the rescue file."""
         if self._stopped.is_set():
             return
-        atexit.unregister(self.close)
         try:
             self.flush(timeout)
         except InfraError as error:
@@ -101,8 +100,11 @@ class StoreRecorder:
         else:
             late = None
         if unsaved := self._stop():
-            self.rescue_file = rescue(unsaved, self.rescue_file)
             why = late.what if late else "recorded while closing"
+            try:
+                self.rescue_file = rescue(unsaved, self.rescue_file)
+            except OSError as error:
+                raise InfraError("card store", f"{why}. Nor could they be saved to a file: {error}. They are lost") from error
             raise InfraError("card store", f"{why}. They are safe in {self.rescue_file}: replay that file once the store is back")
         if late and self.refused:
             raise late
@@ -127,6 +129,7 @@ class StoreRecorder:
             self._changed.notify_all()
             unsaved = list(self._waiting)
         self._writer.join(timeout=LONGEST_PAUSE)
+        atexit.unregister(self.close)  # only now: an interrupted close is done again at exit
         return unsaved
 
     def _write(self) -> None:

@@ -29,7 +29,8 @@ PARENT_PIPE = "RFT_SERVER_ENDS_WITH_STDIN"
 KEEP_ALIVE_SECONDS = 75  # longer than any client keeps a connection idle, so that none is closed as a call sets out
 ACCEPTS_PER_TURN = 64
 """uvloop accepts one connection per listening handle in each turn of its loop. When hundreds of rollouts arrive at once, and
-the first are already being served, the last would wait seconds for their turn; so the one socket gets this many handles."""
+the first are already being served, the last would wait seconds for their turn; so the one socket gets this many handles.
+The price, 0.2 ms of CPU for a connection that comes alone, is paid once by clients that keep theirs."""
 LINES_OF_A_LOG = 15
 
 
@@ -80,7 +81,8 @@ def running_server(
     """
     bearer = os.environ.get(BEARER_VARIABLE) or secrets.token_urlsafe(32)
     port = free_port()
-    log = log or Path(tempfile.mkstemp(prefix="rft-server-", suffix=".log")[1])
+    folder = tempfile.TemporaryDirectory(prefix="rft-server-")
+    log = log or Path(folder.name) / "server.log"
     with log.open("wb") as out:
         child = subprocess.Popen(
             [*command_for(port)],
@@ -96,6 +98,7 @@ def running_server(
         yield server
     finally:
         _stop(child)
+        folder.cleanup()
 
 
 def free_port(host: str = "127.0.0.1") -> int:

@@ -107,10 +107,10 @@ class HttpTools:
             attempt += 1
 
     def _url_of(self, name: str) -> URL:
-        """Any name that the model makes up arrives as one part of the path: slashes and dots included."""
+        """Any name that the model makes up arrives as one part of the path, slashes included."""
         if len(name) > LONGEST_NAME:
             raise ValueError("no tool has so long a name")
-        return URL(f"{self._base_url}/tools/{quote(name, safe='').replace('.', '%2E')}", encoded=True)
+        return URL(f"{self._base_url}/tools/{quote(name, safe='')}", encoded=True)
 
     async def _attempt(self, name: str, url: URL, body: bytes) -> Answer:
         if self._session is None:

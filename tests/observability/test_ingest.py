@@ -210,13 +210,35 @@ def test_a_full_disk_leaves_the_rest_in_a_file_that_can_be_replayed(sqlite_store
 def test_the_temporary_folder_takes_the_rest_where_the_stores_own_cannot(sqlite_store, tmp_path, monkeypatch, make_card):
     every_connection(sqlite_store, "busy_timeout=20")
     monkeypatch.setattr(ingest.tempfile, "gettempdir", lambda: str(tmp_path))
-    recorder = StoreRecorder(type(sqlite_store)(sqlite_store.engine, sqlite_store.name, tmp_path / "gone"))
+    recorder = StoreRecorder(rescuing_into(sqlite_store, tmp_path / "gone"))
     with sqlite_store.writing():
         recorder.record(make_card())
         with pytest.raises(InfraError, match=str(tmp_path)):
             recorder.close(timeout=0.1)
     assert recorder.rescue_file.parent == tmp_path
     assert recorder.rescue_file.read_text().count("\n") == 1
+
+
+def test_cards_that_no_disk_takes_are_said_to_be_lost(sqlite_store, tmp_path, monkeypatch, make_card):
+    every_connection(sqlite_store, "busy_timeout=20")
+    monkeypatch.setattr(ingest.tempfile, "gettempdir", lambda: str(tmp_path / "gone too"))
+    recorder = StoreRecorder(rescuing_into(sqlite_store, tmp_path / "gone"))
+    with sqlite_store.writing():
+        recorder.record(make_card())
+        with pytest.raises(InfraError, match=r"1 of 1 cards are not durable.* They are lost"):
+            recorder.close(timeout=0.1)
+
+
+def test_cards_of_a_program_that_forgets_to_close_are_stored_at_its_exit(tmp_path):
+    code = (
+        "import sys; from sample_cards import make_card\n"
+        "from observability.ingest import StoreRecorder; from observability.store import open_store\n"
+        "recorder = StoreRecorder(open_store(sys.argv[1]))\n"
+        "for i in range(80): recorder.record(make_card(f'card-{i}'))"
+    )
+    url = f"sqlite:///{tmp_path}/cards.db"
+    subprocess.run([sys.executable, "-c", code, url], cwd=HERE, check=True)
+    assert count_cards(open_store(url)) == 80
 
 
 def test_a_rescue_file_that_is_not_one_is_named_with_its_line(sqlite_store, tmp_path):

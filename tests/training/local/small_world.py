@@ -15,9 +15,10 @@ from agent_rft.contracts.rollouts import Limits, ToolResult
 from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import Algorithm, GuardLimits, Model, TrainingJob
 
-CALL = '<tool_call>{"name": "look", "arguments": {}}</tool_call>'
-SPECIAL = ("<|end|>", "<|start|>", CALL, "<pad>", "?")
-LETTERS = tuple("abcdefgh\n")
+CALLS = tuple(f'<tool_call>{{"name": "look", "arguments": {{"n": {n}}}}}</tool_call>' for n in range(4))
+SPECIAL = ("<|end|>", "<|start|>", "<pad>", *CALLS)
+LETTERS = tuple("?abcdefgh\n")
+VOCABULARY = len(SPECIAL) + len(LETTERS)
 TEMPLATE = """\
 {%- for message in messages %}
 {%- if message.role == 'tool' %}
@@ -35,7 +36,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(".|\n"), "isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<pad>", unk_token="?")
-    fast.add_special_tokens({"additional_special_tokens": ["<|start|>", CALL]})
+    fast.add_special_tokens({"additional_special_tokens": ["<|start|>", *CALLS]})
     fast.chat_template = TEMPLATE
     return fast
 
@@ -44,7 +45,7 @@ def make_model(kind: str = "qwen2", *, key_value_heads: int = 2, tied: bool = Tr
     torch.manual_seed(seed)
     config = AutoConfig.for_model(
         kind,
-        vocab_size=16,
+        vocab_size=VOCABULARY,
         hidden_size=32,
         intermediate_size=48,
         num_hidden_layers=layers,
@@ -55,14 +56,14 @@ def make_model(kind: str = "qwen2", *, key_value_heads: int = 2, tied: bool = Tr
         initializer_range=0.3,
         eos_token_id=0,
         bos_token_id=None,
-        pad_token_id=3,
+        pad_token_id=2,
         **more,
     )
     return AutoModelForCausalLM.from_config(config).eval()
 
 
 def save_base(folder) -> str:
-    make_model().save_pretrained(folder)
+    make_model(seed=5).save_pretrained(folder)  # this one calls its tool more often than most
     make_tokenizer().save_pretrained(folder)
     return str(folder)
 
@@ -153,4 +154,12 @@ def digest(path) -> str:
 
 def make_killable_job(base, run_dir, resume: bool) -> TrainingJob:
     """Six updates, checkpoints after 2, 4 and 6, validation at 0, 3 and 6."""
-    return make_job(base, run_dir, algorithm={"epochs": 2}, resume=resume, checkpoint_every=2, evaluate_every=3, keep_checkpoints=9)
+    return make_job(
+        base,
+        run_dir,
+        algorithm={"epochs": 2, "learning_rate": 1e-3},
+        resume=resume,
+        checkpoint_every=2,
+        evaluate_every=3,
+        keep_checkpoints=9,
+    )

@@ -11,7 +11,9 @@ from agent_rft.training.local.batches import micro_batches, trajectories
 
 
 def graded(*turns: Turn, ending=Ending.ANSWERED) -> GradedRollout:
-    return GradedRollout(Row("row", "?", 1), 0, Rollout("r", (), (), Limits(), turns=list(turns), ending=ending), Grade(GraderRef("g", "1", ""), 1.0))
+    return GradedRollout(
+        Row("row", "?", 1), 0, Rollout("r", (), (), Limits(), turns=list(turns), ending=ending), Grade(GraderRef("g", "1", ""), 1.0)
+    )
 
 
 def test_a_trajectory_is_what_was_heard_and_said_in_order():

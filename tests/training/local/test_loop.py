@@ -123,7 +123,7 @@ async def test_drifting_from_the_reference_halts(base, tmp_path):
 
 async def test_weights_that_blew_up_are_not_kept(base, tmp_path):
     outcome = await train(base, tmp_path, algorithm={"learning_rate": 1e30, "warmup_steps": 0})
-    assert "not a number" in outcome.halted
+    assert "not numbers" in outcome.halted
     newest = Checkpoints(tmp_path / "checkpoints", 1).newest()
     assert outcome.steps == 1 and newest is not None and newest.name == "step-000001"
 

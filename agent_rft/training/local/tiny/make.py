@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from agent_rft.training.local.tiny.card import Recipe, write_card
+from agent_rft.training.local.tiny.card import WEIGHTS, Recipe, write_card
 from agent_rft.training.local.tiny.induction import make_model
 from agent_rft.training.local.tiny.tokenizer import make_tokenizer
 from agent_rft.training.local.tiny.warm_start import Practice, Progress, ToolsOf, train
@@ -28,16 +28,20 @@ def make_tiny_base(
     """Write model, tokenizer and card to `out`. `held_out` are the companies that the warm start may not see.
 
     One thread, because sums in another order are other sums: the same seed on the same machine makes the same model."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    started = time.monotonic()
-    tokenizer, bfloat16 = make_tokenizer(), has_bfloat16()
-    model = make_model(tokenizer, seed)
-    practice = Practice(tokenizer, tools_of, held_out, random.Random(seed))
-    train(model, tokenizer, practice, steps, on_progress, bfloat16)
+    try:
+        started, bfloat16 = time.monotonic(), has_bfloat16()
+        tokenizer = make_tokenizer()
+        model = make_model(tokenizer, seed)
+        train(model, tokenizer, Practice(tokenizer, tools_of, held_out, random.Random(seed)), steps, on_progress, bfloat16)
+        seconds = time.monotonic() - started
+    finally:
+        torch.set_num_threads(threads)
     model.save_pretrained(out)
     tokenizer.save_pretrained(out)
-    (out / "model.safetensors").chmod(0o644)
-    write_card(out, Recipe(seed=seed, steps=steps, held_out=len(held_out), bfloat16=bfloat16, seconds=time.monotonic() - started))
+    (out / WEIGHTS).chmod(0o644)
+    write_card(out, Recipe(seed=seed, steps=steps, held_out=len(held_out), bfloat16=bfloat16, seconds=seconds))
 
 
 def has_bfloat16() -> bool:

@@ -40,13 +40,19 @@ REPEAT_STEPS = 60
 MUON_RATE, ADAM_RATE = 5e-3, 3e-3
 DIFFICULTIES = {"easy": 0.3, "medium": 0.45, "hard": 0.25}
 RATIO_SHARE = 0.15
-MIX = ((0.15, (0.8, 0.2, 0.0)), (0.4, (0.5, 0.2, 0.3)), (0.85, (0.2, 0.1, 0.7)), (1.0, (0.0, 0.0, 1.0)))
+MIX = ((0.15, (0.8, 0.2, 0.0)), (0.5, (0.4, 0.35, 0.25)), (0.85, (0.15, 0.25, 0.6)), (1.0, (0.0, 0.0, 1.0)))
 """Up to which part of the run, in what shares: drills, straight traces, flawed traces."""
+DRILLS = (0.15, 0.15, 0.3, 0.4)
+"""Shares of the drills: ask, find, look up, answer."""
+ANSWER_WEIGHT = 4.0
+"""A trace says one figure after dozens of call tokens; so that it is learnt too, it counts for several."""
 
 ToolsOf = Callable[[Sequence[Filing]], ToolProvider]
-Row = tuple[list[int], list[bool]]
-"""Token ids, and which of them the model said."""
-Piece = tuple[str, bool]
+Row = tuple[list[int], list[float]]
+"""Token ids, and how much each counts: nothing where somebody else said it."""
+Piece = tuple[str, float]
+Batch = tuple[torch.Tensor, torch.Tensor]
+"""Ids and weights, a row each."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -94,8 +100,8 @@ class Practice:
 
     def _drill(self) -> list[Piece]:
         """Many short questions in a row: most of what a trace needs, at many times its density."""
-        drill = self.rng.choices((self._ask_drill, self._find_drill, self._look_up_drill), (0.2, 0.2, 0.6))[0]
-        return drill()
+        drills = (self._ask_drill, self._find_drill, self._look_up_drill, self._answer_drill)
+        return self.rng.choices(drills, DRILLS)[0]()
 
     def _ask_drill(self) -> list[Piece]:
         """Questions about any company, each with the search or list that it calls for."""
@@ -116,7 +122,7 @@ class Practice:
             search = ("search", queries(filing, question.metric)[-1])
             pieces += asked(question, call_text(search))
             pieces.append(result_piece((self._call(*search),)))
-            pieces.append((call_text(("read", filing.path)) + TURN_END, True))
+            pieces.append((call_text(("read", filing.path)) + TURN_END, 1.0))
         return pieces
 
     def _look_up_drill(self) -> list[Piece]:
@@ -128,14 +134,27 @@ class Practice:
             pieces += asked(ask_one_figure(filing, metric, self.rng), filing.figure(metric))
         return pieces
 
+    def _answer_drill(self) -> list[Piece]:
+        """Each question with the reading it needs, then the answer: the question is further back than in a look-up."""
+        pieces: list[Piece] = []
+        for company in self.rng.sample(self._companies, 4):
+            shown = self.rng.sample(company, self.rng.choice((1, 1, 2)))
+            question = ask_one_figure(self.rng.choice(shown), self.rng.choice(list(METRICS)), self.rng)
+            pieces.append(("\n" + USER_OPEN + question.prompt + USER_CLOSE, 0.0))
+            for filing in shown:
+                read = ("read", filing.path)
+                pieces += [(call_text(read) + TURN_END, 0.0), result_piece((self._call(*read),))]
+            pieces.append((question.answer + TURN_END, 1.0))
+        return pieces
+
     def _tokens(self, pieces: Sequence[Piece]) -> Row:
         ids: list[int] = []
-        said: list[bool] = []
-        for text, by_model in pieces:
+        weights: list[float] = []
+        for text, weight in pieces:
             encoded = self._encode(text).ids
             ids += encoded
-            said += [by_model] * len(encoded)
-        return ids, said
+            weights += [weight] * len(encoded)
+        return ids, weights
 
 
 def call_text(call: Call) -> str:
@@ -144,28 +163,28 @@ def call_text(call: Call) -> str:
 
 
 def result_piece(results: Sequence[str]) -> Piece:
-    return RESULT_OPEN + RESULT_NEXT.join(results) + RESULT_CLOSE, False
+    return RESULT_OPEN + RESULT_NEXT.join(results) + RESULT_CLOSE, 0.0
 
 
 def asked(question: Question, said: str) -> list[Piece]:
     """A question in the middle of a conversation, and what the model says to it."""
-    return [("\n" + USER_OPEN + question.prompt + USER_CLOSE, False), (said + TURN_END, True)]
+    return [("\n" + USER_OPEN + question.prompt + USER_CLOSE, 0.0), (said + TURN_END, 1.0)]
 
 
 def pieces_of(trace: Trace) -> list[Piece]:
     """A trace as the chat template writes it, cut where the speaker changes."""
-    pieces: list[Piece] = [(USER_OPEN + trace.prompt + USER_CLOSE, False)]
+    pieces: list[Piece] = [(USER_OPEN + trace.prompt + USER_CLOSE, 0.0)]
     for turn in trace.turns:
-        pieces.append(("\n".join(call_text(call) for call in turn.calls) + TURN_END, True))
+        pieces.append(("\n".join(call_text(call) for call in turn.calls) + TURN_END, 1.0))
         pieces.append(result_piece(turn.results))
-    return [*pieces, (trace.answer + TURN_END, True)]
+    return [*pieces, (trace.answer + TURN_END, ANSWER_WEIGHT)]
 
 
 # --- batches ---
 
 
-def micro_batches(rows: Sequence[Row], pad: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Rows of like length together, padded to the longest: ids, and which of them the model said."""
+def micro_batches(rows: Sequence[Row], pad: int) -> Iterator[Batch]:
+    """Rows of like length together, padded to the longest."""
     ordered = sorted(rows, key=lambda row: len(row[0]))
     start = 0
     for end in range(1, len(ordered) + 1):
@@ -173,22 +192,22 @@ def micro_batches(rows: Sequence[Row], pad: int) -> Iterator[tuple[torch.Tensor,
             group = ordered[start:end]
             width = len(group[-1][0])
             ids = torch.tensor([row[0] + [pad] * (width - len(row[0])) for row in group])
-            said = torch.tensor([row[1] + [False] * (width - len(row[1])) for row in group])
-            yield ids, said
+            weights = torch.tensor([row[1] + [0.0] * (width - len(row[1])) for row in group])
+            yield ids, weights
             start = end
 
 
-def repeats(words: range, rng: random.Random, rows: int = 32, width: int = 44) -> tuple[torch.Tensor, torch.Tensor]:
+def repeats(words: range, rng: random.Random, rows: int = 32, width: int = 44) -> Batch:
     """Random strings said twice, at any distance: copying with nothing else to learn. A fixed distance would teach the distance."""
     ids = torch.tensor([rng.choices(words, k=width) for _ in range(rows)])
-    said = torch.zeros_like(ids, dtype=torch.bool)
+    weights = torch.zeros(rows, width)
     for row in range(rows):
         length = rng.randrange(6, 17)
         first = rng.randrange(0, width - 2 * length + 1)
         second = rng.randrange(first + length, width - length + 1)
         ids[row, second : second + length] = ids[row, first : first + length]
-        said[row, second + 1 : second + length] = True
-    return ids, said
+        weights[row, second + 1 : second + length] = 1.0
+    return ids, weights
 
 
 # --- training ---
@@ -239,15 +258,15 @@ def make_optimizers(model: Qwen2ForCausalLM) -> list[tuple[torch.optim.Optimizer
 
 def _step(
     model: Qwen2ForCausalLM,
-    batches: Sequence[tuple[torch.Tensor, torch.Tensor]],
+    batches: Sequence[Batch],
     optimizers: Sequence[tuple[torch.optim.Optimizer, float]],
     rate: float,
     bfloat16: bool,
 ) -> float:
-    count = sum(int(said[:, 1:].sum()) for _, said in batches)
+    whole = sum(float(weights[:, 1:].sum()) for _, weights in batches)
     total = 0.0
-    for ids, said in batches:
-        loss = said_loss(model, ids, said, bfloat16) / count
+    for ids, weights in batches:
+        loss = weighted_loss(model, ids, weights, bfloat16) / whole
         loss.backward()
         total += loss.item()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
@@ -259,10 +278,11 @@ def _step(
     return total
 
 
-def said_loss(model: Qwen2ForCausalLM, ids: torch.Tensor, said: torch.Tensor, bfloat16: bool) -> torch.Tensor:
-    """Summed cross-entropy of the tokens the model said; the vocabulary is only scored where they stand."""
+def weighted_loss(model: Qwen2ForCausalLM, ids: torch.Tensor, weights: torch.Tensor, bfloat16: bool) -> torch.Tensor:
+    """Cross-entropy summed by weight; the vocabulary is only scored where a token counts."""
     with torch.autocast("cpu", torch.bfloat16, enabled=bfloat16):
         hidden = model.model(input_ids=ids[:, :-1], use_cache=False).last_hidden_state
-        picked = said[:, 1:]
-        logits = model.lm_head(hidden[picked])
-    return functional.cross_entropy(logits.float(), ids[:, 1:][picked], reduction="sum")
+        counts = weights[:, 1:] > 0
+        logits = model.lm_head(hidden[counts])
+    losses = functional.cross_entropy(logits.float(), ids[:, 1:][counts], reduction="none")
+    return (losses * weights[:, 1:][counts]).sum()

@@ -1,6 +1,7 @@
 """What the warm start is fed, and that it learns from what the model says and from nothing else."""
 
 import random
+import re
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ from agent_rft.training.local.tiny.card import README, add_measurement
 from agent_rft.training.local.tiny.induction import make_model
 from agent_rft.training.local.tiny.make import make_tiny_base
 from agent_rft.training.local.tiny.tokenizer import PAD, token_id
-from agent_rft.training.local.tiny.warm_start import Practice, make_optimizers, micro_batches, rate_at, said_loss
+from agent_rft.training.local.tiny.warm_start import Practice, make_optimizers, micro_batches, rate_at, weighted_loss
 
 DRILL, STRAIGHT, FLAWED = (1, 0, 0), (0, 1, 0), (0, 0, 1)
 
@@ -29,16 +30,23 @@ def practice_with(tokenizer, tools_of, held_out=frozenset(), seed=0):
 
 
 @pytest.mark.parametrize("shares", [DRILL, STRAIGHT, FLAWED])
-def test_only_the_models_own_words_are_marked(shares, tokenizer, tools_of):
+def test_only_the_models_own_words_count(shares, tokenizer, tools_of):
     practice = practice_with(tokenizer, tools_of)
     for _ in range(20):
-        ids, said = practice.row(shares)
-        words = tokenizer.decode([i for i, by_model in zip(ids, said, strict=True) if by_model])
-        others = tokenizer.decode([i for i, by_model in zip(ids, said, strict=True) if not by_model])
-        assert "<|im_start|>user" in others or "<tool_response>" in others
-        assert "<tool_response>" not in words and "<|im_start|>" not in words
-        assert "<tool_call>" not in others
+        ids, weights = practice.row(shares)
+        words = tokenizer.decode([i for i, weight in zip(ids, weights, strict=True) if weight])
+        assert "<tool_response>" not in words and "<|im_start|>" not in words and "What" not in words
         assert words.endswith("<|im_end|>")
+
+
+def test_in_a_trace_all_of_the_models_words_count_and_its_answer_most(tokenizer, tools_of):
+    practice = practice_with(tokenizer, tools_of)
+    for _ in range(20):
+        ids, weights = practice.row(FLAWED)
+        others = tokenizer.decode([i for i, weight in zip(ids, weights, strict=True) if not weight])
+        answer = tokenizer.decode([i for i, weight in zip(ids, weights, strict=True) if weight == warm_start.ANSWER_WEIGHT])
+        assert "<tool_call>" not in others
+        assert re.fullmatch(r"(about )?(\$\d+M|\d+\.\d%)<\|im_end\|>", answer)
 
 
 def test_a_trace_is_written_as_the_chat_template_writes_it(tokenizer, tools_of):
@@ -59,30 +67,31 @@ def test_no_held_out_company_is_ever_seen(tokenizer, tools_of):
         assert not any(f"{first} " in text or f"/{first.lower()}-" in text for first in held)
 
 
-rows_of_any_length = st.lists(st.integers(1, 60).map(lambda n: ([7] * n, [True] * n)), min_size=1, max_size=40)
+rows_of_any_length = st.lists(st.integers(1, 60).map(lambda n: ([7] * n, [1.0] * n)), min_size=1, max_size=40)
 
 
 @given(rows_of_any_length)
 def test_micro_batches_hold_each_row_once_with_little_padding(rows):
     batches = list(micro_batches(rows, pad=0))
-    lengths = sorted(int(row.sum()) for _, said in batches for row in said)
+    lengths = sorted(int(row.sum()) for _, weights in batches for row in weights)
     assert lengths == sorted(len(ids) for ids, _ in rows)
-    for ids, said in batches:
-        assert torch.equal(ids == 7, said)
-        assert ids.shape[1] <= 1.25 * int(said.sum(1).min()) + 8
+    for ids, weights in batches:
+        assert torch.equal(ids == 7, weights == 1)
+        assert ids.shape[1] <= 1.25 * int(weights.sum(1).min()) + 8
 
 
 def test_the_rate_holds_for_half_the_run_then_falls():
     assert [rate_at(done) for done in (0, 0.4, 0.75, 1)] == [1, 1, 0.5, 0.03]
 
 
-def test_other_peoples_words_have_no_loss(tokenizer):
+def test_each_token_counts_by_its_weight_and_other_peoples_not_at_all(tokenizer):
     model = make_model(tokenizer, seed=0)
     ids = torch.tensor([[300, 301, 302, 303]])
-    said = torch.tensor([[False, False, True, False]])
+    weights = torch.tensor([[0.0, 0.0, 1.0, 4.0]])
     with torch.no_grad():
         logprobs = torch.log_softmax(model(ids).logits[0], -1)
-    assert said_loss(model, ids, said, bfloat16=False).item() == pytest.approx(-logprobs[1, 302].item(), rel=1e-4)
+    by_hand = -logprobs[1, 302] - 4 * logprobs[2, 303]
+    assert weighted_loss(model, ids, weights, bfloat16=False).item() == pytest.approx(by_hand.item(), rel=1e-4)
 
 
 def test_muon_takes_the_matrices_inside_and_adam_the_rest(tokenizer):
