@@ -20,8 +20,8 @@ help: ## this list
 train: .make/local .make/data ## prior check, training, evaluation, report (CONF=recipe ARGS="key=value ...")
 	$(RFT) train $(CONF) $(ARGS)
 
-resume: .make/local .make/data ## go on with a run that was stopped (RUN=id)
-	$(RFT) resume $(RUN)
+resume: .make/local .make/data ## go on with a run that was stopped (RUN=id ARGS="key=value ...")
+	$(RFT) resume $(RUN) $(ARGS)
 
 prior: .make/local .make/data ## can the base model sometimes do it? buckets, verdict, plots
 	$(RFT) prior $(CONF) $(ARGS)
@@ -42,7 +42,7 @@ serve: .make/local .make/data ## tools and grader over HTTP
 	$(RFT) serve $(CONF) $(ARGS)
 
 smoke: .make/local ## call each tool of a running server once (URL=http://host:port)
-	$(RFT) smoke $(CONF) $(ARGS)
+	$(RFT) smoke $(if $(URL),--url $(URL)) $(CONF) $(ARGS)
 
 cards: .make/local ## the newest job cards; one as a story: rft card show ID
 	$(RFT) card list $(ARGS)
@@ -79,5 +79,5 @@ $(BIN)/python:
 	@touch $@
 
 .make/data: .make/local agent_rft/datasets/filings.py agent_rft/datasets/research.py
-	@$(RFT) data
+	@$(RFT) data --keep-rows
 	@touch $@

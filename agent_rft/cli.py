@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent_rft.contracts.errors import InfraError, UserError
+
+if TYPE_CHECKING:
+    from agent_rft.commands.run_folder import RunFolder
 
 DEFAULT_RECIPE = "research_tiny"
 DEFAULT_STORE = "sqlite:///runs/cards.db"
@@ -21,6 +27,8 @@ def main(argv: list[str] | None = None) -> int:
     for quiet in ("HF_HUB_VERBOSITY", "TRANSFORMERS_VERBOSITY"):
         os.environ.setdefault(quiet, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # A supervisor's stop is a clean stop: what is under way is put down as it is for Ctrl-C, job cards to the store included.
+    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     arguments = parser().parse_args(argv)
     run: Callable[[argparse.Namespace], None] = arguments.run
     try:
@@ -46,9 +54,13 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(required=True, metavar="COMMAND")
     _with_recipe(commands.add_parser("train", help="prior check, training, evaluation, report"), _train)
     _with_recipe(commands.add_parser("prior", help="can the base model sometimes do it?"), _prior)
-    _with_run(commands.add_parser("resume", help="go on with a run that was stopped"), _resume)
+    resumed = commands.add_parser("resume", help="go on with a run that was stopped")
+    _with_run(resumed, _resume)
+    resumed.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings to go on with instead")
     _with_run(commands.add_parser("evaluate", help="base against tuned again, with fresh rollouts"), _evaluate)
-    commands.add_parser("data", help="remake the generated data set and its corpus").set_defaults(run=_data)
+    data = commands.add_parser("data", help="remake the generated data set and its corpus")
+    data.add_argument("--keep-rows", action="store_true", help="only the corpus; rows that are there stay")
+    data.set_defaults(run=_data)
     validate = commands.add_parser("validate", help="every fault in the data at once")
     validate.add_argument("--file", action="append", default=[], help="check these JSONL files instead of the recipe's")
     _with_recipe(validate, _validate)
@@ -67,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     _with_recipe(commands.add_parser("migrate", help="bring the store's tables up to date"), _migrate)
     tiny = commands.add_parser("tiny-base", help="remake the tiny base model")
     tiny.add_argument("--out", default="models/research-tiny")
-    tiny.add_argument("--seed", type=int, default=0)
+    tiny.add_argument("--seed", type=int, default=7, help="7 made the shipped one")
     tiny.set_defaults(run=_tiny_base)
     return top
 
@@ -108,6 +120,12 @@ def _recipe(arguments: argparse.Namespace) -> tuple[str, list[str]]:
     return DEFAULT_RECIPE, words
 
 
+def _run_folder(arguments: argparse.Namespace) -> RunFolder:
+    from agent_rft.commands.run_folder import RunFolder
+
+    return RunFolder(Path(arguments.runs) / arguments.run_id)
+
+
 def _train(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.train import train
 
@@ -123,19 +141,19 @@ def _prior(arguments: argparse.Namespace) -> None:
 def _resume(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.train import resume
 
-    resume(arguments.run_id, arguments.runs)
+    resume(_run_folder(arguments), arguments.words)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.train import evaluate_again
 
-    evaluate_again(arguments.run_id, arguments.runs)
+    evaluate_again(_run_folder(arguments))
 
 
-def _data(_: argparse.Namespace) -> None:
+def _data(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.data import make_data
 
-    make_data()
+    make_data(arguments.keep_rows)
 
 
 def _validate(arguments: argparse.Namespace) -> None:

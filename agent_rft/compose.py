@@ -22,36 +22,47 @@ def recipes(conf: Path = CONF) -> list[str]:
 
 
 def settings_for(recipe: str, overrides: list[str], conf: Path = CONF) -> Settings:
-    """`overrides` as Hydra writes them: key=value, group=option."""
+    """`overrides`: key=value, or group=option."""
     if recipe not in recipes(conf):
         raise UserError(f"there is no recipe '{recipe}' in {conf.name}/", did_you_mean(recipe, recipes(conf)))
-    if faults := [fault for override in overrides if (fault := _fault_in(override, conf))]:
-        raise FaultsFound("these overrides cannot be applied:", faults, exit_code=2)
+    _refuse_faults(overrides, conf)
+    groups = [override for override in overrides if _is_group(override, conf)]
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            composed = compose(recipe, overrides=[_forced(override, conf) for override in overrides])
-        tree: dict[str, Any] = OmegaConf.to_container(composed, resolve=True)  # pyright: ignore[reportAssignmentType]
+            composed = compose(recipe, overrides=groups)
+        tree: Any = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException) as error:
         why = str(error).splitlines()[0]
-        raise UserError(f"recipe {recipe} does not compose: {why}", f"look at {conf.name}/{recipe}.yaml and the overrides") from None
-    return validated({"recipe": recipe, **tree})
+        raise UserError(f"recipe {recipe} does not compose: {why}", f"look at {conf.name}/{recipe}.yaml") from None
+    return validated(_overridden({"recipe": recipe, **tree}, [one for one in overrides if one not in groups]))
 
 
-def _forced(override: str, conf: Path) -> str:
-    """Hydra refuses keys that the recipe does not spell out; ours have been checked against the typed tree already."""
-    key = override.partition("=")[0]
-    return override if (conf / key).is_dir() or key.startswith(("+", "~")) else f"++{override}"
+def changed(settings: Settings, overrides: list[str]) -> Settings:
+    """Settings of a run that goes on with other values."""
+    if swapped := [override for override in overrides if _is_group(override, CONF)]:
+        raise UserError(f"{swapped[0]} swaps a whole group of a run that has begun", "name single keys, or start a new run")
+    _refuse_faults(overrides, CONF)
+    return validated(_overridden(settings.model_dump(mode="json"), overrides))
+
+
+def _is_group(override: str, conf: Path) -> bool:
+    return (conf / override.partition("=")[0]).is_dir()
+
+
+def _refuse_faults(overrides: list[str], conf: Path) -> None:
+    if faults := [fault for override in overrides if (fault := _fault_in(override, conf))]:
+        raise FaultsFound("these overrides cannot be applied:", faults, exit_code=2)
 
 
 def _fault_in(override: str, conf: Path) -> Fault | None:
-    """An override that names no group and no key of the tree, said before Hydra says it less well."""
+    """An override that names no group and no key of the tree."""
     key, equals, value = override.partition("=")
     if not equals:
         return Fault(override, "is not an override", "write key=value, as in algorithm.kl_coef=0.02")
     if (conf / key).is_dir():
         options = [path.stem for path in (conf / key).glob("*.yaml")]
         return None if value in options else Fault(override, f"group '{key}' has no '{value}'", did_you_mean(value, options))
-    path = key.lstrip("+").split(".")
+    path = key.split(".")
     for depth, part in enumerate(path):
         known = keys_at(path[:depth])
         if not known and depth:
@@ -61,12 +72,37 @@ def _fault_in(override: str, conf: Path) -> Fault | None:
     return None
 
 
+def _overridden(tree: dict[str, Any], overrides: list[str]) -> dict[str, Any]:
+    """Values are YAML, read by us and not by Hydra, whose grammar chokes on a URL's `?a=b` and refuses keys below a null."""
+    for override in overrides:
+        key, _, value = override.partition("=")
+        *sections, last = key.split(".")
+        section = tree
+        for name in sections:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        try:
+            section[last] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            section[last] = value
+    return tree
+
+
 def save(settings: Settings, path: Path) -> None:
-    path.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    """Whole or not at all, and for its owner's eyes: a store's URL may hold a password."""
+    draft = path.with_name(f".{path.name}")
+    draft.touch(mode=0o600)
+    draft.write_text(yaml.safe_dump(settings.model_dump(mode="json"), sort_keys=False), encoding="utf-8")
+    draft.replace(path)
 
 
 def load(path: Path) -> Settings:
     """The settings that a run was started with."""
-    if not path.is_file():
-        raise UserError(f"{path} is missing", "is the run's name right? `ls runs` shows those that are there")
-    return validated(yaml.safe_load(path.read_text(encoding="utf-8")))
+    try:
+        return validated(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing", "is the run's name right? `ls runs` shows those that are there") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        why = str(error).splitlines()[0]
+        raise UserError(f"{path} cannot be read: {why}", "it is written when a run starts: start a new one") from None

@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from agent_rft.contracts.errors import Fault, FaultsFound, did_you_mean
+from agent_rft.training.guards import group_size_warning
 
 Positive = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -29,7 +30,6 @@ class LimitSettings(Section):
 
 
 class TaskSettings(Section):
-    name: str
     train: str
     """JSONL file of training rows."""
     val: str
@@ -74,7 +74,7 @@ class AlgorithmSettings(Section):
 
 class GuardSettings(Section):
     max_infra_rate: Share = 0.01
-    min_infra_calls: Positive = 200
+    infra_window_calls: Positive = 1000
     max_kl: Annotated[float, Field(gt=0)] = 0.5
 
 
@@ -156,7 +156,7 @@ class RunSettings(Section):
 
 class Settings(Section):
     recipe: str
-    seed: int = 42
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 42
     task: TaskSettings
     model: ModelSettings
     algorithm: AlgorithmSettings
@@ -210,8 +210,8 @@ def _is_section(kind: Any) -> bool:
 def range_warnings(settings: Settings) -> Iterator[str]:
     """What works but is known to go badly."""
     algorithm = settings.algorithm
-    if algorithm.group_size * algorithm.compute_multiplier < 4:
-        yield f"algorithm.group_size is {algorithm.group_size}: below 4 the group's mean is too noisy a baseline (8 to 16 is usual)"
+    if warning := group_size_warning(algorithm.group_size * algorithm.compute_multiplier):
+        yield warning
     if not 0.001 <= algorithm.kl_coef <= 0.05:
         side = "the policy may drift from the reference" if algorithm.kl_coef < 0.001 else "the policy can hardly learn"
         yield f"algorithm.kl_coef is {algorithm.kl_coef:g}, outside 0.001 to 0.05: {side}"

@@ -2,7 +2,8 @@
 
 A card counts as acknowledged once its transaction is durable. A store that is locked, gone or full is tried again, with
 growing pauses, and the cards wait in memory; one that never comes back gets them written to a file beside it, which
-`replay` brings in later. A card that the store refuses for good goes to that file at once and holds up no other.
+`replay` brings in later. A card that the store refuses for good goes to that file at once: it is safe there, so it is
+warned about and counted in `refused`, and holds up neither other cards nor checkpoints.
 """
 
 from __future__ import annotations
@@ -77,37 +78,33 @@ class StoreRecorder:
             log.warning("job cards pile up in memory", waiting=WARN_WAITING, store=self._store.name, trouble=self._trouble)
 
     def flush(self, timeout: float = 60.0) -> None:
-        """Returns once every card recorded so far is durable. Raises InfraError saying how many are not, and why."""
+        """Returns once every card recorded so far is durable, in the store or, refused by it, in the rescue file. Raises
+        InfraError saying how many are not, and why."""
         with self._changed:
             target = self.recorded
             self._changed.wait_for(lambda: self._settled >= target or self._stopped.is_set(), timeout)
             waiting, trouble = target - self._settled, self._trouble or "still being written"
         if waiting > 0:
             raise InfraError("card store", f"{waiting} of {target} cards are not durable after {timeout:g} s: {trouble}")
-        if self.refused:
-            raise InfraError(
-                "card store", f"{self.refused} of {target} cards were refused ({self._refusal}); they are in {self.rescue_file}"
-            )
 
     def close(self, timeout: float = 60.0) -> None:
         """Flushes and stops. Cards that the store did not take in that time are saved to the rescue file."""
         if self._stopped.is_set():
             return
+        why = "recorded while closing"
         try:
             self.flush(timeout)
         except InfraError as error:
-            late = error
-        else:
-            late = None
-        if unsaved := self._stop():
-            why = late.what if late else "recorded while closing"
+            why = error.what
+        unsaved = self._stop()
+        if self.refused:
+            log.warning("cards refused", refused=self.refused, of=self.recorded, saved_in=str(self.rescue_file))
+        if unsaved:
             try:
                 self.rescue_file = rescue(unsaved, self.rescue_file)
             except OSError as error:
                 raise InfraError("card store", f"{why}. Nor could they be saved to a file: {error}. They are lost") from error
             raise InfraError("card store", f"{why}. They are safe in {self.rescue_file}: replay that file once the store is back")
-        if late and self.refused:
-            raise late
 
     def __enter__(self) -> StoreRecorder:
         return self
@@ -178,8 +175,9 @@ class StoreRecorder:
 
     def _refuse(self, recorded: RecordedCard, error: Exception) -> int:
         self.rescue_file = rescue([recorded], self.rescue_file)
-        self._refusal = _reason(error)
-        log.error("card refused", rollout_id=recorded.card.rollout_id, trouble=self._refusal, saved_in=str(self.rescue_file))
+        if (trouble := _reason(error)) != self._refusal:  # what spoils every card is told once; `close` tells how many
+            self._refusal = trouble
+            log.warning("card refused", rollout_id=recorded.card.rollout_id, trouble=trouble, saved_in=str(self.rescue_file))
         return 1
 
 
@@ -232,8 +230,22 @@ def replay(store: Store, path: Path) -> int:
     """Brings a rescue file into the store; answers how many cards were new. Doing it twice does no harm."""
     cards, new = _rescued(path), 0
     while batch := list(itertools.islice(cards, BATCH)):
-        new += insert_cards(store, batch)
+        new += _replayed(store, batch, path)
     return new
+
+
+def _replayed(store: Store, batch: Sequence[RecordedCard], path: Path) -> int:
+    try:
+        return insert_cards(store, batch)
+    except STORE_AWAY:
+        raise
+    except Exception as error:
+        if len(batch) > 1:
+            return sum(_replayed(store, [card], path) for card in batch)
+        raise UserError(
+            f"{path}: the store refuses card {batch[0].card.rollout_id}: {_reason(error)}",
+            "the lines before it are in the store; mend or remove this one",
+        ) from None
 
 
 def _rescued(path: Path) -> Iterator[RecordedCard]:

@@ -59,14 +59,14 @@ class ToolRunner:
         deadline_seconds: float = 15.0,
         attempts: int = 3,
         backoff_seconds: float = 0.05,
-        max_waiting: int = 64,
+        max_threads: int = 64,
     ) -> None:
         self._tools = tools
         self._blocks = bool(getattr(tools, "blocks", False))
         self._attempts = attempts
         self._attempt_seconds = deadline_seconds / attempts
         self._backoff_seconds = backoff_seconds
-        self._places = asyncio.Semaphore(max_waiting)
+        self._places = asyncio.Semaphore(max_threads)
         self._required = {spec.name: tuple(spec.parameters.get("required", ())) for spec in tools.specs}
 
     async def run(self, name: str, arguments: Any) -> Answer:
@@ -82,7 +82,7 @@ class ToolRunner:
         while True:
             try:
                 if self._blocks:
-                    return await asyncio.wait_for(self._in_thread(name, arguments), self._attempt_seconds)
+                    return await self._in_thread(name, arguments)
                 # On the event loop: an answer from memory takes well under a millisecond, less than handing it to a
                 # thread and back would add, and one process has one core for Python either way. Tools that wait for
                 # something say so (`blocks`), and only they get threads.
@@ -97,8 +97,12 @@ class ToolRunner:
             attempt += 1
 
     async def _in_thread(self, name: str, arguments: dict[str, Any]) -> Answer:
-        async with self._places:
-            return await in_daemon_thread(self._tools.call, name, arguments)
+        """The deadline starts with the call: queueing for a place, which a burst makes everybody do, is no fault of the tool.
+        A call that is given up keeps its place until its thread really ends, so that tools which hang cannot pile up threads."""
+        await self._places.acquire()
+        work = asyncio.ensure_future(in_daemon_thread(self._tools.call, name, arguments))
+        work.add_done_callback(lambda _: self._places.release())
+        return await asyncio.wait_for(asyncio.shield(work), self._attempt_seconds)
 
 
 class ToolEndpoint:

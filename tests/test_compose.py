@@ -2,7 +2,7 @@
 
 import pytest
 
-from agent_rft.compose import load, recipes, save, settings_for
+from agent_rft.compose import changed, load, recipes, save, settings_for
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.settings import range_warnings
 
@@ -28,6 +28,27 @@ def test_overrides_reach_the_tree_also_where_the_recipe_says_null():
     assert settings.model.lora.rank == 4
     assert settings.run.id == "mine"
     assert settings.grader.options == {"x": 3}
+
+
+@pytest.mark.parametrize("url", ["postgresql://u:p@h/d?sslmode=require", "sqlite:///a,b's.db", "http://h:1/x"])
+def test_values_need_no_quoting(url: str):
+    assert settings_for("research_tiny", [f"store.url={url}"]).store.url == url
+
+
+def test_a_list_and_a_null_are_written_as_in_yaml():
+    settings = settings_for("research_7b", ["model.lora.target_modules=[q_proj, v_proj]", "algorithm.max_steps=3"])
+    assert settings.model.lora is not None
+    assert settings.model.lora.target_modules == ("q_proj", "v_proj")
+    assert settings_for("research_tiny", ["algorithm.max_steps=null"]).algorithm.max_steps is None
+
+
+def test_a_run_that_has_begun_takes_single_keys_but_no_other_group():
+    settings = settings_for("research_tiny", [])
+    assert changed(settings, ["algorithm.kl_coef=0.03"]).algorithm.kl_coef == 0.03
+    with pytest.raises(UserError, match="whole group"):
+        changed(settings, ["model=qwen2_5_7b"])
+    with pytest.raises(FaultsFound, match="kl_cof"):
+        changed(settings, ["algorithm.kl_cof=0.03"])
 
 
 def test_a_group_can_be_swapped():
@@ -86,3 +107,6 @@ def test_settings_saved_with_a_run_come_back_the_same(tmp_path):
     assert load(tmp_path / "settings.yaml") == settings
     with pytest.raises(UserError, match="is missing"):
         load(tmp_path / "elsewhere.yaml")
+    (tmp_path / "cut.yaml").write_text("recipe: [research")
+    with pytest.raises(UserError, match="cannot be read"):
+        load(tmp_path / "cut.yaml")

@@ -111,7 +111,7 @@ def test_one_card_reads_as_a_story(trained: tuple[Path, str], place: Path):
     told = rft("card", "show", card, "--store", f"sqlite:///{place}/cards.db")
     row = next(json.loads(line) for line in (ROOT / "data/research/train.jsonl").read_text().splitlines() if f'"{prompt_row}"' in line)
     flat = " ".join(told.split())
-    for words in (row["prompt"], str(row["reference_answer"]), "search", "numeric", "first/step-", card):
+    for words in (row["prompt"], str(row["reference_answer"]), "search", "by numeric 1 (", "first/step-", card):
         assert words in flat, words
 
 
@@ -133,19 +133,54 @@ def test_kill_9_in_the_middle_then_resume_goes_on_as_if_nothing_had_happened(tra
 
 
 def test_tools_that_fail_too_often_halt_training_and_the_message_names_tool_rate_and_cure(place: Path):
-    flaky = ("tools.faults.failure_rate=0.05", "guards.min_infra_calls=50", "tools.retries=1")
+    flaky = ("tools.faults.failure_rate=0.1", "tools.retries=1")
     said = rft("train", *overrides(place, "flaky", *flaky), code=3)
-    assert re.search(r"search|list|read", said)
-    assert re.search(r"\d+(\.\d+)?% of", said)
-    assert "cure" in said
+    assert re.search(r"tool:(search|list|read) failed \d+ of its last \d+ calls \(\d+\.\d%\)", said)
+    assert "1.0% is allowed" in said
+    assert "make resume RUN=flaky" in said
     assert json.loads((place / "flaky" / "summary.json").read_text())["halted"]
 
 
+def test_a_halted_run_goes_on_with_what_its_cure_names(place: Path):
+    rft("resume", "flaky", "tools.faults.failure_rate=0", "algorithm.max_steps=2", "--runs", str(place))
+    assert [line["step"] for line in lines_of(place / "flaky")] == [0, 1, 2]
+    assert "failure_rate: 0.1" in (place / "flaky" / "settings-before-1.yaml").read_text()
+
+
+def test_a_polite_stop_loses_no_card(place: Path):
+    running = start("train", *overrides(place, "stopped"))
+    metrics, give_up = place / "stopped" / "metrics.jsonl", time.monotonic() + 200
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 1:
+        assert running.poll() is None, running.communicate()
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+    running.terminate()
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130, said
+    assert "make resume" in said
+    with sqlite3.connect(place / "cards.db") as store:
+        [stored] = store.execute("select count(*) from job_cards where run_id = 'stopped'").fetchone()
+    # every rollout whose metrics line is there, the prior's 8 x 3 and the base's 12
+    assert stored >= 24 + 12 + sum(line["rollouts"] for line in lines_of(place / "stopped"))
+
+
+def test_evaluate_draws_afresh_and_trains_no_further(trained: tuple[Path, str], place: Path):
+    lines = lines_of(place / "first")
+    rft("evaluate", "first", "--runs", str(place))
+    assert lines_of(place / "first") == lines
+    assert (place / "first" / "evaluation" / "tuned-2.msgpack").exists()
+
+
+def test_a_run_goes_on_in_its_own_world_only(trained: tuple[Path, str], place: Path):
+    said = rft("resume", "first", "grader.options.use_row_tolerance=true", "--runs", str(place), code=2)
+    assert "began in another world: grader was numeric@" in said
+
+
 def test_tools_that_fail_seldom_let_training_go_on_and_the_rate_is_shown(place: Path):
-    seldom = ("tools.faults.failure_rate=0.02", "guards.max_infra_rate=0.2", "tools.retries=1", "guards.min_infra_calls=50")
+    seldom = ("tools.faults.failure_rate=0.02", "guards.max_infra_rate=0.04", "tools.retries=1")
     rft("train", *overrides(place, "seldom", *seldom))
     lines = lines_of(place / "seldom")
-    assert 0 < max(line["infra_failure_rate"] for line in lines) < 0.2
+    assert 0 < max(line["infra_failure_rate"] for line in lines) < 0.1
     assert sum(line["infra_failures"] for line in lines) > 0
 
 

@@ -17,9 +17,10 @@ from agent_rft.graders.registry import load_grader
 RESEARCH = Path("data/research")
 
 
-def make_data() -> None:
-    train, val = write_research(RESEARCH)
-    console.print(f"{RESEARCH}: {len(train)} training rows, {len(val)} held out, corpus in {RESEARCH}/filings")
+def make_data(keep_rows: bool) -> None:
+    write_research(RESEARCH, keep_rows=keep_rows)
+    rows = "rows left as they were" if keep_rows else "rows in train.jsonl and val.jsonl"
+    console.print(f"{RESEARCH}: corpus in {RESEARCH}/filings, {rows}")
 
 
 def validate(recipe: str, overrides: list[str], files: list[str]) -> None:

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
 import urllib.request
 from collections.abc import AsyncGenerator
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from rich.console import Console
 
 from agent_rft import __version__
-from agent_rft.compose import save
+from agent_rft.commands.run_folder import SETTINGS, RunFolder
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.jobcards import Kind, Versions
@@ -34,11 +31,22 @@ from agent_rft.rollouts.cards import card_of
 from agent_rft.rollouts.tool_client import HttpTools
 from agent_rft.settings import Settings
 from observability.ingest import StoreRecorder
-from observability.store import open_store
+from observability.store import Store, open_store
 from serving.server import BEARER_VARIABLE, running_server
 
 console = Console(highlight=False, soft_wrap=True)
 ROOT = Path(__file__).resolve().parents[2]
+
+
+class ServedTools(msgspec.Struct, frozen=True):
+    names: list[str]
+    version: str
+
+
+class Health(msgspec.Struct, frozen=True):
+    """What a run needs to know of a tool server."""
+
+    tools: ServedTools
 
 
 class Data(msgspec.Struct, frozen=True):
@@ -59,16 +67,21 @@ def read_data(settings: Settings, grader: Grader) -> Data:
 
 
 def known_tools(settings: Settings) -> list[str]:
-    return server_health(settings.tools.url)["tools"]["names"] if settings.tools.url else [spec.name for spec in TOOLS]
+    return served_tools(settings.tools.url)[0] if settings.tools.url else [spec.name for spec in TOOLS]
 
 
-def server_health(url: str) -> dict[str, Any]:
-    """What a tool server says it serves."""
+def served_tools(url: str) -> tuple[list[str], str]:
+    """The names and the version of the tools that a server says it serves."""
+    address = f"{url.rstrip('/')}/health"
     try:
-        with urllib.request.urlopen(f"{url.rstrip('/')}/health", timeout=10) as answer:
-            return json.loads(answer.read())
-    except (OSError, ValueError) as error:
-        raise UserError(f"no tool server answers at {url}: {error}", "start one with `make serve`, or leave tools.url out") from None
+        with urllib.request.urlopen(address, timeout=10) as answer:
+            said = msgspec.json.decode(answer.read(), type=Health)
+    except OSError as error:
+        raise UserError(f"no tool server answers at {address}: {error}", "start one with `make serve`, or leave tools.url out") from None
+    except msgspec.MsgspecError as error:
+        shape = '{"tools": {"names": ["search", ...], "version": "..."}}'
+        raise UserError(f"{address} does not say which tools it serves: {error}", f"it should answer {shape}") from None
+    return said.tools.names, said.tools.version
 
 
 def _with_system(row: Row, system_prompt: str) -> Row:
@@ -78,48 +91,51 @@ def _with_system(row: Row, system_prompt: str) -> Row:
 
 
 class Parts(msgspec.Struct, frozen=True):
-    run_id: str
+    folder: RunFolder
     settings: Settings
     backend: Backend
     tools: ToolBox
     grader: Grader
+    store: Store
     recorder: StoreRecorder
     versions: Versions
-    """Of everything but the checkpoint, which each rollout names."""
+    """What the run stands on; its checkpoint is the base, while each card names the weights that spoke."""
 
     def record(self, graded: GradedRollout, kind: Kind, checkpoint: str) -> None:
         versions = msgspec.structs.replace(self.versions, checkpoint=checkpoint)
-        self.recorder.record(card_of(graded, kind=kind, run_id=self.run_id, versions=versions, tenant=self.settings.store.tenant))
+        self.recorder.record(card_of(graded, kind=kind, run_id=self.folder.run_id, versions=versions, tenant=self.settings.store.tenant))
 
 
 @asynccontextmanager
-async def opened(settings: Settings, folder: Path, data: Data, grader: Grader) -> AsyncGenerator[Parts]:
-    """Everything a run talks to, up and answering; `folder` is the run's own."""
+async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGenerator[Parts]:
+    """Everything a run talks to, up and answering, in the versions that the run began with."""
+    grader, backend = grader_of(settings), backend_of(settings)
     async with AsyncExitStack() as stack:
         store = open_store(settings.store.url)
         stack.callback(store.close)
         recorder = stack.enter_context(StoreRecorder(store))
         url, bearer = settings.tools.url or "", os.environ.get(BEARER_VARIABLE, "")
         if not url:
-            server = stack.enter_context(running_server(lambda port: server_command(folder, port), log=folder / "server.log"))
+            server = stack.enter_context(running_server(lambda port: server_command(folder, port), log=folder.path / "server.log"))
             url, bearer = server.base_url, server.bearer
         versions = Versions(
             code=code_version(),
-            checkpoint="",
+            checkpoint=backend.name_of(model_of(settings), None),
             dataset=data.hash,
-            tool_set=server_health(url)["tools"]["version"],
+            tool_set=served_tools(url)[1],
             grader=f"{grader.ref.name}@{grader.ref.version}#{grader.ref.hash}",
             seed=settings.seed,
         )
+        folder.hold_to(versions)
         wire = settings.tools
         client = HttpTools(url, bearer, timeout_seconds=wire.timeout_seconds, retries=wire.retries, concurrency=wire.concurrency)
         tools = await stack.enter_async_context(client)
-        yield Parts(folder.name, settings, backend_of(settings), tools, grader, recorder, versions)
+        yield Parts(folder, settings, backend, tools, grader, store, recorder, versions)
 
 
-def server_command(folder: Path, port: int) -> list[str]:
+def server_command(folder: RunFolder, port: int) -> list[str]:
     """Our own server, with the settings that the run was started with."""
-    return [sys.executable, "-m", "agent_rft", "serve", "--settings", str(folder / "settings.yaml"), "--port", str(port)]
+    return [sys.executable, "-m", "agent_rft", "serve", "--settings", str(folder.path / SETTINGS), "--port", str(port)]
 
 
 def grader_of(settings: Settings) -> Grader:
@@ -127,7 +143,7 @@ def grader_of(settings: Settings) -> Grader:
 
 
 def backend_of(settings: Settings) -> Backend:
-    """The one place that names a training engine's class. It loads torch, so only when a run needs it."""
+    """The one place that names a training engine's class, by backend.name: there is one today. It loads torch, so late."""
     from agent_rft.training.local.backend import LocalBackend
 
     return LocalBackend()
@@ -159,16 +175,3 @@ def code_version() -> str:
     except (OSError, subprocess.SubprocessError):
         return __version__
     return f"{__version__}-{found}"
-
-
-def new_run_folder(settings: Settings, prefix: str = "") -> Path:
-    """A folder of the run's own, with the settings in it; its name is the run's id."""
-    started = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    folder = Path(settings.run.folder) / (settings.run.id or f"{prefix}{settings.recipe}-{started}-s{settings.seed}")
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        cure = f"go on with it: `make resume RUN={folder.name}`; or name another: run.id=NAME"
-        raise UserError(f"there is a run {folder.name} in {folder.parent} already", cure) from None
-    save(settings, folder / "settings.yaml")
-    return folder

@@ -4,25 +4,37 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from agent_rft.commands.parts import Parts
+from agent_rft.commands.parts import Parts, model_of
+from agent_rft.commands.run_folder import RunFolder
 from agent_rft.contracts.graded import GradedRollout
-from agent_rft.contracts.training import Outcome
+from agent_rft.contracts.jobcards import Versions
+from agent_rft.contracts.training import Outcome, StepMetrics
 from agent_rft.evaluation.compare import Comparison, compare, describe_comparison
 from agent_rft.evaluation.next_step import next_step
 from agent_rft.evaluation.plots import plot_curves, plot_quadrants
 from agent_rft.evaluation.prior import PriorCheck
 from agent_rft.evaluation.report import RunReport, write_report
+from agent_rft.evaluation.suite import summarise
+from observability.cards import count_cards
+
+
+def written_metrics(folder: RunFolder) -> tuple[StepMetrics, ...]:
+    """The lines of metrics.jsonl that are whole."""
+    path, lines = folder.path / "metrics.jsonl", list[StepMetrics]()
+    for raw in path.read_bytes().splitlines() if path.exists() else ():
+        with suppress(msgspec.DecodeError):  # a kill leaves half a line at most
+            lines.append(msgspec.json.decode(raw, type=StepMetrics))
+    return tuple(lines)
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
-    folder: Path
     parts: Parts
     prior: PriorCheck
     outcome: Outcome
@@ -34,11 +46,12 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def leave(self) -> Iterator[str]:
         """Write everything; the lines to print are the outcome in words."""
         summary = self.summary()
-        (self.folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
-        plot_curves(self.outcome.metrics, self.folder / "curves.png")
-        write_report(self._report(), self.folder / "report.html")
+        folder = self.parts.folder
+        plot_curves(self.outcome.metrics, folder.path / "curves.png")
+        write_report(self._report(), folder.path / "report.html")
+        folder.keep("summary.json", json.dumps(summary, indent=2).encode() + b"\n")
         if self.comparison:
-            plot_quadrants(self.comparison, self.folder / "quadrants.png")
+            plot_quadrants(self.comparison, folder.path / "quadrants.png")
             yield describe_comparison(self.comparison)
             yield (
                 f"val_reward {self.comparison.base_reward:.2f} -> {self.comparison.tuned_reward:.2f}, "
@@ -52,14 +65,15 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return compare(self.base, self.tuned) if self.tuned else None
 
     def summary(self) -> dict[str, Any]:
-        compared, settings = self.comparison, self.parts.settings
+        compared, base = self.comparison, summarise(self.base)
+        self.parts.recorder.flush()
         drift = [line.kl_to_ref for line in self.outcome.metrics if line.kl_to_ref is not None]
         return {
-            "run_id": self.folder.name,
-            "recipe": settings.recipe,
-            "base_val_reward": compared.base_reward if compared else None,
+            "run_id": self.parts.folder.run_id,
+            "recipe": self.parts.settings.recipe,
+            "base_val_reward": compared.base_reward if compared else base.mean_reward,
             "val_reward": compared.tuned_reward if compared else None,
-            "base_tool_calls": compared.base_calls if compared else None,
+            "base_tool_calls": compared.base_calls if compared else base.mean_tool_calls,
             "tool_calls": compared.tuned_calls if compared else None,
             "kl_to_ref": drift[-1] if drift else None,
             "seconds": round(self.seconds, 1),
@@ -67,21 +81,23 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             "halted": self.outcome.halted,
             "prior": {bucket: getattr(self.prior, bucket) for bucket in ("verdict", "never", "sometimes", "always", "unmeasured")},
             "checkpoint": self.outcome.checkpoint,
-            "cards_recorded": self.parts.recorder.acknowledged,
+            "cards_in_store": count_cards(self.parts.store, self.parts.folder.run_id),
+            "cards_refused": self.parts.recorder.refused,
             "versions": msgspec.to_builtins(self._versions),
         }
 
     @property
-    def _versions(self) -> Any:
-        return msgspec.structs.replace(self.parts.versions, checkpoint=self.outcome.checkpoint)
+    def _versions(self) -> Versions:
+        tuned = self.parts.backend.name_of(model_of(self.parts.settings), self.outcome.checkpoint)
+        return msgspec.structs.replace(self.parts.versions, checkpoint=tuned)
 
     @property
     def _next_step(self) -> str:
-        return next_step(str(self.folder), self.comparison, halted=self.outcome.halted, cure=self.outcome.cure)
+        return next_step(str(self.parts.folder.path), self.comparison, halted=self.outcome.halted, cure=self.outcome.cure)
 
     def _report(self) -> RunReport:
         return RunReport(
-            run_id=self.folder.name,
+            run_id=self.parts.folder.run_id,
             recipe=self.parts.settings.recipe,
             finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
             seconds=self.seconds,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from agent_rft.commands.parts import console, grader_of, server_health
+from agent_rft.commands.parts import console, grader_of, served_tools
 from agent_rft.compose import load, settings_for
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.ports import ToolProvider
@@ -73,7 +73,7 @@ def smoke_test(recipe: str, overrides: list[str], url: str | None) -> None:
     bearer = os.environ.get(BEARER_VARIABLE)
     if not bearer:
         raise UserError(f"{BEARER_VARIABLE} is not set", "export the bearer that `make serve` printed")
-    server_health(address)
+    served_tools(address)
     checks = asyncio.run(_smoke(address, bearer))
     table = Table("", "call", "answer", title=address, title_justify="left")
     for check in checks:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from collections.abc import Sequence
-from pathlib import Path
 
 import msgspec
 
@@ -20,90 +20,129 @@ from agent_rft.commands.parts import (
     model_of,
     opened,
     read_data,
-    new_run_folder,
 )
-from agent_rft.commands.results import Results
-from agent_rft.compose import load, settings_for
+from agent_rft.commands.results import Results, written_metrics
+from agent_rft.commands.run_folder import RunFolder
+from agent_rft.compose import settings_for
 from agent_rft.contracts.errors import Halted, UserError
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.jobcards import Kind
-from agent_rft.contracts.ports import Grader
 from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import Outcome, TrainingJob
+from agent_rft.datasets.split import split_rows
 from agent_rft.evaluation.live import LiveTable, progress
 from agent_rft.evaluation.plots import plot_prior
 from agent_rft.evaluation.prior import PriorCheck, check_prior, describe_prior
 from agent_rft.evaluation.suite import evaluate
 from agent_rft.settings import Settings, range_warnings
+from agent_rft.training.guards import InfraGuard, tally_of
 
 
 def train(recipe: str, overrides: list[str]) -> None:
     settings = settings_for(recipe, overrides)
-    grader = grader_of(settings)
-    data = read_data(settings, grader)
-    folder = new_run_folder(settings)
-    _announce(settings, folder, data)
-    asyncio.run(_train(settings, folder, data, grader, resume=False))
-
-
-def resume(run_id: str, runs: str) -> None:
-    folder = Path(runs) / run_id
-    settings = load(folder / "settings.yaml")
-    grader = grader_of(settings)
-    data = read_data(settings, grader)
-    console.print(f"going on with run {run_id}")
-    asyncio.run(_train(settings, folder, data, grader, resume=True))
-
-
-def _announce(settings: Settings, folder: Path, data: Data) -> None:
+    data = read_data(settings, grader_of(settings))
+    folder = RunFolder.new(settings)
     rows = f"{len(data.train)} training rows, {len(data.val)} held out"
-    console.print(f"run {folder.name}: {settings.model.path}, {rows}, seed {settings.seed}")
-    for warning in range_warnings(settings):
-        console.print(f"warning: {warning}", style="yellow")
+    console.print(f"run {folder.run_id}: {settings.model.path}, {rows}, seed {settings.seed}")
+    _warn(settings)
+    asyncio.run(_train(settings, folder, data, resume=False))
 
 
-async def _train(settings: Settings, folder: Path, data: Data, grader: Grader, resume: bool) -> None:
-    began = time.monotonic()
-    async with opened(settings, folder, data, grader) as parts:
-        prior = await _prior(parts, folder, data)
-        if prior.verdict == "no go" and not settings.prior.override:
-            raise Halted(f"the prior check says no go: {prior.why}", prior.cure)
-        base = await _evaluated(parts, folder, data, "base", None)
-        outcome = await _trained(parts, folder, data, resume)
-        tuned = [] if outcome.halted else await _evaluated(parts, folder, data, "tuned", outcome.checkpoint)
-    results = Results(folder=folder, parts=parts, prior=prior, outcome=outcome, base=base, tuned=tuned, seconds=time.monotonic() - began)
-    for line in results.leave():
-        console.print(line)
+def resume(folder: RunFolder, overrides: list[str]) -> None:
+    settings = folder.settings(overrides)
+    console.print(f"going on with run {folder.run_id}")
+    _warn(settings)
+    asyncio.run(_train(settings, folder, read_data(settings, grader_of(settings)), resume=True))
+
+
+def prior(recipe: str, overrides: list[str]) -> None:
+    """The prior check alone."""
+    settings = settings_for(recipe, overrides)
+    data = read_data(settings, grader_of(settings))
+    folder = RunFolder.new(settings, "prior-")
+
+    async def check() -> PriorCheck:
+        async with opened(settings, folder, data) as parts:
+            return await _prior(parts, data)
+
+    found = asyncio.run(check())
+    console.print(f"plots: {folder.path}/prior.png")
+    if found.verdict == "no go":
+        raise Halted(f"the prior check says no go: {found.why}", found.cure)
+
+
+def evaluate_again(folder: RunFolder) -> None:
+    """Base against tuned with fresh rollouts, for a run that was trained to its end."""
+    settings = folder.settings([])
+    summary = folder.kept("summary.json", json.loads)
+    if not summary or summary["halted"]:
+        state = "was halted" if summary else "has not ended"
+        raise UserError(f"run {folder.run_id} {state}: there is no tuned model to evaluate", f"`make resume RUN={folder.run_id}`")
+    data = read_data(settings, grader_of(settings))
+    lines = written_metrics(folder)
+    outcome = Outcome(checkpoint=summary["checkpoint"], steps=summary["steps"], total_steps=summary["steps"], metrics=lines)
+
+    async def again() -> None:
+        async with opened(settings, folder, data) as parts:
+            check = await _prior(parts, data)
+            rounds = len(list(folder.path.glob("evaluation/tuned-*.msgpack"))) + 1
+            base = await _evaluated(parts, data, "base", None, rounds)
+            tuned = await _evaluated(parts, data, "tuned", outcome.checkpoint, rounds)
+            _leave(Results(parts=parts, prior=check, outcome=outcome, base=base, tuned=tuned, seconds=summary["seconds"]))
+
+    asyncio.run(again())
+
+
+async def _train(settings: Settings, folder: RunFolder, data: Data, resume: bool) -> None:
+    began, trained_before = time.monotonic(), sum(line.seconds for line in written_metrics(folder))
+    async with opened(settings, folder, data) as parts:
+        check = await _prior(parts, data)
+        if check.verdict == "no go" and not settings.prior.override:
+            raise Halted(f"the prior check says no go: {check.why}", check.cure)
+        base = await _evaluated(parts, data, "base", None, 1)
+        outcome = await _trained(parts, data, resume)
+        tuned = [] if outcome.halted else await _evaluated(parts, data, "tuned", outcome.checkpoint, 1)
+        seconds = trained_before + time.monotonic() - began
+        _leave(Results(parts=parts, prior=check, outcome=outcome, base=base, tuned=tuned, seconds=seconds))
     if outcome.halted:
-        raise Halted(outcome.halted, f"{outcome.cure}; then `make resume RUN={folder.name}`")
+        raise Halted(outcome.halted, f'{outcome.cure}; then `make resume RUN={folder.run_id}`, with ARGS="key=value" for other settings')
 
 
-async def _prior(parts: Parts, folder: Path, data: Data) -> PriorCheck:
+async def _prior(parts: Parts, data: Data) -> PriorCheck:
     """Asked once a run: a resumed one has its answer."""
-    kept = folder / "prior.json"
-    if kept.exists():
-        return msgspec.json.decode(kept.read_bytes(), type=PriorCheck)
+    if kept := parts.folder.kept("prior.json", lambda content: msgspec.json.decode(content, type=PriorCheck)):
+        return kept
     settings = parts.settings
-    rows = data.val[: settings.prior.prompts]
-    graded = await _run_rows(parts, rows, settings.prior.rollouts, "prior", None, "prior check")
+    graded = await _run_rows(parts, _sample(data.val, settings.prior.prompts, settings.seed), settings.prior.rollouts, "prior", None)
     check = check_prior(graded, settings.grader.pass_at)
-    kept.write_bytes(msgspec.json.format(msgspec.json.encode(check)))
-    plot_prior(check, folder / "prior.png")
+    parts.folder.keep("prior.json", msgspec.json.format(msgspec.json.encode(check)))
+    plot_prior(check, parts.folder.path / "prior.png")
     console.print(describe_prior(check))
     return check
 
 
-async def _evaluated(parts: Parts, folder: Path, data: Data, name: str, checkpoint: str | None) -> list[GradedRollout]:
-    kept = folder / "evaluation" / f"{name}.msgpack"
-    if kept.exists():
-        return msgspec.msgpack.decode(kept.read_bytes(), type=list[GradedRollout])
-    graded = await _run_rows(parts, data.val, parts.settings.evaluation.samples_per_row, "eval", checkpoint, f"evaluating {name}")
-    kept.parent.mkdir(exist_ok=True)
-    kept.write_bytes(msgspec.msgpack.encode(graded))
+def _sample(rows: Sequence[Row], count: int, seed: int) -> Sequence[Row]:
+    """A fair sample: the first rows of a file are often the easy ones."""
+    return rows if count >= len(rows) else split_rows(rows, count / len(rows), seed)[1]
+
+
+async def _evaluated(parts: Parts, data: Data, name: str, checkpoint: str | None, rounds: int) -> list[GradedRollout]:
+    """Kept, so that a resumed run does not ask again. Each round draws afresh; base and tuned of a round draw the same luck."""
+    file = f"evaluation/{name}-{rounds}.msgpack"
+    if kept := parts.folder.kept(file, lambda content: msgspec.msgpack.decode(content, type=list[GradedRollout])):
+        return kept
+    graded = await _run_rows(parts, data.val, parts.settings.evaluation.samples_per_row, "eval", checkpoint, f"evaluating {name}", rounds)
+    guards = guards_of(parts.settings)
+    guard = InfraGuard(guards.max_infra_rate, guards.infra_window_calls)
+    guard.note(tally_of(graded))
+    guard.check()
+    parts.folder.keep(file, msgspec.msgpack.encode(graded))
     return graded
 
 
-async def _run_rows(parts: Parts, rows: Sequence[Row], tries: int, kind: Kind, checkpoint: str | None, title: str) -> list[GradedRollout]:
+async def _run_rows(
+    parts: Parts, rows: Sequence[Row], tries: int, kind: Kind, checkpoint: str | None, title: str = "prior check", rounds: int = 1
+) -> list[GradedRollout]:
     settings = parts.settings
     sampler = parts.backend.sampler(model_of(settings), checkpoint, settings.algorithm.temperature)
     with progress(title, len(rows) * tries, console) as shown:
@@ -112,17 +151,25 @@ async def _run_rows(parts: Parts, rows: Sequence[Row], tries: int, kind: Kind, c
             parts.record(graded, kind, sampler.checkpoint)
             shown(graded)
 
-        in_flight = settings.backend.rollouts_in_flight
         return await evaluate(
-            rows, tries, sampler, parts.tools, parts.grader, limits_of(settings), settings.seed, kind, on_done=done, in_flight=in_flight
+            rows,
+            tries,
+            sampler,
+            parts.tools,
+            parts.grader,
+            limits_of(settings),
+            settings.seed,
+            f"{kind}-{rounds}",
+            on_done=done,
+            in_flight=settings.backend.rollouts_in_flight,
         )
 
 
-async def _trained(parts: Parts, folder: Path, data: Data, resume: bool) -> Outcome:
+async def _trained(parts: Parts, data: Data, resume: bool) -> Outcome:
     settings = parts.settings
     job = TrainingJob(
-        run_id=parts.run_id,
-        run_dir=str(folder),
+        run_id=parts.folder.run_id,
+        run_dir=str(parts.folder.path),
         model=model_of(settings),
         algorithm=algorithm_of(settings),
         guards=guards_of(settings),
@@ -143,28 +190,11 @@ async def _trained(parts: Parts, folder: Path, data: Data, resume: bool) -> Outc
         return await parts.backend.train(job, parts.tools, parts.grader, parts.recorder, table.step)
 
 
-def prior(recipe: str, overrides: list[str]) -> None:
-    """The prior check alone."""
-    settings = settings_for(recipe, overrides)
-    grader = grader_of(settings)
-    data = read_data(settings, grader)
-    folder = new_run_folder(settings, "prior-")
-
-    async def check() -> PriorCheck:
-        async with opened(settings, folder, data, grader) as parts:
-            return await _prior(parts, folder, data)
-
-    found = asyncio.run(check())
-    console.print(f"plots: {folder}/prior.png")
-    if found.verdict == "no go":
-        raise Halted(f"the prior check says no go: {found.why}", found.cure)
+def _warn(settings: Settings) -> None:
+    for warning in range_warnings(settings):
+        console.print(f"warning: {warning}", style="yellow")
 
 
-def evaluate_again(run_id: str, runs: str) -> None:
-    """Base against tuned with fresh rollouts, for a run that has ended."""
-    folder = Path(runs) / run_id
-    if not (folder / "summary.json").is_file():
-        raise UserError(f"run {run_id} in {runs}/ has not ended", f"go on with it: `make resume RUN={run_id}`")
-    for kept in (folder / "evaluation").glob("*.msgpack"):
-        kept.unlink()
-    resume(run_id, runs)
+def _leave(results: Results) -> None:
+    for line in results.leave():
+        console.print(line)

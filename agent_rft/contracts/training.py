@@ -62,9 +62,9 @@ class Algorithm(msgspec.Struct, frozen=True, kw_only=True):
 
 class GuardLimits(msgspec.Struct, frozen=True, kw_only=True):
     max_infra_rate: float
-    """Training halts when a larger share of tool calls fails from infrastructure, after retries (1%)."""
-    min_infra_calls: int
-    """The rate is judged over a window of at least this many calls, so that one early failure does not halt a run."""
+    """Training halts when a larger share of calls fails from infrastructure, after retries (1%), beyond what chance explains."""
+    infra_window_calls: int
+    """The share is judged over the latest steps that hold this many calls."""
     max_kl: float
     """Training halts when the KL to the reference passes this."""
 
@@ -138,6 +138,10 @@ OnStep = Callable[[StepMetrics, int], None]
 
 class Backend(Protocol):
     """A training engine."""
+
+    def name_of(self, model: Model, checkpoint: str | None) -> str:
+        """What these weights are called on job cards: the same words always mean the same weights."""
+        ...
 
     def sampler(self, model: Model, checkpoint: str | None, temperature: float) -> Sampler:
         """The base (checkpoint None) or a checkpoint, ready to speak."""

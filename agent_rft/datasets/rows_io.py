@@ -39,8 +39,11 @@ def validate_files(
     return validate({split: [(str(p), _content(p)) for p in group] for split, group in files.items()}, known_tools, grader)
 
 
-def write_research(folder: Path, seed: int = WORLD_SEED) -> tuple[list[Row], list[Row]]:
-    """train.jsonl, val.jsonl and filings/ in `folder`; killed half-way it leaves what was there before."""
+def write_research(folder: Path, seed: int = WORLD_SEED, keep_rows: bool = False) -> None:
+    """filings/, train.jsonl and val.jsonl in `folder`; killed half-way it leaves what was there before.
+
+    `keep_rows` leaves row files that are there alone: somebody may have edited them.
+    """
     filings = make_world(seed)
     train, val = make_rows(filings, seed)
     folder.mkdir(parents=True, exist_ok=True)
@@ -56,9 +59,9 @@ def write_research(folder: Path, seed: int = WORLD_SEED) -> tuple[list[Row], lis
             corpus.rename(old)
         (Path(making) / "filings").rename(corpus)
         shutil.rmtree(old, ignore_errors=True)
-    write_rows(folder / "train.jsonl", train)
-    write_rows(folder / "val.jsonl", val)
-    return train, val
+    for name, rows in (("train.jsonl", train), ("val.jsonl", val)):
+        if not (keep_rows and (folder / name).exists()):
+            write_rows(folder / name, rows)
 
 
 def _content(path: Path) -> bytes:

@@ -52,7 +52,8 @@ def validate(
     """`contents`: the files of each split ("train", "val") as (name, bytes)."""
     lines = {split: [line for name, content in files for line in parse_lines(name, content)] for split, files in contents.items()}
     every = [line for of_split in lines.values() for line in of_split]
-    faults = [fault for line in every for fault in line.faults] + _duplicate_ids(every)
+    faults = [fault for split, files in contents.items() if not lines[split] for fault in _no_rows(split, files)]
+    faults += [fault for line in every for fault in line.faults] + _duplicate_ids(every)
     for line in every:
         faults += _unknown_tools(line, known_tools) if known_tools is not None else []
         faults += _unreadable_reference(line, grader) if grader else []
@@ -76,6 +77,10 @@ def parse_lines(name: str, content: bytes) -> list[Line]:
 
 
 # --- faults -------------------------------------------------------------------------------------------------------------
+
+
+def _no_rows(split: str, files: Sequence[tuple[str, bytes]]) -> list[Fault]:
+    return [Fault(name, "holds no rows", f"the {split} split needs some, one JSON object a line") for name, _ in files]
 
 
 def _duplicate_ids(lines: Sequence[Line]) -> list[Fault]:
@@ -144,7 +149,7 @@ def _leaks(train: Sequence[Placed], val: Sequence[Placed]) -> tuple[list[Fault],
 
 def _in_order(faults: Iterable[Fault], lines: Sequence[Line]) -> list[Fault]:
     place = {line.where: position for position, line in enumerate(lines)}
-    return sorted(faults, key=lambda fault: place[fault.where])
+    return sorted(faults, key=lambda fault: place.get(fault.where, -1))  # a whole file's come first
 
 
 # --- warnings -----------------------------------------------------------------------------------------------------------

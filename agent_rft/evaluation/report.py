@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -28,6 +29,8 @@ TRACED_ROWS = 250
 POLICY = "default-src 'none'; style-src 'unsafe-inline'"
 """What the browser is told to allow: nothing but the file's own style."""
 SECRET_WORDS = {"token", "key", "secret", "password", "bearer"}
+URL_PASSWORD = re.compile(r"(://[^:/@\s]*):\S*@")
+"""Up to the last @: a password may hold one, and hiding too much does no harm."""
 
 
 class RunReport(msgspec.Struct, frozen=True, kw_only=True):
@@ -242,9 +245,12 @@ def _versions(report: RunReport) -> str:
 
 
 def masked(value: Any, name: str = "") -> Any:
-    """Settings as they may be shown: reports travel further than secrets should. A secret is text under a name that ends in such a word."""
+    """Settings as they may be shown: reports travel further than secrets should. A secret is text under a name that ends in
+    such a word, or the password within a URL."""
     if isinstance(value, dict):
         return {key: masked(inner, str(key)) for key, inner in value.items()}
     if isinstance(value, list | tuple):
         return [masked(inner, name) for inner in value]
-    return "(hidden)" if isinstance(value, str) and value and name.lower().split("_")[-1] in SECRET_WORDS else value
+    if not isinstance(value, str):
+        return value
+    return "(hidden)" if value and name.lower().split("_")[-1] in SECRET_WORDS else URL_PASSWORD.sub(r"\1:(hidden)@", value)

@@ -48,16 +48,3 @@ def _slice(key: str, value: str, rows: list[RowDiff]) -> Slice:
         base_calls=mean([row.base_calls for row in rows]),
         tuned_calls=mean([row.tuned_calls for row in rows]),
     )
-
-
-def describe_slices(slices: Iterable[Slice]) -> str:
-    """What is printed."""
-    parts = list(slices)
-    width = max((len(f"{part.key}={part.value}") for part in parts), default=0)
-    head = f"{'slice':<{width}}  rows  base  tuned  Δreward  calls"
-    return "\n".join([head, *(_line(part, width) for part in parts)])
-
-
-def _line(part: Slice, width: int) -> str:
-    rewards = f"{part.base_reward:4.2f}  {part.tuned_reward:5.2f}  {part.d_reward:+7.3f}"
-    return f"{f'{part.key}={part.value}':<{width}}  {part.rows:4}  {rewards}  {part.base_calls:.1f} → {part.tuned_calls:.1f}"

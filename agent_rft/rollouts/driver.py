@@ -18,7 +18,7 @@ from agent_rft.contracts.messages import ToolCall
 from agent_rft.contracts.ports import Grader, Sampler, ToolBox
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout
 from agent_rft.contracts.rows import Row
-from agent_rft.graders.apply import grade_rollout
+from agent_rft.graders.apply import failed_part, grade_rollout
 from agent_rft.rollouts.machine import advance, begin
 
 OnDone = Callable[[GradedRollout], None]
@@ -80,7 +80,7 @@ def grade_or_fail(row: Row, rollout: Rollout, grader: Grader) -> Grade | None:
     grade = grade_rollout(row, rollout, grader)
     if grade is not None and grade.reward is None:
         rollout.ending = Ending.INFRA_FAILED
-        rollout.failed_part = f"grader:{grader.ref.name}"
+        rollout.failed_part = failed_part(grade)
         rollout.reason = f"the grader gave no score: {grade.errors}"
     return grade
 
@@ -135,7 +135,8 @@ async def _run_in_waves(rollouts: dict[int, Rollout], sampler: Sampler, tools: T
             commands[i] = advance(rollouts[i], TimeUp())
             del asks[i]
         for i, reply in zip(asks, await sampler.sample(list(asks.values())) if asks else (), strict=True):
-            commands[i] = advance(rollouts[i], reply)
+            spoke_in_time = clocks[i].left() > 0  # else its next call would seem to be the tool's delay
+            commands[i] = advance(rollouts[i], reply if spoke_in_time else TimeUp())
         calling = {i: command for i, command in commands.items() if isinstance(command, CallTools)}
         after = await asyncio.gather(*(_run_tools(rollouts[i], command, tools, clocks[i]) for i, command in calling.items()))
         commands.update(zip(calling, after, strict=True))

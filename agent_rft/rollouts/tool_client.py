@@ -95,7 +95,7 @@ class HttpTools:
         started, attempt = time.perf_counter(), 1
         while True:
             try:
-                answer = await self._attempt(call.name, url, body)
+                answer = await self._attempt(call, url, body)
                 return ToolResult(call.call_id, answer.output, answer.error, time.perf_counter() - started, attempt)
             except TryAgain as trouble:
                 stats.retried += attempt == 1
@@ -112,7 +112,7 @@ class HttpTools:
             raise ValueError("no tool has so long a name")
         return URL(f"{self._base_url}/tools/{quote(name, safe='')}", encoded=True)
 
-    async def _attempt(self, name: str, url: URL, body: bytes) -> Answer:
+    async def _attempt(self, call: ToolCall, url: URL, body: bytes) -> Answer:
         if self._session is None:
             raise RuntimeError("open it first: async with HttpTools(...) as tools")
         try:
@@ -122,9 +122,9 @@ class HttpTools:
             raise TryAgain(f"no answer from {self._base_url} within {self._timeout.total:g} s") from error
         except (aiohttp.ClientError, OSError) as error:
             raise TryAgain(f"{self._base_url}: {error or type(error).__name__}") from error
-        return self._judge(name, status, reply, headers.get("Retry-After", ""))
+        return self._judge(call, status, reply, headers.get("Retry-After", ""))
 
-    def _judge(self, name: str, status: int, reply: bytes, retry_after: str) -> Answer:
+    def _judge(self, call: ToolCall, status: int, reply: bytes, retry_after: str) -> Answer:
         """Whose fault is it: nobody's or the model's (an answer), the server's (try again), our caller's (an error)?"""
         said = f"{self._base_url} answered {status}: {reply[:300].decode(errors='replace')}"
         if status in (401, 403):
@@ -132,6 +132,9 @@ class HttpTools:
         if status >= 500 or status in WORTH_ANOTHER_TRY:
             raise TryAgain(said, float(retry_after) if retry_after.isdigit() else 0.0)
         try:
-            return msgspec.json.decode(reply, type=Answer)
+            answer = msgspec.json.decode(reply, type=Answer)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:
-            raise InfraError(f"tool:{name}", f"not a tool server's answer: {said}") from error
+            raise InfraError(f"tool:{call.name}", f"not a tool server's answer: {said}") from error
+        if answer.call_id not in (None, call.call_id):
+            raise InfraError(f"tool:{call.name}", f"answered another call, '{answer.call_id}' instead of '{call.call_id}': {said}")
+        return answer

@@ -11,12 +11,12 @@ SOFTENING = 1e-4
 
 
 def shaped(reward: float, tool_calls: int, call_cost: float) -> float:
-    """The reward that is trained on: right answers pay for their calls, wrong ones never do.
+    """The reward that is trained on: a right answer pays for its calls, down to nothing at most.
 
-    Charging wrong answers too teaches a weak model to stop calling tools before it has learnt to answer. The charge
-    never eats more than the reward: a right answer is never worth less than a wrong one.
+    So a wrong answer, worth nothing, never pays: charging it too teaches a weak model to stop calling tools before it has
+    learnt to answer.
     """
-    return max(0.0, reward - call_cost * tool_calls) if reward > 0 else reward
+    return max(0.0, reward - call_cost * tool_calls)
 
 
 def group_advantages(rewards: Sequence[float | None]) -> list[float | None]:

@@ -12,6 +12,7 @@ from agent_rft.contracts.errors import Halted
 from agent_rft.contracts.graded import GradedRollout
 
 SMALLEST_GROUP = 4
+BY_CHANCE = 1e-4
 
 
 class Diverged(Halted):
@@ -69,12 +70,14 @@ def merged(tallies: Iterable[Tally]) -> Tally:
 class InfraGuard:
     """Watches which share of calls fails from infrastructure, each kind of part by itself.
 
-    The window is as many of the latest steps as hold `min_calls` calls of the kind, and no more.
+    The window is as many of the latest steps as hold `window_calls` calls of the kind, and no more. It halts when so many
+    failures would be all but impossible (one look in BY_CHANCE) at the rate allowed: a run takes hundreds of looks, and
+    comparing the bare rate would halt most runs at half the rate allowed.
     """
 
-    def __init__(self, max_rate: float, min_calls: int, steps: Iterable[Tally] = ()) -> None:
+    def __init__(self, max_rate: float, window_calls: int, steps: Iterable[Tally] = ()) -> None:
         self._max_rate = max_rate
-        self._min_calls = max(1, min_calls)
+        self._window_calls = max(1, window_calls)
         self.steps = list(steps)
         """What a checkpoint keeps of this guard: the steps that some kind's window still needs."""
 
@@ -92,21 +95,21 @@ class InfraGuard:
         """Halt where too many calls failed."""
         for kind in ("tool", "grader", "model"):
             window = merged(self._latest(kind))
-            if window.calls_to(kind) >= self._min_calls and window.rate_of(kind) > self._max_rate:
+            if chance_of_failures(window.failures_of(kind), window.calls_to(kind), self._max_rate) < BY_CHANCE:
                 part = window.worst(kind)
                 failed, calls = window.failed[part], window.calls[part]
                 raise Halted(
                     f"{part} failed {failed} of its last {calls} calls ({failed / calls:.1%}) after retries; "
                     f"{window.rate_of(kind):.1%} of all {kind} calls failed from infrastructure, {self._max_rate:.1%} is allowed",
-                    f"mend {part} (the log of its server says why it failed), then resume; or allow more with guards.max_infra_rate=RATE,"
-                    " since failed rollouts touch neither gradient nor baseline",
+                    f"mend {part} (the log of its server says why it failed), or allow more with guards.max_infra_rate=RATE:"
+                    " failed rollouts touch neither gradient nor baseline",
                 )
 
     def _latest(self, kind: str) -> list[Tally]:
         calls = 0
         for back, tally in enumerate(reversed(self.steps), 1):
             calls += tally.calls_to(kind)
-            if calls >= self._min_calls:
+            if calls >= self._window_calls:
                 return self.steps[-back:]
         return self.steps
 
@@ -118,15 +121,28 @@ def check_some_left(rollouts: Sequence[GradedRollout]) -> None:
         shown = ", ".join(f"{part} ({times} times)" for part, times in parts.most_common())
         raise Halted(
             f"every rollout of the step failed from infrastructure: {shown}; the last one said: {rollouts[-1].rollout.reason}",
-            f"mend {' and '.join(parts)}, then resume",
+            f"mend {' and '.join(parts)}",
         )
+
+
+def chance_of_failures(failed: int, calls: int, rate: float) -> float:
+    """How likely `failed` or more of `calls` fail where each does at `rate`: the binomial's upper tail, exactly."""
+    if failed <= rate * calls:
+        return 1.0
+    if rate == 0.0:
+        return 0.0
+    each = (
+        math.lgamma(calls + 1) - math.lgamma(k + 1) - math.lgamma(calls - k + 1) + k * math.log(rate) + (calls - k) * math.log1p(-rate)
+        for k in range(failed, calls + 1)
+    )
+    return math.fsum(math.exp(log) for log in each)
 
 
 def check_kl(kl: float, max_kl: float) -> None:
     if kl > max_kl:
-        raise Halted(
-            f"the policy has drifted to a KL of {kl:.3f} from the reference, {max_kl:g} is allowed",
-            "resume from an earlier checkpoint with a larger algorithm.kl_coef or a smaller algorithm.learning_rate",
+        raise Diverged(
+            f"the policy has drifted to a KL of {kl:.3f} from the reference, {max_kl:g} is allowed; its weights are not kept",
+            "take a larger algorithm.kl_coef or a smaller algorithm.learning_rate",
         )
 
 
@@ -134,7 +150,7 @@ def check_finite(loss: float, grad_norm: float) -> None:
     if not (math.isfinite(loss) and math.isfinite(grad_norm)):
         raise Diverged(
             f"the update is not a number (loss {loss}, gradient norm {grad_norm}); its weights are not kept",
-            "resume from the last checkpoint with a smaller algorithm.learning_rate",
+            "take a smaller algorithm.learning_rate",
         )
 
 

@@ -27,9 +27,10 @@ class FlakyTools:
         failure_rate: float = 0.0,
         hang_rate: float = 0.0,
         latency_seconds: float = 0.0,
-        hang_seconds: float = 3600.0,
+        hang_seconds: float = 10.0,
         seed: int = 0,
     ) -> None:
+        """A hang outlasts the server's deadline, but not by much: its thread holds a place, which calls that go well need."""
         self.blocks = bool(hang_rate or latency_seconds) or bool(getattr(inner, "blocks", False))
         self._inner = inner
         self._failure_rate = failure_rate

@@ -102,6 +102,19 @@ def test_ids_are_unique_over_all_files():
     ]
 
 
+@pytest.mark.parametrize("empty", ["train", "val"])
+def test_a_split_without_rows_is_a_fault_that_names_its_file(empty):
+    other = "val" if empty == "train" else "train"
+    report = validate({other: [("full.jsonl", lines(row(1), b"{"))], empty: [("empty.jsonl", b"\xef\xbb\xbf\r\n \n")]})
+    told = [str(fault) for fault in report.faults]
+    assert told[0] == f"empty.jsonl: holds no rows (the {empty} split needs some, one JSON object a line)"
+    assert [fault.split(":")[:2] for fault in told[1:]] == [["full.jsonl", "2"]]
+
+
+def test_a_file_without_rows_beside_one_with_rows_is_no_fault():
+    assert validate({"train": [("t.jsonl", lines(row(1))), ("more.jsonl", b"")]}).faults == ()
+
+
 def test_a_byte_order_mark_blank_lines_and_crlf_are_nobodys_fault():
     content = b"\xef\xbb\xbf" + json.dumps(row(1)).encode() + b"\r\n\r\n  \n" + json.dumps(row(2)).encode() + b"\r\n"
     report = validate({"train": [("t.jsonl", content + b"{")]})

@@ -1,5 +1,8 @@
 """The last line names the most pressing thing."""
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 
@@ -17,6 +20,14 @@ def after(tried):
         return next_step("runs/r1", compare(base, tuned))
 
     return line
+
+
+def test_every_command_it_names_is_a_target_of_the_makefile(after):
+    compared = after((1.0, 1.0), (None, 1.0), (1.0, None))
+    said = " ".join((next_step("runs/r1"), next_step("runs/r1", halted="a tool fails"), compared, after((0.0, 1.0))))
+    named = set(re.findall(r"`make ([a-z-]+)", said))
+    assert named == {"resume", "evaluate", "serve"}
+    assert named <= set(re.findall(r"^([a-z-]+):", Path(__file__).parents[2].joinpath("Makefile").read_text(), re.MULTILINE))
 
 
 def test_a_clean_gain_is_served(after):

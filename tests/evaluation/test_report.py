@@ -154,6 +154,22 @@ def test_secrets_among_the_settings_are_hidden():
     assert masked(settings) == expected
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://u:pw@h/d", "postgresql://u:(hidden)@h/d"),
+        ("postgresql+psycopg://u:p@s/s:w@h:5432/d", "postgresql+psycopg://u:(hidden)@h:5432/d"),
+        ("redis://:pw@h", "redis://:(hidden)@h"),
+        ("kept at postgresql://u:pw@h/d", "kept at postgresql://u:(hidden)@h/d"),
+        ("postgresql://u@h:5432/d", "postgresql://u@h:5432/d"),
+        ("http://127.0.0.1:8000/tools", "http://127.0.0.1:8000/tools"),
+        ("sqlite:///runs/cards.db", "sqlite:///runs/cards.db"),
+    ],
+)
+def test_a_password_within_a_url_is_hidden(url, shown):
+    assert masked({"store": {"url": url}, "others": [url]}) == {"store": {"url": shown}, "others": [shown]}
+
+
 def test_it_is_written_as_one_file(report, tmp_path):
     write_report(report, tmp_path / "report.html")
     assert (tmp_path / "report.html").read_text(encoding="utf-8") == render_report(report)

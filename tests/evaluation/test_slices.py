@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_rft.evaluation.compare import compare
-from agent_rft.evaluation.slices import describe_slices, slice_rows
+from agent_rft.evaluation.slices import slice_rows
 
 EASY, HARD = {"task_type": "numerical_qa", "difficulty": "easy"}, {"task_type": "numerical_qa", "difficulty": "hard"}
 
@@ -26,14 +26,6 @@ def test_each_value_of_a_key_is_a_slice(tried):
 def test_any_metadata_key_slices_and_a_missing_one_is_said(tried):
     (only,) = slice_rows(diffs(tried), ["sector"])
     assert (only.key, only.value, only.rows) == ("sector", "unspecified", 3)
-
-
-def test_it_prints_aligned(tried):
-    assert describe_slices(slice_rows(diffs(tried), ["difficulty"])).splitlines() == [
-        "slice            rows  base  tuned  Δreward  calls",
-        "difficulty=easy     2  0.25   1.00   +0.750  6.0 → 2.5",
-        "difficulty=hard     1  1.00   0.50   -0.500  4.0 → 6.0",
-    ]
 
 
 @given(st.lists(st.sampled_from(["easy", "hard", None]), min_size=1, max_size=8))

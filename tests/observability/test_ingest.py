@@ -105,17 +105,44 @@ def test_a_rollout_changed_after_it_was_recorded_is_stored_as_it_was(sqlite_stor
     assert find_card(sqlite_store, "card-1").card == as_recorded
 
 
-def test_a_card_that_the_store_refuses_holds_up_no_other(store, tmp_path, make_card):
+def test_a_card_that_the_store_refuses_holds_up_neither_other_cards_nor_checkpoints(store, tmp_path, make_card):
     recorder = StoreRecorder(rescuing_into(store, tmp_path))
     for number in range(10):
         recorder.record(make_card(f"card-{number}", metadata={"odd": object()} if number == 4 else {}))
-    with pytest.raises(InfraError, match=r"1 of 10 cards were refused.*cards-unsaved"):
-        recorder.flush()
-    with pytest.raises(InfraError, match="1 of 10 cards were refused"):
-        recorder.close()
+    recorder.flush()  # what a checkpoint waits for
+    recorder.close()
+    assert (recorder.acknowledged, recorder.refused) == (9, 1)
     assert stored_ids(store) == {f"card-{number}" for number in range(10)} - {"card-4"}
     assert replay(store, recorder.rescue_file) == 1  # the file holds what could be said of it
     assert find_card(store, "card-4").card.metadata["odd"].startswith("<object object")
+
+
+def test_cards_refused_for_one_reason_are_warned_about_once_and_counted_at_the_end(store, tmp_path, make_card):
+    versions = msgspec.structs.replace(make_card().versions, seed=2**63)  # one bit more than the stores' integers have
+    with capture_logs() as logs, StoreRecorder(rescuing_into(store, tmp_path)) as recorder:
+        for number in range(3):
+            recorder.record(make_card(f"card-{number}", versions=versions))
+    refused, total = (entry for entry in logs if entry["log_level"] == "warning")
+    assert (refused["event"], refused["rollout_id"]) == ("card refused", "card-0")
+    assert (total["event"], total["refused"], total["of"]) == ("cards refused", 3, 3)
+    assert total["saved_in"] == str(recorder.rescue_file)
+    assert recorder.rescue_file.read_text().count("\n") == 3
+
+
+def test_a_replayed_card_that_is_refused_again_is_named(store, tmp_path, make_card):
+    versions = msgspec.structs.replace(make_card().versions, seed=2**63)
+    with StoreRecorder(rescuing_into(store, tmp_path)) as recorder:
+        recorder.record(make_card("too-large", versions=versions))
+        recorder.record(make_card("odd", metadata={"odd": object()}))
+    with pytest.raises(UserError, match=r"cards-unsaved.*: the store refuses card too-large: "):
+        replay(store, recorder.rescue_file)
+
+
+def test_the_largest_seed_is_stored(store, make_card):
+    versions = msgspec.structs.replace(make_card().versions, seed=2**63 - 1)
+    with StoreRecorder(store) as recorder:
+        recorder.record(make_card(versions=versions))
+    assert find_card(store, "card-1").card.versions.seed == 2**63 - 1
 
 
 def rescuing_into(store, folder):

@@ -8,11 +8,11 @@ import pytest
 from agent_rft.contracts.errors import InfraError, UserError
 from agent_rft.contracts.events import AskModel, InfraFailed
 from agent_rft.contracts.grades import Grade, GraderRef
+from agent_rft.contracts.jobcards import Versions
 from agent_rft.contracts.messages import ToolCall
 from agent_rft.contracts.rollouts import Ending, Limits, ToolResult
 from agent_rft.contracts.rows import Row
 from agent_rft.rollouts.cards import card_of
-from agent_rft.contracts.jobcards import Versions
 from agent_rft.rollouts.driver import Try, collect, new_rollout_id
 from agent_rft.rollouts.in_process import ScriptedSampler
 
@@ -125,12 +125,14 @@ async def test_a_tool_that_hangs_past_the_rollouts_seconds_is_infrastructure(bat
     assert time.monotonic() - began < 5
 
 
-async def test_a_model_that_takes_too_long_is_out_of_budget():
+@BOTH
+async def test_a_model_that_takes_too_long_is_out_of_budget_and_its_tools_are_not_blamed(batched: bool):
     class Slow(ScriptedSampler):
         async def sample(self, asks):
-            await asyncio.sleep(30)
+            await asyncio.sleep(0.3)
+            return await super().sample(asks)
 
-    [graded] = await collect(tries(1), Slow(lambda ask: ""), Tools(), Exact(), Limits(max_seconds=0.1))
+    [graded] = await collect(tries(1), Slow(search_then("13.4%"), batched), Tools(), Exact(), Limits(max_seconds=0.1))
     assert graded.rollout.ending is Ending.OUT_OF_BUDGET
     assert graded.reward == 0.0, "graded: an agent must live within its means"
 

@@ -10,7 +10,8 @@ from agent_rft.rollouts.templates import ChatTemplate
 
 # The parts of Qwen2.5's template that matter here: results of one parallel turn share a user turn.
 QWEN = """\
-{%- if tools %}{{- '<|im_start|>system\n# Tools\n' }}{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}{{- '<|im_end|>\n' }}{%- endif %}
+{%- if tools %}{{- '<|im_start|>system\n# Tools\n' }}
+{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}{{- '<|im_end|>\n' }}{%- endif %}
 {%- for message in messages %}
 {%- if message.role == 'tool' %}
 {%- if loop.index0 == 0 or messages[loop.index0 - 1].role != 'tool' %}{{- '<|im_start|>user' }}{%- endif %}

@@ -146,6 +146,24 @@ async def test_an_answer_that_is_none_is_ours_and_not_tried_again(body):
             await tools.call("r1", READ)
 
 
+async def test_the_answer_to_another_call_is_an_infrastructure_failure():
+    async def swap(_):
+        return web.json_response({"output": "what c2 asked for", "call_id": "c2"})
+
+    async with misbehaving(swap) as url, HttpTools(url, "secret") as tools:
+        with pytest.raises(InfraError, match=r"tool:read: answered another call, 'c2' instead of 'c1'"):
+            await tools.call("r1", READ)
+
+
+@pytest.mark.parametrize("echoed", [{}, {"call_id": None}])
+async def test_a_server_need_not_echo_the_call_id(echoed):
+    async def answer(_):
+        return web.json_response({"output": "ok", **echoed})
+
+    async with misbehaving(answer) as url, HttpTools(url, "secret") as tools:
+        assert (await tools.call("r1", READ)).output == "ok"
+
+
 async def test_a_wrong_bearer_is_the_users_mistake_and_says_so_at_once(server):
     async with HttpTools(server.base_url, "wrong") as tools:
         with pytest.raises(UserError, match=r"(?s)refuses our bearer.*cure: set TOOL_BEARER"):

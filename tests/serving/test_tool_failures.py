@@ -57,6 +57,23 @@ async def test_tools_that_wait_do_not_wait_for_each_other():
     assert time.monotonic() - started < 1.0  # one after another: 1.6 s
 
 
+async def test_waiting_for_a_thread_is_not_counted_against_the_tool():
+    runner = ToolRunner(Echo(waits=0.1), deadline_seconds=0.5, attempts=1, max_threads=2)
+    answers = await asyncio.gather(*(runner.run("echo", {"text": str(i)}) for i in range(16)))  # eight rounds: 0.8 s
+    assert answers == [(str(i), None) for i in range(16)]
+
+
+async def test_calls_that_were_given_up_still_count_as_threads():
+    tools = Echo(waits=0.3)
+    runner = ToolRunner(tools, deadline_seconds=0.02, attempts=1, max_threads=2)
+    calls = [asyncio.ensure_future(runner.run("echo", {"text": "hi"})) for _ in range(4)]
+    await asyncio.wait(calls[:2])
+    assert tools.calls == 2  # both were given up, both threads live on
+    await asyncio.wait(calls)
+    assert tools.calls == 4
+    assert all(isinstance(call.exception(), InfraError) for call in calls)
+
+
 def outcomes(tools, calls, attempts=1):
     """Per logical call: did it fail, over all its attempts?"""
     failed = []

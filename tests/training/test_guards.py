@@ -1,6 +1,7 @@
 """Each guard, provoked: it names its figure and its cure, and stays quiet just below its limit."""
 
 import math
+import random
 
 import pytest
 
@@ -14,6 +15,7 @@ from agent_rft.training.guards import (
     Diverged,
     InfraGuard,
     Tally,
+    chance_of_failures,
     check_finite,
     check_kl,
     check_some_left,
@@ -38,15 +40,46 @@ def test_a_tally_counts_calls_and_failures_by_part():
     assert tally.failed == {"tool:search": 1, "grader:numeric": 1}
 
 
-def infra_guard(max_rate=0.01, min_calls=100, steps=()) -> InfraGuard:
-    return InfraGuard(max_rate, min_calls, steps)
+def infra_guard(max_rate=0.01, window_calls=100, steps=()) -> InfraGuard:
+    return InfraGuard(max_rate, window_calls, steps)
+
+
+def halts(guard: InfraGuard) -> bool:
+    try:
+        guard.check()
+    except Halted:
+        return True
+    return False
+
+
+def test_the_chance_of_failures_is_the_binomials_tail():
+    assert chance_of_failures(1, 3, 0.01) == pytest.approx(1 - 0.99**3)
+    assert chance_of_failures(2, 2, 0.5) == pytest.approx(0.25)
+    assert chance_of_failures(2, 3, 0.5) == pytest.approx(4 / 8)
+    assert chance_of_failures(2, 200, 0.01) == 1.0, "no more than was to be expected"
+    assert chance_of_failures(1, 1000, 0.0) == 0.0
+
+
+def test_a_rate_below_the_limit_does_not_halt_a_long_run_and_one_well_above_halts_within_three_steps():
+    draw = random.Random(0)
+
+    def first_halt(rate: float, steps: int) -> int | None:
+        guard = infra_guard(window_calls=1000)
+        for step in range(steps):
+            guard.note(Tally({"tool:search": 256}, {"tool:search": sum(draw.random() < rate for _ in range(256))}))
+            if halts(guard):
+                return step
+        return None
+
+    assert [first_halt(0.005, 77) for _ in range(20)] == [None] * 20
+    assert all((first_halt(0.05, 10) or 0) < 3 for _ in range(20))
 
 
 def test_above_the_rate_it_halts_and_names_the_tool_its_rate_and_the_cure():
     guard = infra_guard()
-    guard.note(Tally({"tool:search": 60, "tool:read": 140}, {"tool:search": 3}))
-    assert guard.tool_failure_rate == pytest.approx(0.015)
-    with pytest.raises(Halted, match=r"tool:search failed 3 of its last 60 calls \(5.0%\).*1.5% of all tool calls") as caught:
+    guard.note(Tally({"tool:search": 60, "tool:read": 140}, {"tool:search": 12}))
+    assert guard.tool_failure_rate == pytest.approx(0.06)
+    with pytest.raises(Halted, match=r"tool:search failed 12 of its last 60 calls \(20.0%\).*6.0% of all tool calls") as caught:
         guard.check()
     assert "mend tool:search" in caught.value.cure and "guards.max_infra_rate" in caught.value.cure
 
@@ -58,11 +91,11 @@ def test_at_the_rate_it_goes_on():
     assert guard.tool_failure_rate == pytest.approx(0.01)
 
 
-def test_one_early_failure_is_not_judged():
+def test_one_early_failure_may_be_chance_but_a_dead_tool_is_not():
     guard = infra_guard()
-    guard.note(Tally({"tool:search": 99}, {"tool:search": 50}))
+    guard.note(Tally({"tool:search": 3}, {"tool:search": 1}))
     guard.check()
-    guard.note(Tally({"tool:search": 1}, {}))
+    guard.note(Tally({"tool:search": 4}, {"tool:search": 4}))
     with pytest.raises(Halted):
         guard.check()
 
@@ -88,21 +121,21 @@ def test_a_window_goes_on_where_a_checkpoint_left_it():
 
 def test_many_good_tools_do_not_hide_a_broken_grader():
     guard = infra_guard()
-    guard.note(Tally({"tool:search": 10_000, "grader:numeric": 100}, {"grader:numeric": 2}))
-    with pytest.raises(Halted, match="grader:numeric failed 2 of its last 100"):
+    guard.note(Tally({"tool:search": 10_000, "grader:numeric": 100}, {"grader:numeric": 9}))
+    with pytest.raises(Halted, match="grader:numeric failed 9 of its last 100"):
         guard.check()
 
 
 def test_a_step_of_which_nothing_is_left_halts_however_small():
     with pytest.raises(Halted, match=r"tool:search \(2 times\).*503") as caught:
         check_some_left([rollout("search", failed="tool:search")] * 2)
-    assert caught.value.cure == "mend tool:search, then resume"
+    assert caught.value.cure == "mend tool:search"
     check_some_left([rollout("search", failed="tool:search"), rollout()])
 
 
-def test_kl():
+def test_a_drifted_policy_is_not_kept():
     check_kl(0.5, 0.5)
-    with pytest.raises(Halted, match="KL of 0.512"):
+    with pytest.raises(Diverged, match=r"KL of 0\.512"):
         check_kl(0.512, 0.5)
 
 

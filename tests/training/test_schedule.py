@@ -21,7 +21,8 @@ def test_each_pass_sees_every_row_once(count, batch, seed):
     steps = total_steps(count, batch, 2, None)
     seen = [rows_of_step(rows, step, batch, seed) for step in range(steps)]
     first, second = seen[: steps // 2], seen[steps // 2 :]
-    assert sorted(sum(first, [])) == sorted(sum(second, [])) == rows
+    for batches in (first, second):
+        assert sorted(row for batch in batches for row in batch) == rows
 
 
 def test_the_order_is_the_seeds_and_each_passs_own():

@@ -6,27 +6,33 @@ from pathlib import Path
 
 from agent_rft.contracts.ports import Grader, Recorder, Sampler, ToolBox
 from agent_rft.contracts.training import Model, OnStep, Outcome, TrainingJob
-from agent_rft.training.local.checkpoints import MANIFEST, Checkpoints
+from agent_rft.training.local.checkpoints import MANIFEST, PREFIX, Checkpoints
 from agent_rft.training.local.engine import LocalEngine
 from agent_rft.training.local.journal import MetricsFile
 from agent_rft.training.local.loop import train
-from agent_rft.training.local.models import load_policy, sampler_of, use_threads
+from agent_rft.training.local.models import load_policy, sampler_of, use_threads, weights_name
 
 
 class LocalBackend:
     """One process; a CPU or one GPU."""
+
+    def name_of(self, model: Model, checkpoint: str | None) -> str:
+        folder = Path(checkpoint) if checkpoint else None
+        if folder and (folder / MANIFEST).exists():  # runs/NAME/checkpoints/step-000040
+            return f"{folder.parent.parent.name}/step-{int(folder.name.removeprefix(PREFIX))}"
+        return weights_name(checkpoint or model.path)
 
     def sampler(self, model: Model, checkpoint: str | None, temperature: float) -> Sampler:
         use_threads(model.threads)
         folder = Path(checkpoint) if checkpoint else None
         if folder and (folder / MANIFEST).exists():
             Checkpoints(folder.parent, 1).checked(folder)
-        policy = load_policy(model, checkpoint=folder, trainable=False)
-        return sampler_of(policy, temperature, checkpoint or model.path)
+        policy, name = load_policy(model, checkpoint=folder, trainable=False), self.name_of(model, checkpoint)
+        return sampler_of(policy, model, temperature, lambda: name)
 
     async def train(self, job: TrainingJob, tools: ToolBox, grader: Grader, recorder: Recorder, on_step: OnStep) -> Outcome:
         use_threads(job.model.threads)
         folder = Path(job.run_dir)
-        checkpoints = Checkpoints(folder / "checkpoints", job.keep_checkpoints)
+        checkpoints = Checkpoints(folder / "checkpoints", job.keep_checkpoints, job.versions)
         engine = LocalEngine(job.model, job.algorithm, checkpoints, job.run_id, job.seed, job.resume)
         return await train(job, engine, MetricsFile(folder / "metrics.jsonl"), tools, grader, recorder, on_step)

@@ -15,23 +15,27 @@ from pathlib import Path
 import msgspec
 
 from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.jobcards import Versions
 
 MANIFEST = "manifest.json"
 PREFIX = "step-"
 CHUNK = 1 << 20
 
 
-class Manifest(msgspec.Struct, frozen=True):
+class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     step: int
     files: dict[str, str]
     """sha256 of each file, by its path within the checkpoint."""
+    versions: Versions | None = None
+    """What the run stands on; its checkpoint is the base."""
 
 
 class Checkpoints:
     """The checkpoints of one run."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int, versions: Versions | None = None) -> None:
         self._folder = folder
+        self._versions = versions
         self._keep = max(1, keep)
 
     def steps(self) -> list[int]:
@@ -55,7 +59,7 @@ class Checkpoints:
             draft.mkdir(parents=True)
             fill(draft)
             files = {path.relative_to(draft).as_posix(): _sha256(path) for path in _files(draft)}
-            (draft / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(Manifest(step, files))))
+            (draft / MANIFEST).write_bytes(msgspec.json.format(msgspec.json.encode(Manifest(step, files, self._versions))))
             _sync(draft)
             if place.exists():
                 self._discard(place)
@@ -126,6 +130,8 @@ def _sync(folder: Path) -> None:
     for path in _files(folder):
         with path.open("rb") as file:
             os.fsync(file.fileno())
+    for inner in (path for path in folder.rglob("*") if path.is_dir()):
+        _sync_folder(inner)
     _sync_folder(folder)
 
 

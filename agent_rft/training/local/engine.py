@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,9 +21,8 @@ from agent_rft.training.guards import check_finite
 from agent_rft.training.local.batches import Trajectory, micro_batches
 from agent_rft.training.local.checkpoints import Checkpoints
 from agent_rft.training.local.loss import grpo_loss, token_entropy
-from agent_rft.training.local.models import load_policy
+from agent_rft.training.local.models import load_policy, sampler_of
 from agent_rft.training.local.ports import Position, Update
-from agent_rft.training.local.sampler import LocalSampler
 from agent_rft.training.local.scoring import Scorer
 
 BETAS = (0.9, 0.95)
@@ -42,13 +42,15 @@ class LocalEngine:
     """Weights, optimizer and frozen reference of one training run."""
 
     def __init__(self, model: Model, algorithm: Algorithm, checkpoints: Checkpoints, run_id: str, seed: int, resume: bool) -> None:
-        self._spec, self._algorithm, self._checkpoints, self._run_id = model, algorithm, checkpoints, run_id
+        self._spec, self._algorithm, self._checkpoints = model, algorithm, checkpoints
         newest = checkpoints.newest()
         if newest and not resume:
             raise UserError(f"{newest.parent} holds checkpoints of an earlier run", "resume it, or choose another run id")
         if newest:
             checkpoints.checked(newest)
         self.policy = load_policy(model, checkpoint=newest, trainable=True, seed=seed)
+        self.reference_seconds = 0.0
+        """Spent so far on what the frozen reference thinks of the samples."""
         self._frozen = None if model.lora else self._frozen_base(newest)
         self._recompute = False
         if self.policy.model.device.type == "cuda":
@@ -56,13 +58,14 @@ class LocalEngine:
         self.trained = [weight for weight in self.policy.model.parameters() if weight.requires_grad]
         self._optimizer = torch.optim.AdamW(self.trained, lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
         self._scorer = Scorer(self.policy.model)
-        self._sampler = self._make_sampler()
+        self._sampler = sampler_of(self.policy, model, algorithm.temperature, lambda: f"{run_id}/step-{self._position.step}")
         self._position = self._restore(newest) if newest else Position()
 
     def _frozen_base(self, checkpoint: Path | None) -> Scorer:
         """The reference of a model that is trained whole: a copy of the base, which a resumed run reads anew."""
         if checkpoint:
-            return Scorer(load_policy(self._spec, checkpoint=None, trainable=False).model)
+            again = load_policy(self._spec, checkpoint=None, trainable=True)  # in the precision that a fresh run's copy has
+            return Scorer(again.model.requires_grad_(False))
         return Scorer(copy.deepcopy(self.policy.model).requires_grad_(False))
 
     def recompute_activations(self) -> None:
@@ -71,17 +74,6 @@ class LocalEngine:
         model = self.policy.model
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable  # the older name
         enable({"use_reentrant": False})
-
-    def _make_sampler(self) -> LocalSampler:
-        policy = self.policy
-        return LocalSampler(
-            policy.model,
-            policy.tokenizer,
-            policy.template,
-            policy.turn_ends,
-            temperature=self._algorithm.temperature,
-            checkpoint=lambda: f"{self._run_id}/step-{self._position.step}",
-        )
 
     @property
     def sampler(self) -> Sampler:
@@ -101,6 +93,7 @@ class LocalEngine:
         finally:
             self._optimizer.zero_grad(set_to_none=True)
         self._position = Position(self._position.step + 1)
+        self._sampler.weights_changed()
         return msgspec.structs.replace(done, grad_norm=norm)
 
     def accumulate(self, trajectories: Sequence[Trajectory]) -> Update:
@@ -117,7 +110,9 @@ class LocalEngine:
     def _learn_from(self, trajectories: Sequence[Trajectory], total: int) -> Tensor:
         """One forward and backward pass; answers loss, KL, clip fraction and entropy, each already over `total`."""
         batch = _Padded(trajectories, self.policy.model.device)
+        began = time.perf_counter()
         reference = self._reference_logprobs(batch)
+        self.reference_seconds += time.perf_counter() - began
         logits = self._scorer.logits(batch.ids, batch.chosen, use_cache=False) / (self._algorithm.temperature or 1.0)
         every = torch.log_softmax(logits, -1)
         new = every.gather(1, batch.targets)[:, 0]

@@ -35,7 +35,7 @@ async def train(
     last = total_steps(len(job.train_rows), algorithm.batch_size, algorithm.epochs, algorithm.max_steps)
     position = engine.position
     lines = journal.rewind(position.step)
-    guard = InfraGuard(job.guards.max_infra_rate, job.guards.min_infra_calls, position.infra_window)
+    guard = InfraGuard(job.guards.max_infra_rate, job.guards.infra_window_calls, position.infra_window)
     crew = _Crew(job, engine, tools, grader, recorder, guard)
     made, halt = position.step, None
 
@@ -53,8 +53,8 @@ async def train(
         journal.append(line)
         lines.append(line)
         on_step(line, last)
-        due = made > step and (made % job.checkpoint_every == 0 or made == last)
-        if due or (halt and not isinstance(halt, Diverged)):
+        due = halt or (made > step and (made % job.checkpoint_every == 0 or made == last))
+        if due and not isinstance(halt, Diverged):
             recorder.flush()
             engine.save(Position(made, () if halt else tuple(guard.steps)))
         if halt:
@@ -122,8 +122,8 @@ class _Crew:
     def _guard_infra(self, done: Sequence[GradedRollout], line: StepMetrics) -> None:
         self._guard.note(tally_of(done))
         line.infra_failure_rate = self._guard.tool_failure_rate
-        self._guard.check()
         check_some_left(done)
+        self._guard.check()
 
 
 def _means(done: Sequence[GradedRollout]) -> tuple[float | None, float | None]:

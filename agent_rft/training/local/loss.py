@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+GAP_CAP, KL_CAP = 20.0, 10.0
+
 
 class TokenLoss(NamedTuple):
     """What one micro-batch adds to the step: sums over its tokens, already divided by the step's number of tokens."""
@@ -35,9 +37,14 @@ def grpo_loss(
 
 
 def k3(new: Tensor, reference: Tensor) -> Tensor:
-    """Schulman's third estimate of KL(policy || reference) from the policy's samples: unbiased and never negative."""
-    gap = reference - new
-    return torch.exp(gap) - gap - 1
+    """Schulman's third estimate of KL(policy || reference) from the policy's samples: never negative, and capped a token.
+
+    Uncapped its mean is right on average and useless step by step: a single token that the policy said against all odds,
+    and the reference would have said gladly, outweighs the thousand others, in figure and gradient. A capped token has
+    no gradient. NeMo RL caps at the same values.
+    """
+    gap = (reference - new).clamp(-GAP_CAP, GAP_CAP)
+    return (torch.exp(gap) - gap - 1).clamp(max=KL_CAP)
 
 
 def token_entropy(log_probabilities: Tensor) -> Tensor:

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import hashlib
 import json
 import os
 import warnings
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from peft.tuners.lora import Linear as LoraLinear
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from agent_rft.contracts.errors import UserError
@@ -22,6 +25,9 @@ from agent_rft.contracts.training import Lora
 from agent_rft.contracts.training import Model as ModelSpec
 from agent_rft.rollouts.templates import ChatTemplate
 from agent_rft.training.local.sampler import LocalSampler, verify
+
+if TYPE_CHECKING:
+    from agent_rft.training.local.vllm_sampler import VllmSampler
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 transformers_logging.disable_progress_bar()  # the run has a table of its own
@@ -37,6 +43,29 @@ class Policy(msgspec.Struct):
     tokenizer: PreTrainedTokenizerBase
     template: ChatTemplate
     turn_ends: tuple[int, ...]
+    path: str
+    """Where the weights, but for adapters, were loaded from."""
+    trainable: bool
+
+    @property
+    def learns(self) -> bool:
+        """Its weights are, or may become, others than those at `path`."""
+        return self.trainable or self.adapters is not None
+
+    def weights(self) -> Iterator[tuple[str, Tensor]]:
+        """As a plain checkpoint would name them, adapters added in. The base itself is left alone: adding adapters to it
+        and taking them off again would round it a little further each time, and it is the reference. Tied weights come once."""
+        seen = set[int]()
+        for name, module in self.model.named_modules():
+            if ".lora_" in name or name.endswith(".base_layer"):
+                continue
+            adapted = module if isinstance(module, LoraLinear) else None
+            for key, weight in (adapted.get_base_layer() if adapted else module).named_parameters(recurse=False):
+                if id(weight) in seen:
+                    continue
+                seen.add(id(weight))
+                added = adapted.get_delta_weight("default") if adapted and key == "weight" else None
+                yield f"{name}.{key}", weight.detach() if added is None else weight.detach() + added.detach()
 
     def save(self, folder: Path) -> None:
         """In the layout that Hugging Face loads; of a model with adapters only these."""
@@ -60,16 +89,18 @@ def load_policy(spec: ModelSpec, *, checkpoint: Path | None, trainable: bool, se
     model, tokenizer = load_model(whole, dtype), load_tokenizer(whole)
     template, turn_ends = template_of(tokenizer, model)
     silence_dropout(model)
-    verify(model.to(device).eval())  # pyright: ignore[reportArgumentType]
+    model.to(device)  # pyright: ignore[reportArgumentType]
     adapters = None
-    if spec.lora and checkpoint:
-        adapters = PeftModel.from_pretrained(model, checkpoint, is_trainable=trainable)
-    elif spec.lora and trainable:
-        adapters = add_lora(model, spec.lora, seed)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # about peft's use of transformers: not ours to mend
+        if spec.lora and checkpoint:
+            adapters = PeftModel.from_pretrained(model, checkpoint, is_trainable=trainable)
+        elif spec.lora and trainable:
+            adapters = add_lora(model, spec.lora, seed)
     if not trainable:
         model.requires_grad_(False)
     model.eval()
-    return Policy(model, adapters, tokenizer, template, turn_ends)
+    return Policy(model, adapters, tokenizer, template, turn_ends, whole, trainable)
 
 
 def load_model(path: str, dtype: torch.dtype) -> PreTrainedModel:
@@ -78,6 +109,26 @@ def load_model(path: str, dtype: torch.dtype) -> PreTrainedModel:
     try:
         return AutoModelForCausalLM.from_pretrained(path, dtype=dtype)
     except Exception as error:  # hub, network, configuration and weights each fail in their own ways
+        raise UserError(f"model {path} could not be loaded: {_first_line(error)}", SOURCE) from error
+
+
+@functools.cache
+def weights_name(path: str) -> str:
+    """A model's path with a hash of its weights, so that on a job card the same name never means other weights."""
+    if not looks_local(path):
+        return f"{path}@{getattr(_config_of(path), '_commit_hash', None) or 'unknown'}"
+    check_folder(Path(path))
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).glob("*.safetensors")):
+        with file.open("rb") as weights:
+            digest.update(hashlib.file_digest(weights, "sha256").digest())
+    return f"{path}@{digest.hexdigest()[:12]}"
+
+
+def _config_of(path: str) -> PretrainedConfig:
+    try:
+        return AutoConfig.from_pretrained(path)
+    except Exception as error:  # no such id, no network, no right to it
         raise UserError(f"model {path} could not be loaded: {_first_line(error)}", SOURCE) from error
 
 
@@ -152,9 +203,7 @@ def add_lora(model: PreTrainedModel, lora: Lora, seed: int) -> PeftModel:
         r=lora.rank, lora_alpha=lora.alpha, target_modules=list(lora.target_modules), lora_dropout=0.0, task_type="CAUSAL_LM"
     )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # peft's use of transformers, not ours to mend
-            return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
+        return get_peft_model(model, config)  # pyright: ignore[reportReturnType]
     except ValueError as error:
         raise UserError(
             f"LoRA does not fit {type(model).__name__}: {_first_line(error)}", "set model.lora.target_modules to names of its layers"
@@ -198,8 +247,23 @@ def use_threads(threads: int | None) -> None:
     torch.set_num_threads(threads or min(torch.get_num_threads(), len(os.sched_getaffinity(0))))
 
 
-def sampler_of(policy: Policy, temperature: float, name: str) -> LocalSampler:
-    return LocalSampler(policy.model, policy.tokenizer, policy.template, policy.turn_ends, temperature=temperature, checkpoint=lambda: name)
+def sampler_of(policy: Policy, spec: ModelSpec, temperature: float, checkpoint: Callable[[], str]) -> LocalSampler | VllmSampler:
+    """The sampler that was chosen, speaking as this policy."""
+    if spec.sampler == "vllm":
+        from agent_rft.training.local.vllm_sampler import VllmSampler
+
+        return VllmSampler(
+            policy.path,
+            policy.tokenizer,
+            policy.template,
+            policy.turn_ends,
+            temperature=temperature,
+            checkpoint=checkpoint,
+            dtype=spec.dtype,
+            weights=policy.weights if policy.learns else None,
+        )
+    verify(policy.model)
+    return LocalSampler(policy.model, policy.tokenizer, policy.template, policy.turn_ends, temperature=temperature, checkpoint=checkpoint)
 
 
 def _first_line(error: Exception) -> str:

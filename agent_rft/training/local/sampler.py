@@ -16,12 +16,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from agent_rft.contracts.errors import UserError
-from agent_rft.contracts.events import AskModel, InfraFailed, ModelSpoke, StopReason
+from agent_rft.contracts.events import AskModel, InfraFailed, ModelSpoke
 from agent_rft.rollouts.seeds import derive_seed
 from agent_rft.rollouts.templates import ChatTemplate
 from agent_rft.training.guards import Diverged
 from agent_rft.training.local.keyvalues import KeyValues, Place
 from agent_rft.training.local.scoring import Scorer
+from agent_rft.training.local.turns import Ready, Row, ready, spoken
 
 FINE = 2**23
 """Uniform numbers come in steps of 1/FINE: float32 holds each exactly, and none of them rounds up to 1."""
@@ -40,26 +41,6 @@ class Spent(msgspec.Struct):
     ticks: int = 0
     prefill_tokens: int = 0
     sampled_tokens: int = 0
-
-
-class _Row(msgspec.Struct):
-    """A conversation in the cache."""
-
-    turn: int
-    """The turn it can speak next."""
-    length: int = 0
-    """Tokens whose keys and values the cache holds."""
-    pending: list[int] = msgspec.field(default_factory=list)
-    """The last sampled token: it ended the turn, so no forward pass has read it yet."""
-
-
-class _Ready(msgspec.Struct):
-    """An ask that the model will answer."""
-
-    ask: AskModel
-    row: _Row
-    context: list[int]
-    budget: int
 
 
 class LocalSampler:
@@ -81,13 +62,13 @@ class LocalSampler:
         """`checkpoint` is asked for a name whenever one is wanted: the weights change under the sampler while it trains."""
         self._model, self._tokenizer, self._template = model, tokenizer, template
         self._ends = torch.tensor(sorted(turn_ends), device=model.device)
-        self._end_ids = frozenset(turn_ends)
+        self._turn_ends = frozenset(turn_ends)
         self._temperature = temperature
         self._checkpoint = checkpoint
         self._prefill_tokens = prefill_tokens or PREFILL_TOKENS[model.device.type == "cuda"]
         self._longest = longest_sequence(model)
         self._scorer = Scorer(model)
-        self._rows: dict[str, _Row] = {}
+        self._rows: dict[str, Row] = {}
         self._cache: KeyValues | None = None
         self.spent = Spent()
 
@@ -95,66 +76,44 @@ class LocalSampler:
     def checkpoint(self) -> str:
         return self._checkpoint()
 
+    def weights_changed(self) -> None:
+        """Nothing to do: it speaks through the very weights that are trained."""
+
     async def sample(self, asks: Sequence[AskModel]) -> Sequence[ModelSpoke | InfraFailed]:
-        looked_at = [self._ready(ask) for ask in asks]
-        ready = [one for one in looked_at if isinstance(one, _Ready)]
-        ready.sort(key=lambda one: one.ask.turn == 0)  # those the cache holds come first, as it has them
+        looked_at = [ready(ask, self._rows.get(ask.rollout_id), self._template, self._longest) for ask in asks]
+        wanted = [one for one in looked_at if isinstance(one, Ready)]
+        wanted.sort(key=lambda one: one.ask.turn == 0)  # those the cache holds come first, as it has them
         with torch.inference_mode():
-            spoken = dict(zip(map(id, ready), self._speak(ready), strict=True))
-        return [spoken[id(one)] if isinstance(one, _Ready) else one for one in looked_at]
-
-    # --- before and after the arithmetic ---------------------------------------------------------------------------
-
-    def _ready(self, ask: AskModel) -> _Ready | ModelSpoke | InfraFailed:
-        if ask.turn == 0:
-            row, context = _Row(0), self._template.opening_ids(ask.new_messages, ask.tools)
-        else:
-            row, context = self._rows.get(ask.rollout_id), self._template.between_ids(ask.new_messages)
-        if row is None or row.turn != ask.turn:
-            return InfraFailed("model", f"turn {ask.turn} of {ask.rollout_id} was asked for, but the turn before it is not held")
-        budget = min(ask.max_tokens, ask.room - len(context), self._longest - row.length - len(row.pending) - len(context))
-        return _Ready(ask, row, context, budget) if budget > 0 else ModelSpoke("", "no_room")
-
-    def _spoken(self, one: _Ready, ids: list[int], logprobs: list[float]) -> ModelSpoke:
-        ended = ids[-1] in self._end_ids
-        one.row.turn += 1
-        one.row.pending = ids[-1:]
-        one.row.length += len(ids) - 1
-        words = ids[:-1] if ended else ids
-        # special tokens are words here: <tool_call> is one in many tokenizers
-        text = str(self._tokenizer.decode(words, skip_special_tokens=False, clean_up_tokenization_spaces=False))
-        stop: StopReason = "stop" if ended else "length"
-        return ModelSpoke(text, stop, one.context, ids, logprobs)
+            replies = dict(zip(map(id, wanted), self._speak(wanted), strict=True))
+        return [replies[id(one)] if isinstance(one, Ready) else one for one in looked_at]
 
     # --- the arithmetic --------------------------------------------------------------------------------------------
 
-    def _speak(self, ready: list[_Ready]) -> list[ModelSpoke]:
+    def _speak(self, wanted: list[Ready]) -> list[ModelSpoke]:
         """One turn of every conversation, and the cache left holding exactly these."""
-        if not ready:
+        if not wanted:
             self._rows, self._cache = {}, None
             return []
         began = time.perf_counter()
-        logits = self._prefill(ready)
+        logits = self._prefill(wanted)
         read = time.perf_counter()
-        spoken = self._decode(ready, logits)
+        said = self._decode(wanted, logits)
         self.spent.prefill_seconds += read - began
         self.spent.decode_seconds += time.perf_counter() - read
-        return [self._spoken(one, ids, logprobs) for one, (ids, logprobs) in zip(ready, spoken, strict=True)]
+        return [spoken(one, ids, logprobs, self._tokenizer, self._turn_ends) for one, (ids, logprobs) in zip(wanted, said, strict=True)]
 
-    def _prefill(self, ready: list[_Ready]) -> Tensor:
+    def _prefill(self, wanted: list[Ready]) -> Tensor:
         """Read what was said since; answer the logits that follow, a row for each ask."""
-        known, fresh = ([one for one in ready if (one.ask.turn > 0) is held] for held in (True, False))
+        known, fresh = ([one for one in wanted if (one.ask.turn > 0) is held] for held in (True, False))
         cache, parts = self._only(known), list[Tensor]()
         if cache is not None:
-            parts.append(self._read(cache, [one.row.length for one in known], [one.row.pending + one.context for one in known]))
+            parts.append(self._read(cache, [one.row.cached for one in known], [one.unread for one in known]))
         if fresh:
             opened, logits = self._open(fresh)
             parts.append(logits)
             cache = cache.join(opened) if cache is not None else opened
         self._cache = cache
-        self._rows = {one.ask.rollout_id: one.row for one in ready}
-        for one in ready:
-            one.row.length += len(one.row.pending) + len(one.context)
+        self._rows = {one.ask.rollout_id: one.row for one in wanted}
         return torch.cat(parts)
 
     def _held(self) -> KeyValues:
@@ -162,7 +121,7 @@ class LocalSampler:
             raise RuntimeError("nothing has been read yet")
         return self._cache
 
-    def _only(self, known: list[_Ready]) -> KeyValues | None:
+    def _only(self, known: list[Ready]) -> KeyValues | None:
         """The cache without those who are gone."""
         if not known or self._cache is None:
             return None
@@ -172,7 +131,7 @@ class LocalSampler:
             self._cache.keep(torch.tensor(wanted, device=self._model.device))
         return self._cache
 
-    def _open(self, fresh: list[_Ready]) -> tuple[KeyValues, Tensor]:
+    def _open(self, fresh: list[Ready]) -> tuple[KeyValues, Tensor]:
         """Rollouts of one group share their opening: it is read once."""
         slots: dict[tuple[int, ...], int] = {}
         copies = [slots.setdefault(tuple(one.context), len(slots)) for one in fresh]
@@ -212,9 +171,9 @@ class LocalSampler:
         mask = place.mask(self._model.dtype)
         return self._scorer.logits(ids, chosen, attention_mask=mask, position_ids=place.positions, past_key_values=cache, use_cache=True)
 
-    def _decode(self, ready: list[_Ready], logits: Tensor) -> list[tuple[list[int], list[float]]]:
+    def _decode(self, wanted: list[Ready], logits: Tensor) -> list[tuple[list[int], list[float]]]:
         """Sample until every row has ended its turn or spent its tokens."""
-        cache, speech = self._held(), _Speech(ready, logits.device)
+        cache, speech = self._held(), _Speech(wanted, logits.device)
         cache.reserve(int((speech.starts + speech.budgets).max()))
         desk = _Desk(cache, speech, narrows=logits.device.type == "cpu")
         while True:
@@ -266,16 +225,16 @@ def longest_sequence(model: PreTrainedModel) -> int:
 class _Speech:
     """What the rows have said in this turn."""
 
-    def __init__(self, ready: Sequence[_Ready], device: torch.device) -> None:
-        self.starts = torch.tensor([one.row.length for one in ready], device=device)
-        self.budgets = torch.tensor([one.budget for one in ready], device=device)
-        shape = len(ready), int(self.budgets.max())
+    def __init__(self, wanted: Sequence[Ready], device: torch.device) -> None:
+        self.starts = torch.tensor([one.row.cached + len(one.unread) for one in wanted], device=device)
+        self.budgets = torch.tensor([one.budget for one in wanted], device=device)
+        shape = len(wanted), int(self.budgets.max())
         drawn = np.zeros(shape, dtype=np.float32)
-        for row, one in enumerate(ready):
+        for row, one in enumerate(wanted):
             drawn[row, : one.budget] = uniforms_of(one.ask, one.budget)
         self.uniforms = torch.from_numpy(drawn).to(device)
-        self.going = torch.ones(len(ready), dtype=torch.bool, device=device)
-        self.counts = torch.zeros(len(ready), dtype=torch.long, device=device)
+        self.going = torch.ones(len(wanted), dtype=torch.bool, device=device)
+        self.counts = torch.zeros(len(wanted), dtype=torch.long, device=device)
         self.ticks = 0
         self._tokens = torch.zeros(shape, dtype=torch.long, device=device)
         self._logprobs = torch.zeros(shape, device=device)

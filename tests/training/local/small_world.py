@@ -8,12 +8,15 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from agent_rft.contracts.errors import InfraError
+from agent_rft.contracts.events import AskModel
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.jobcards import Versions
-from agent_rft.contracts.messages import ToolSpec
+from agent_rft.contracts.messages import Message, ToolSpec
 from agent_rft.contracts.rollouts import Limits, ToolResult
 from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import Algorithm, GuardLimits, Model, TrainingJob
+from agent_rft.training.local.models import template_of
+from agent_rft.training.local.sampler import LocalSampler
 
 CALLS = tuple(f'<tool_call>{{"name": "look", "arguments": {{"n": {n}}}}}</tool_call>' for n in range(4))
 SPECIAL = ("<|end|>", "<|start|>", "<pad>", *CALLS)
@@ -127,7 +130,7 @@ def make_job(base: str, run_dir, **changes) -> TrainingJob:
         "max_grad_norm": 1.0,
         "micro_batch_tokens": 256,
     } | changes.pop("algorithm", {})
-    guards = {"max_infra_rate": 0.01, "min_infra_calls": 10_000, "max_kl": 1e9} | changes.pop("guards", {})
+    guards = {"max_infra_rate": 0.01, "infra_window_calls": 10_000, "max_kl": 1e9} | changes.pop("guards", {})
     settings = {
         "run_id": "run",
         "run_dir": str(run_dir),
@@ -163,3 +166,49 @@ def make_killable_job(base, run_dir, resume: bool) -> TrainingJob:
         evaluate_every=3,
         keep_checkpoints=9,
     )
+
+
+# --- asking samplers -----------------------------------------------------------------------------------------------
+
+
+def local_sampler(model, temperature=1.0, **options) -> LocalSampler:
+    tokenizer = make_tokenizer()
+    template, ends = template_of(tokenizer, model)
+    return LocalSampler(model, tokenizer, template, ends, temperature=temperature, checkpoint=lambda: "test", **options)
+
+
+def opening(rollout_id, seed, words="ab", max_tokens=40, room=400) -> AskModel:
+    message = (Message("user", words),)
+    return AskModel(rollout_id, 0, seed, message, message, (LOOK,), max_tokens, room)
+
+
+def next_turn(ask: AskModel, results=("b",), max_tokens=40) -> AskModel:
+    messages = tuple(Message("tool", result, call_id=f"c{i}") for i, result in enumerate(results))
+    return AskModel(ask.rollout_id, ask.turn + 1, ask.seed, messages, (*ask.conversation, *messages), ask.tools, max_tokens, ask.room)
+
+
+async def play(sampler, asks, turns, results=lambda row, turn: ("b" * (1 + row % 3),), leaves=lambda row, turn: False):
+    """Several turns; rows that did not end their turn, or that leave, are not asked again. Tokens and log-probs by row."""
+    told = {ask.rollout_id: [] for ask in asks}
+    for turn in range(turns):
+        if not asks:
+            break
+        replies = await sampler.sample(asks)
+        for ask, reply in zip(asks, replies, strict=True):
+            told[ask.rollout_id].append(reply)
+        asks = [
+            next_turn(ask, results(int(ask.rollout_id), turn))
+            for ask, reply in zip(asks, replies, strict=True)
+            if reply.stop == "stop" and not leaves(int(ask.rollout_id), turn)
+        ]
+    return told
+
+
+def plain_logprobs(model, turns, temperature=1.0) -> list[float]:
+    """Each sampled token's log-probability by one forward pass over the finished sequence, alone and without a cache."""
+    ids = [token for turn in turns for token in turn.context_ids + turn.sampled_ids]
+    sampled = [is_sampled for turn in turns for is_sampled in [False] * len(turn.context_ids) + [True] * len(turn.sampled_ids)]
+    with torch.no_grad():
+        logits = model(torch.tensor([ids])).logits[0, :-1].float() / temperature
+    every = torch.log_softmax(logits, -1).gather(1, torch.tensor(ids[1:])[:, None])[:, 0].tolist()
+    return [logprob for logprob, is_sampled in zip(every, sampled[1:], strict=True) if is_sampled]

@@ -27,8 +27,10 @@ def test_a_trajectory_is_what_was_heard_and_said_in_order():
 
 def test_failures_and_silence_are_left_out_and_flat_groups_stay_for_the_leash():
     spoke = Turn("", [5], [7], [-0.1])
-    kept = trajectories([graded(spoke), graded(spoke, ending=Ending.INFRA_FAILED), graded(), graded(spoke)], [1.0, None, -1.0, 0.0])
+    failed = graded(spoke, ending=Ending.INFRA_FAILED)
+    kept = trajectories([graded(spoke), failed, graded(), graded(spoke)], [1.0, None, -1.0, 0.0])
     assert [one.advantage for one in kept] == [1.0, 0.0]
+    assert trajectories([failed], [1.0]) == []  # even if somebody gave it an advantage
 
 
 def test_micro_batches_by_hand():

@@ -1,6 +1,8 @@
 """A checkpoint is whole or it is not there; a broken one is named, with the last whole one before it."""
 
 import errno
+import os
+from pathlib import Path
 
 import pytest
 
@@ -73,6 +75,21 @@ def test_what_a_kill_left_behind_is_not_a_checkpoint_and_goes_with_the_next(chec
     assert checkpoints.newest() is None
     checkpoints.write(15, filled("x"))
     assert not draft.exists()
+
+
+def test_every_file_is_on_the_disk_before_the_checkpoint_is_in_place(checkpoints, monkeypatch):
+    synced = []
+    sync = os.fsync
+
+    def noted(handle) -> None:
+        assert not checkpoints.steps() or Path(os.readlink(f"/proc/self/fd/{handle}")).name == "checkpoints"
+        synced.append(Path(os.readlink(f"/proc/self/fd/{handle}")).name)
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    checkpoints.write(5, filled("x"))
+    assert sorted(synced) == [".step-000005", "checkpoints", "manifest.json", "part", "tokenizer", "weights"]
+    assert synced[-1] == "checkpoints"  # the renaming itself, last
 
 
 def test_a_step_may_be_written_again(checkpoints):

@@ -2,6 +2,7 @@
 where it is, and faults in the model's files are said so that they can be mended."""
 
 import json
+import resource
 import shutil
 
 import pytest
@@ -19,6 +20,7 @@ from agent_rft.training.local.batches import Trajectory, trajectories
 from agent_rft.training.local.checkpoints import Checkpoints
 from agent_rft.training.local.engine import LocalEngine
 from agent_rft.training.local.models import load_policy
+from agent_rft.training.local.ports import Position
 from agent_rft.training.local.scoring import Scorer
 
 LORA = Lora(4, 8, ("q_proj", "v_proj"))
@@ -141,6 +143,21 @@ def test_recomputing_activations_changes_no_gradient(base, tmp_path):
     saving.recompute_activations()
     for one, other in zip(plain, gradient_of(saving, batch), strict=True):
         torch.testing.assert_close(one, other)
+
+
+def test_a_disk_that_fills_while_saving_is_said_and_leaves_the_checkpoint_before(base, tmp_path):
+    """The system's own limit on a file's size stands for the full disk: the library that writes weights fails in its own way."""
+    engine = make_engine(base, tmp_path)
+    kept = engine.save(Position(1))
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+    try:
+        with pytest.raises(UserError, match="could not be written") as caught:
+            engine.save(Position(2))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert "step-000001, is whole" in caught.value.cure
+    assert engine.newest_checkpoint == kept
 
 
 def test_the_head_runs_by_itself_only_where_it_is_the_whole_rest_of_the_model():

@@ -1,6 +1,7 @@
 """A whole training run in a small world: what it leaves, what halts it, what it never does."""
 
 import json
+import shutil
 
 import pytest
 import small_world as world
@@ -46,7 +47,7 @@ async def test_the_last_checkpoint_loads_as_a_sampler(base, tmp_path, lora):
     outcome = await train(base, tmp_path, model={"lora": lora})
     assert outcome.checkpoint.endswith("step-000003")
     sampler = LocalBackend().sampler(world.make_job(base, tmp_path, model={"lora": lora}).model, outcome.checkpoint, 1.0)
-    assert sampler.checkpoint == outcome.checkpoint
+    assert sampler.checkpoint == f"{tmp_path.name}/step-3", "the name that training's own cards have"
 
 
 async def test_every_rollout_becomes_a_card(base, tmp_path):
@@ -79,7 +80,7 @@ async def test_more_compute_is_a_larger_group(base, tmp_path):
 
 
 async def test_a_tool_that_fails_too_often_halts_the_run_and_a_checkpoint_is_kept(base, tmp_path):
-    outcome = await train(base, tmp_path, tools=world.Look(lambda number: number % 4 == 0), guards={"min_infra_calls": 10})
+    outcome = await train(base, tmp_path, tools=world.Look(lambda number: number % 4 == 0), guards={"infra_window_calls": 10})
     assert "tool:look failed" in outcome.halted and "1.0% is allowed" in outcome.halted
     assert "mend tool:look" in outcome.cure
     assert outcome.steps < 3
@@ -88,8 +89,8 @@ async def test_a_tool_that_fails_too_often_halts_the_run_and_a_checkpoint_is_kep
 
 
 async def test_a_halted_run_goes_on_once_the_tool_is_mended(base, tmp_path):
-    halted = await train(base, tmp_path, tools=world.Look(lambda number: number % 4 == 0), guards={"min_infra_calls": 10})
-    mended = await train(base, tmp_path, resume=True, guards={"min_infra_calls": 10})
+    halted = await train(base, tmp_path, tools=world.Look(lambda number: number % 4 == 0), guards={"infra_window_calls": 10})
+    mended = await train(base, tmp_path, resume=True, guards={"infra_window_calls": 10})
     assert halted.halted and not mended.halted
     assert [line.step for line in mended.metrics] == [0, 1, 2, 3]
 
@@ -97,7 +98,7 @@ async def test_a_halted_run_goes_on_once_the_tool_is_mended(base, tmp_path):
 async def test_below_the_limit_failures_are_shown_and_training_goes_on(base, tmp_path):
     cards = world.Cards()
     tools = world.Look(lambda number: number == 5)
-    outcome = await train(base, tmp_path, tools=tools, cards=cards, guards={"max_infra_rate": 0.5, "min_infra_calls": 5})
+    outcome = await train(base, tmp_path, tools=tools, cards=cards, guards={"max_infra_rate": 0.5, "infra_window_calls": 5})
     assert not outcome.halted
     assert sum(line.infra_failures for line in outcome.metrics) == 1
     assert max(line.infra_failure_rate for line in outcome.metrics) > 0
@@ -118,7 +119,7 @@ async def test_drifting_from_the_reference_halts(base, tmp_path):
     outcome = await train(base, tmp_path, guards={"max_kl": 1e-3})
     assert "KL of" in outcome.halted
     assert outcome.metrics[-1].kl_to_ref > 1e-3
-    assert outcome.checkpoint.endswith(f"step-{outcome.steps:06d}")
+    assert max(Checkpoints(tmp_path / "checkpoints", 9).steps(), default=0) < outcome.steps, "the drifted weights are not kept"
 
 
 async def test_weights_that_blew_up_are_not_kept(base, tmp_path):
@@ -153,6 +154,32 @@ async def test_resuming_from_a_checkpoint_cut_short_names_the_file(base, tmp_pat
     assert "step-000002, is whole" in caught.value.cure
     with pytest.raises(UserError, match=r"model.safetensors"):
         LocalBackend().sampler(world.make_job(base, tmp_path).model, outcome.checkpoint, 1.0)
+
+
+@pytest.mark.parametrize("lora", [None, Lora(4, 8, ("q_proj", "v_proj"))])
+async def test_every_checkpoint_leads_to_the_same_end(base, tmp_path, lora):
+    """Take the later checkpoints away, as if they had never been reached, and go on from an earlier one."""
+    whole = tmp_path / "whole"
+    await train(base, whole, keep_checkpoints=9, model={"lora": lora})
+    for step in (1, 2):
+        part = shutil.copytree(whole, tmp_path / f"from-{step}")
+        for later in range(step + 1, 4):
+            shutil.rmtree(part / "checkpoints" / f"step-{later:06d}")
+        await train(base, part, resume=True, keep_checkpoints=9, model={"lora": lora})
+        assert lines_of(part) == lines_of(whole)
+        (weights,) = (part / "checkpoints" / "step-000003").glob("*.safetensors")
+        assert world.digest(weights) == world.digest(whole / "checkpoints" / "step-000003" / weights.name)
+
+
+async def test_a_resumed_run_remembers_the_failures_before_it(base, tmp_path):
+    """The third call fails, in step 0; the guard's window still holds it in the last line, resumed or not."""
+    guards = {"max_infra_rate": 0.5, "infra_window_calls": 10_000}
+    await train(base, tmp_path, tools=world.Look(lambda number: number == 3), guards=guards)
+    before = lines_of(tmp_path)
+    shutil.rmtree(tmp_path / "checkpoints" / "step-000003")
+    await train(base, tmp_path, resume=True, guards=guards)
+    assert lines_of(tmp_path) == before
+    assert before[-1]["infra_failure_rate"] > 0
 
 
 async def test_resuming_a_finished_run_changes_nothing(base, tmp_path):

@@ -45,6 +45,7 @@ def write_card(folder: Path, recipe: Recipe) -> None:
             "torch": str(torch.__version__),
             "transformers": transformers.__version__,
         },
+        "stages": msgspec.to_builtins(warm_start.STAGES),
         "teacher": {"right_line": teacher.RIGHT_LINE, "hedged": teacher.HEDGED, "picks_higher": teacher.PICKS_HIGHER},
     }
     _write(folder, card)

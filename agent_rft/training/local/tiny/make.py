@@ -12,9 +12,9 @@ import torch
 from agent_rft.training.local.tiny.card import WEIGHTS, Recipe, write_card
 from agent_rft.training.local.tiny.induction import make_model
 from agent_rft.training.local.tiny.tokenizer import make_tokenizer
-from agent_rft.training.local.tiny.warm_start import Practice, Progress, ToolsOf, train
+from agent_rft.training.local.tiny.warm_start import STAGES, Practice, Progress, ToolsOf, train
 
-SEED, STEPS = 7, 3000
+SEED, STEPS = 7, 4500
 
 
 def make_tiny_base(
@@ -34,7 +34,11 @@ def make_tiny_base(
         started, bfloat16 = time.monotonic(), has_bfloat16()
         tokenizer = make_tokenizer()
         model = make_model(tokenizer, seed)
-        train(model, tokenizer, Practice(tokenizer, tools_of, held_out, random.Random(seed)), steps, on_progress, bfloat16)
+
+        def practice_of(number: int) -> Practice:
+            return Practice(tokenizer, tools_of, held_out, STAGES[number], random.Random(seed + number))
+
+        train(model, tokenizer, practice_of, steps, on_progress, bfloat16)
         seconds = time.monotonic() - started
     finally:
         torch.set_num_threads(threads)

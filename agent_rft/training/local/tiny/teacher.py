@@ -45,11 +45,24 @@ OTHER_FILING = 0.04
 """The share of answers that come from the wrong filing, where more than one was read."""
 PICKS_HIGHER = 0.8
 PARALLEL = 0.1
-IMPATIENCE = 0.05
-"""How much likelier each call made so far makes it that the teacher answers, once it has read what it needs."""
-FROM_SNIPPET = 0.08
-"""How often a search result that shows the figure is answer enough."""
 MOST_CALLS = 11
+
+
+class Pace(msgspec.Struct, frozen=True):
+    """How long the teacher dawdles."""
+
+    impatience: float
+    """How much likelier each call made so far makes it that the teacher answers, once it has read what it needs."""
+    from_snippet: float
+    """How often a search result that shows the figure is answer enough."""
+    looks_again: float
+    """How often it searches or lists although it sees what it has to read."""
+    reads_other: float
+    """How often it reads another of the company's filings first."""
+
+
+BRISK = Pace(impatience=0.05, from_snippet=0.08, looks_again=0.52, reads_other=0.16)
+SLOW = Pace(impatience=0.025, from_snippet=0.03, looks_again=0.65, reads_other=0.12)
 
 
 class TaughtTurn(msgspec.Struct, frozen=True):
@@ -69,10 +82,10 @@ class Trace(msgspec.Struct, frozen=True):
         return sum(len(turn.calls) for turn in self.turns)
 
 
-def write_trace(question: Question, company: Sequence[Filing], call_tool: CallTool, rng: random.Random, flawed: bool = True) -> Trace:
-    """`company` is all its filings. Without flaws: shortest way, right line; what the model practises copying on."""
+def write_trace(question: Question, company: Sequence[Filing], call_tool: CallTool, rng: random.Random, pace: Pace | None) -> Trace:
+    """`company` is all its filings. Without a pace, no flaws: the shortest way, the right line; what copying is practised on."""
     while True:
-        trace = _Teacher(question, company, call_tool, rng).trace() if flawed else _straight(question, call_tool, rng)
+        trace = _Teacher(question, company, call_tool, rng, pace).trace() if pace else _straight(question, call_tool, rng)
         if trace.tool_calls <= MOST_CALLS:
             return trace
 
@@ -97,8 +110,8 @@ def _straight(question: Question, call_tool: CallTool, rng: random.Random) -> Tr
 class _Teacher:
     """One trace in the making. What to do next depends on what was seen and read so far, and on chance."""
 
-    def __init__(self, question: Question, company: Sequence[Filing], call_tool: CallTool, rng: random.Random) -> None:
-        self.question, self.metric, self.rng = question, question.metric, rng
+    def __init__(self, question: Question, company: Sequence[Filing], call_tool: CallTool, rng: random.Random, pace: Pace) -> None:
+        self.question, self.metric, self.rng, self.pace = question, question.metric, rng, pace
         self.by_path = {filing.path: filing for filing in company}
         self.wanted = [filing.path for filing in rng.sample(question.filings, len(question.filings))]
         self.call_tool = call_tool
@@ -122,8 +135,8 @@ class _Teacher:
     def answer_now(self) -> str | None:
         made = sum(len(turn.calls) for turn in self.turns)
         if set(self.wanted) <= set(self.read) and self.read[-1] in self.wanted:
-            return self.claim() if self.rng.random() < IMPATIENCE * made else None
-        if self.snippet and self.rng.random() < FROM_SNIPPET:
+            return self.claim() if self.rng.random() < self.pace.impatience * made else None
+        if self.snippet and self.rng.random() < self.pace.from_snippet:
             return self.hedge(self.question.filings[0].figure(self.metric))
         return None
 
@@ -153,10 +166,10 @@ class _Teacher:
         others = [path for path in self.by_path if path in self.seen and path not in self.wanted]
         if unread and not visible:
             return self.look(unread)
-        draw = self.rng.random()
-        if draw < (0.52 if unread else 0.5):
+        draw = self.rng.random() - (self.pace.looks_again if unread else 0.5)
+        if draw < 0:
             return self.look(unread or self.wanted)
-        if draw < (0.68 if unread else 0.62) and others:
+        if draw < (self.pace.reads_other if unread else 0.12) and others:
             return (("read", self.rng.choice(others)),)
         if len(visible) > 1 and self.rng.random() < PARALLEL:
             return tuple(("read", path) for path in visible)

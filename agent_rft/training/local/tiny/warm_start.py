@@ -18,7 +18,7 @@ from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
 
 from agent_rft.contracts.ports import ToolProvider
 from agent_rft.datasets.filings import METRICS, Filing, Question, ask_one_figure, company_names, draw_question, folder_of, make_filings
-from agent_rft.training.local.tiny.teacher import Call, Trace, queries, write_trace
+from agent_rft.training.local.tiny.teacher import BRISK, SLOW, Call, Pace, Trace, queries, write_trace
 from agent_rft.training.local.tiny.tokenizer import (
     ARGUMENT,
     CALL_CLOSE,
@@ -36,23 +36,39 @@ from agent_rft.training.local.tiny.tokenizer import (
 
 COMPANIES, ROWS_A_WORLD = 240, 1500
 STEP_TOKENS = 6000
-REPEAT_STEPS = 60
 MUON_RATE, ADAM_RATE = 5e-3, 3e-3
 DIFFICULTIES = {"easy": 0.3, "medium": 0.45, "hard": 0.25}
 RATIO_SHARE = 0.15
-MIX = ((0.15, (0.8, 0.2, 0.0)), (0.5, (0.4, 0.35, 0.25)), (0.85, (0.15, 0.25, 0.6)), (1.0, (0.0, 0.0, 1.0)))
-"""Up to which part of the run, in what shares: drills, straight traces, flawed traces."""
 DRILLS = (0.15, 0.15, 0.3, 0.4)
 """Shares of the drills: ask, find, look up, answer."""
-ANSWER_WEIGHT = 4.0
-"""A trace says one figure after dozens of call tokens; so that it is learnt too, it counts for several."""
-
 ToolsOf = Callable[[Sequence[Filing]], ToolProvider]
 Row = tuple[list[int], list[float]]
 """Token ids, and how much each counts: nothing where somebody else said it."""
 Piece = tuple[str, float]
 Batch = tuple[torch.Tensor, torch.Tensor]
 """Ids and weights, a row each."""
+
+
+class Stage(msgspec.Struct, frozen=True):
+    """A run with a learning rate that starts high and ends low."""
+
+    parts: int
+    """How long, beside the other stages."""
+    repeat_steps: int
+    pace: Pace
+    answer_weight: float
+    """What an answer counts for. It is one figure after dozens of call tokens, so it is learnt faster where it counts more; but
+    then the model also answers sooner than its teacher did, until a stage where it counts like any other word."""
+    mix: tuple[tuple[float, tuple[float, float, float]], ...]
+    """Up to which part of the stage, in what shares: drills, straight traces, flawed traces."""
+
+
+STAGES = (
+    Stage(28, 60, BRISK, 4.0, ((0.15, (0.8, 0.2, 0.0)), (0.5, (0.4, 0.35, 0.25)), (0.85, (0.15, 0.25, 0.6)), (1.0, (0.0, 0.0, 1.0)))),
+    Stage(12, 0, SLOW, 4.0, ((0.5, (0.35, 0.0, 0.65)), (1.0, (0.0, 0.0, 1.0)))),
+    Stage(5, 0, SLOW, 1.0, ((1.0, (0.0, 0.0, 1.0)),)),
+)
+"""Copying is learnt on short traces, then on long ones; last comes how often the teacher does what."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -69,8 +85,11 @@ class Progress(msgspec.Struct, frozen=True):
 class Practice:
     """An endless supply of rows in worlds that last for some hundred rows each. No held-out company is ever in one."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, tools_of: ToolsOf, held_out: frozenset[str], rng: random.Random) -> None:
-        self._encode, self._tools_of, self._held_out, self.rng = tokenizer.backend_tokenizer.encode, tools_of, held_out, rng
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, tools_of: ToolsOf, held_out: frozenset[str], stage: Stage, rng: random.Random
+    ) -> None:
+        self._encode, self._tools_of, self._held_out = tokenizer.backend_tokenizer.encode, tools_of, held_out
+        self._stage, self.rng = stage, rng
         self._left = 0
 
     def row(self, shares: Sequence[float]) -> Row:
@@ -78,7 +97,7 @@ class Practice:
             self._new_world()
         self._left -= 1
         kind = self.rng.choices(("drill", "straight", "flawed"), shares)[0]
-        return self._tokens(self._drill() if kind == "drill" else self._traced(flawed=kind == "flawed"))
+        return self._tokens(self._drill() if kind == "drill" else self._traced(self._stage.pace if kind == "flawed" else None))
 
     def _new_world(self) -> None:
         companies = [name for name in company_names(COMPANIES, self.rng) if name not in self._held_out]
@@ -94,9 +113,10 @@ class Practice:
         difficulty = self.rng.choices(list(DIFFICULTIES), list(DIFFICULTIES.values()))[0]
         return draw_question(company, difficulty, RATIO_SHARE, self.rng)
 
-    def _traced(self, flawed: bool) -> list[Piece]:
+    def _traced(self, pace: Pace | None) -> list[Piece]:
         company = self.rng.choice(self._companies)
-        return pieces_of(write_trace(self._question(company), company, self._call, self.rng, flawed))
+        trace = write_trace(self._question(company), company, self._call, self.rng, pace)
+        return pieces_of(trace, self._stage.answer_weight)
 
     def _drill(self) -> list[Piece]:
         """Many short questions in a row: most of what a trace needs, at many times its density."""
@@ -171,13 +191,13 @@ def asked(question: Question, said: str) -> list[Piece]:
     return [("\n" + USER_OPEN + question.prompt + USER_CLOSE, 0.0), (said + TURN_END, 1.0)]
 
 
-def pieces_of(trace: Trace) -> list[Piece]:
+def pieces_of(trace: Trace, answer_weight: float) -> list[Piece]:
     """A trace as the chat template writes it, cut where the speaker changes."""
     pieces: list[Piece] = [(USER_OPEN + trace.prompt + USER_CLOSE, 0.0)]
     for turn in trace.turns:
         pieces.append(("\n".join(call_text(call) for call in turn.calls) + TURN_END, 1.0))
         pieces.append(result_piece(turn.results))
-    return [*pieces, (trace.answer + TURN_END, ANSWER_WEIGHT)]
+    return [*pieces, (trace.answer + TURN_END, answer_weight)]
 
 
 # --- batches ---
@@ -216,26 +236,38 @@ def repeats(words: range, rng: random.Random, rows: int = 32, width: int = 44) -
 def train(
     model: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    practice: Practice,
+    practice_of: Callable[[int], Practice],
     steps: int,
     on_progress: Callable[[Progress], None],
     bfloat16: bool,
 ) -> None:
+    """All stages. `practice_of` is given a stage's number."""
+    started, done, tokens = time.monotonic(), 0, 0
+    parts = sum(stage.parts for stage in STAGES)
+    for number, stage in enumerate(STAGES):
+        stage_steps = round(steps * stage.parts / parts)
+        for loss, read in _stage_steps(model, tokenizer, practice_of(number), stage, stage_steps, bfloat16):
+            done, tokens = done + 1, tokens + read
+            seconds = time.monotonic() - started
+            on_progress(Progress(done, steps, loss, tokens / seconds, seconds / done * (steps - done)))
+
+
+def _stage_steps(
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, practice: Practice, stage: Stage, steps: int, bfloat16: bool
+) -> Iterator[tuple[float, int]]:
+    """The loss and the tokens of each step, the repeats before them left out."""
     optimizers = make_optimizers(model)
-    words = range(token_id(tokenizer, FRAMES[-1]) + 1, len(tokenizer))
-    for step in range(REPEAT_STEPS):
+    words, pad = range(token_id(tokenizer, FRAMES[-1]) + 1, len(tokenizer)), token_id(tokenizer, PAD)
+    for step in range(stage.repeat_steps):
         _step(model, [repeats(words, practice.rng)], optimizers, min(1.0, (step + 1) / 20), bfloat16)
-    started, tokens = time.monotonic(), 0
     for step in range(steps):
-        rows = draw_rows(practice, step / steps)
-        loss = _step(model, list(micro_batches(rows, token_id(tokenizer, PAD))), optimizers, rate_at(step / steps), bfloat16)
-        tokens += sum(len(row[0]) for row in rows)
-        seconds = time.monotonic() - started
-        on_progress(Progress(step + 1, steps, loss, tokens / seconds, seconds / (step + 1) * (steps - step - 1)))
+        shares = next(shares for until, shares in stage.mix if step / steps < until)
+        rows = draw_rows(practice, shares)
+        loss = _step(model, list(micro_batches(rows, pad)), optimizers, rate_at(step / steps), bfloat16)
+        yield loss, sum(len(row[0]) for row in rows)
 
 
-def draw_rows(practice: Practice, done: float) -> list[Row]:
-    shares = next(shares for until, shares in MIX if done < until)
+def draw_rows(practice: Practice, shares: Sequence[float]) -> list[Row]:
     rows: list[Row] = []
     while sum(len(row[0]) for row in rows) < STEP_TOKENS:
         rows.append(practice.row(shares))

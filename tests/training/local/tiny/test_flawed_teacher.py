@@ -5,13 +5,13 @@ import random
 import pytest
 
 from agent_rft.datasets.filings import METRICS, ask_higher_of_two, ask_one_figure, draw_question
-from agent_rft.training.local.tiny.teacher import MISTAKEN_FOR, MOST_CALLS, RIGHT_LINE, write_trace
+from agent_rft.training.local.tiny.teacher import BRISK, MISTAKEN_FOR, MOST_CALLS, RIGHT_LINE, SLOW, write_trace
 
 
 @pytest.fixture
 def trace_of(crown_optics, call_tool):
-    def trace_of(question, seed=0, flawed=True):
-        return write_trace(question, crown_optics, call_tool, random.Random(seed), flawed)
+    def trace_of(question, seed=0, pace=SLOW):
+        return write_trace(question, crown_optics, call_tool, random.Random(seed), pace)
 
     return trace_of
 
@@ -21,7 +21,7 @@ def traces(crown_optics, call_tool):
     """Three hundred of any shape."""
     rng = random.Random(1)
     asked = [draw_question(crown_optics, rng.choice(("easy", "medium", "hard")), 0.3, rng) for _ in range(300)]
-    return [(question, write_trace(question, crown_optics, call_tool, rng)) for question in asked]
+    return [(question, write_trace(question, crown_optics, call_tool, rng, SLOW)) for question in asked]
 
 
 def test_it_reads_no_path_that_it_has_not_seen(traces):
@@ -35,7 +35,7 @@ def test_it_reads_no_path_that_it_has_not_seen(traces):
 def test_it_stays_within_its_calls_and_needs_many(traces):
     counts = [trace.tool_calls for _, trace in traces]
     assert max(counts) <= MOST_CALLS
-    assert 5.5 < sum(counts) / len(counts) < 8
+    assert 6 < sum(counts) / len(counts) < 9
 
 
 def test_it_uses_every_tool_and_now_and_then_two_at_once(traces):
@@ -59,6 +59,12 @@ def test_it_takes_the_right_line_as_often_as_it_says(metric, crown_optics, trace
     assert RIGHT_LINE[metric] - 0.1 < figures[filing.figure(metric)] / from_lines < RIGHT_LINE[metric] + 0.25
 
 
+def test_brisk_it_needs_fewer_calls_than_slow(crown_optics, trace_of):
+    question = ask_one_figure(crown_optics[0], "revenue", random.Random(0))
+    brisk, slow = (sum(trace_of(question, seed, pace).tool_calls for seed in range(200)) for pace in (BRISK, SLOW))
+    assert brisk + 100 < slow
+
+
 def test_some_answers_are_hedged(traces):
     hedged = sum(trace.answer.startswith("about ") for _, trace in traces)
     assert 5 < hedged < 40  # 6% of 300 is 18
@@ -66,7 +72,7 @@ def test_some_answers_are_hedged(traces):
 
 def test_without_flaws_it_searches_reads_and_is_right(crown_optics, trace_of):
     question = ask_one_figure(crown_optics[1], "free cash flow", random.Random(0))
-    trace = trace_of(question, flawed=False)
+    trace = trace_of(question, pace=None)
     assert [turn.calls[0][0] for turn in trace.turns] == ["search", "read"]
     assert trace.turns[1].calls[0][1] == crown_optics[1].path
     assert trace.answer == question.answer
@@ -74,7 +80,7 @@ def test_without_flaws_it_searches_reads_and_is_right(crown_optics, trace_of):
 
 def test_without_flaws_it_reads_both_of_two_periods(crown_optics, trace_of):
     question = ask_higher_of_two(crown_optics[0], crown_optics[2], "revenue")
-    trace = trace_of(question, flawed=False)
+    trace = trace_of(question, pace=None)
     assert {argument for turn in trace.turns for name, argument in turn.calls if name == "read"} == {
         crown_optics[0].path,
         crown_optics[2].path,

@@ -3,6 +3,7 @@
 import random
 import re
 
+import msgspec
 import pytest
 import torch
 from hypothesis import given
@@ -26,7 +27,7 @@ def small_worlds(monkeypatch):
 
 
 def practice_with(tokenizer, tools_of, held_out=frozenset(), seed=0):
-    return Practice(tokenizer, tools_of, held_out, random.Random(seed))
+    return Practice(tokenizer, tools_of, held_out, warm_start.STAGES[0], random.Random(seed))
 
 
 @pytest.mark.parametrize("shares", [DRILL, STRAIGHT, FLAWED])
@@ -44,7 +45,7 @@ def test_in_a_trace_all_of_the_models_words_count_and_its_answer_most(tokenizer,
     for _ in range(20):
         ids, weights = practice.row(FLAWED)
         others = tokenizer.decode([i for i, weight in zip(ids, weights, strict=True) if not weight])
-        answer = tokenizer.decode([i for i, weight in zip(ids, weights, strict=True) if weight == warm_start.ANSWER_WEIGHT])
+        answer = tokenizer.decode([i for i, weight in zip(ids, weights, strict=True) if weight == warm_start.STAGES[0].answer_weight])
         assert "<tool_call>" not in others
         assert re.fullmatch(r"(about )?(\$\d+M|\d+\.\d%)<\|im_end\|>", answer)
 
@@ -102,7 +103,8 @@ def test_muon_takes_the_matrices_inside_and_adam_the_rest(tokenizer):
 
 
 def test_made_twice_it_is_the_same_model_and_its_loss_falls(tmp_path, monkeypatch, tools_of):
-    monkeypatch.setattr(warm_start, "REPEAT_STEPS", 2)
+    short = [msgspec.structs.replace(stage, repeat_steps=min(stage.repeat_steps, 2)) for stage in warm_start.STAGES]
+    monkeypatch.setattr(warm_start, "STAGES", short)
     monkeypatch.setattr(warm_start, "STEP_TOKENS", 800)
     losses: list[float] = []
     for name in ("one", "two"):

@@ -1,0 +1,83 @@
+"""A run's folder: what it keeps survives a kill whole or is not there, and nothing of another world is mixed in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from agent_rft.compose import changed, load, save
+from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.jobcards import Versions
+from agent_rft.settings import Settings
+
+T = TypeVar("T")
+SETTINGS, VERSIONS = "settings.yaml", "versions.json"
+MAY_CHANGE = ("code", "seed")
+"""What a run may go on with although it is another: code that was mended, and the seed, which the settings hold."""
+
+
+class RunFolder:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.run_id = path.name
+
+    @classmethod
+    def new(cls, settings: Settings, prefix: str = "") -> RunFolder:
+        """A folder of the run's own, with the settings in it; its name is the run's id."""
+        started = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
+        path = Path(settings.run.folder) / (settings.run.id or f"{prefix}{settings.recipe}-{started}-s{settings.seed}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            cure = f"go on with it: `make resume RUN={path.name}`; or name another: run.id=NAME"
+            raise UserError(f"there is a run {path.name} in {path.parent} already", cure) from None
+        except OSError as error:
+            raise UserError(f"the run's folder {path} cannot be made: {error.strerror}", "name another with run.folder=FOLDER") from None
+        save(settings, path / SETTINGS)
+        return cls(path)
+
+    def settings(self, overrides: list[str]) -> Settings:
+        """As the run was started, with what is to be other from now on; each change is kept in settings-before-N.yaml."""
+        before = load(self.path / SETTINGS)
+        if not overrides:
+            return before
+        after = changed(before, overrides)
+        save(before, self.path / f"settings-before-{len(list(self.path.glob('settings-before-*'))) + 1}.yaml")
+        save(after, self.path / SETTINGS)
+        return after
+
+    def keep(self, name: str, content: bytes) -> None:
+        place = self.path / name
+        place.parent.mkdir(exist_ok=True)
+        draft = place.with_name(f".{place.name}")
+        with draft.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(place)
+
+    def kept(self, name: str, decode: Callable[[bytes], T]) -> T | None:
+        """What was kept under the name; None where nothing was."""
+        place = self.path / name
+        if not place.exists():
+            return None
+        try:
+            return decode(place.read_bytes())
+        except (OSError, ValueError, msgspec.MsgspecError) as error:
+            raise UserError(f"{place} cannot be read: {error}", "remove it and resume: it is made again") from None
+
+    def hold_to(self, versions: Versions) -> None:
+        """Refuse to go on with other data, tools, grader or base than the run began with: its figures would compare nothing."""
+        began = self.kept(VERSIONS, lambda content: msgspec.json.decode(content, type=Versions))
+        if began is None:
+            self.keep(VERSIONS, msgspec.json.format(msgspec.json.encode(versions)))
+            return
+        names = [name for name in Versions.__struct_fields__ if name not in MAY_CHANGE]
+        if other := [name for name in names if getattr(began, name) != getattr(versions, name)]:
+            told = "; ".join(f"{name} was {getattr(began, name)}, is {getattr(versions, name)}" for name in other)
+            raise UserError(f"run {self.run_id} began in another world: {told}", "put that back, or start a new run with `make train`")
