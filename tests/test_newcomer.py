@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -133,7 +134,7 @@ def test_kill_9_in_the_middle_then_resume_goes_on_as_if_nothing_had_happened(tra
 
 
 def test_tools_that_fail_too_often_halt_training_and_the_message_names_tool_rate_and_cure(place: Path):
-    flaky = ("tools.faults.failure_rate=0.1", "tools.retries=1")
+    flaky = ("tools.faults.failure_rate=0.06", "tools.retries=1")
     said = rft("train", *overrides(place, "flaky", *flaky), code=3)
     assert re.search(r"tool:(search|list|read) failed \d+ of its last \d+ calls \(\d+\.\d%\)", said)
     assert "1.0% is allowed" in said
@@ -144,7 +145,7 @@ def test_tools_that_fail_too_often_halt_training_and_the_message_names_tool_rate
 def test_a_halted_run_goes_on_with_what_its_cure_names(place: Path):
     rft("resume", "flaky", "tools.faults.failure_rate=0", "algorithm.max_steps=2", "--runs", str(place))
     assert [line["step"] for line in lines_of(place / "flaky")] == [0, 1, 2]
-    assert "failure_rate: 0.1" in (place / "flaky" / "settings-before-1.yaml").read_text()
+    assert "failure_rate: 0.06" in (place / "flaky" / "settings-before-1.yaml").read_text()
 
 
 def test_a_polite_stop_loses_no_card(place: Path):
@@ -202,6 +203,21 @@ def test_prior_prints_buckets_verdict_and_plots(place: Path):
     said = make("prior", f"ARGS={' '.join(overrides(place, 'prior'))}") if (ROOT / "models/research-tiny").exists() else ""
     assert re.search(r"sometimes \d+, never \d+, always \d+", said)
     assert (place / "prior" / "prior.png").exists()
+
+
+def test_a_checkpoint_cut_short_is_named_with_the_cure(trained: tuple[Path, str], place: Path):
+    copy = place / "cut"
+    shutil.copytree(trained[0], copy)
+    weights = copy / "checkpoints" / "step-000006" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    summary = json.loads((copy / "summary.json").read_text())
+    (copy / "summary.json").write_text(json.dumps({**summary, "checkpoint": str(weights.parent)}))
+    for command in ("evaluate", "resume"):
+        for kept in (copy / "evaluation").glob("tuned*"):
+            kept.unlink()
+        said = rft(command, "cut", "--runs", str(place), code=2)
+        assert f"{weights} is not what was written (cut short or changed)" in said
+        assert "step-000004, is whole" in said
 
 
 def test_serve_and_smoke(place: Path):

@@ -105,7 +105,7 @@ async def _train(settings: Settings, folder: RunFolder, data: Data, resume: bool
         seconds = trained_before + time.monotonic() - began
         _leave(Results(parts=parts, prior=check, outcome=outcome, base=base, tuned=tuned, seconds=seconds))
     if outcome.halted:
-        raise Halted(outcome.halted, f'{outcome.cure}; then `make resume RUN={folder.run_id}`, with ARGS="key=value" for other settings')
+        raise _resumable(folder, outcome.halted, outcome.cure)
 
 
 async def _prior(parts: Parts, data: Data) -> PriorCheck:
@@ -128,14 +128,17 @@ def _sample(rows: Sequence[Row], count: int, seed: int) -> Sequence[Row]:
 
 async def _evaluated(parts: Parts, data: Data, name: str, checkpoint: str | None, rounds: int) -> list[GradedRollout]:
     """Kept, so that a resumed run does not ask again. Each round draws afresh; base and tuned of a round draw the same luck."""
-    file = f"evaluation/{name}-{rounds}.msgpack"
+    file, title = f"evaluation/{name}-{rounds}.msgpack", f"evaluating {name}"
     if kept := parts.folder.kept(file, lambda content: msgspec.msgpack.decode(content, type=list[GradedRollout])):
         return kept
-    graded = await _run_rows(parts, data.val, parts.settings.evaluation.samples_per_row, "eval", checkpoint, f"evaluating {name}", rounds)
+    graded = await _run_rows(parts, data.val, parts.settings.evaluation.samples_per_row, "eval", checkpoint, title, rounds)
     guards = guards_of(parts.settings)
     guard = InfraGuard(guards.max_infra_rate, guards.infra_window_calls)
     guard.note(tally_of(graded))
-    guard.check()
+    try:
+        guard.check()
+    except Halted as halt:
+        raise _resumable(parts.folder, f"{title}: {halt.what}", halt.cure) from None
     parts.folder.keep(file, msgspec.msgpack.encode(graded))
     return graded
 
@@ -188,6 +191,10 @@ async def _trained(parts: Parts, data: Data, resume: bool) -> Outcome:
     )
     with LiveTable(None, console) as table:
         return await parts.backend.train(job, parts.tools, parts.grader, parts.recorder, table.step)
+
+
+def _resumable(folder: RunFolder, what: str, cure: str) -> Halted:
+    return Halted(what, f'{cure}; then `make resume RUN={folder.run_id}`, with ARGS="key=value" for other settings')
 
 
 def _warn(settings: Settings) -> None:
