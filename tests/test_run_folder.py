@@ -29,7 +29,9 @@ def test_settings_may_hold_a_password_and_are_for_their_owner(folder: RunFolder)
 
 
 def test_changed_settings_leave_the_old_ones_beside(folder: RunFolder):
+    folder.hold_to(WORLD)
     assert folder.settings(["algorithm.kl_coef=0.03"]).algorithm.kl_coef == 0.03
+    folder.hold_to(WORLD)
     assert folder.settings([]).algorithm.kl_coef == 0.03
     assert "kl_coef: 0.05" in (folder.path / "settings-before-1.yaml").read_text()
 
@@ -48,5 +50,7 @@ def test_code_may_be_mended_in_a_run_but_its_world_stays(folder: RunFolder):
     folder.hold_to(msgspec.structs.replace(WORLD, code="2"))
     with pytest.raises(UserError, match="dataset was d, is e"):
         folder.hold_to(msgspec.structs.replace(WORLD, dataset="e"))
+    folder.settings(["algorithm.kl_coef=0.03"])
     with pytest.raises(UserError, match="checkpoint was base@1, is base@2"):
         folder.hold_to(msgspec.structs.replace(WORLD, checkpoint="base@2"))
+    assert folder.settings([]).algorithm.kl_coef == 0.05, "what was refused leaves no trace"

@@ -14,7 +14,7 @@ import msgspec
 from rich.console import Console
 
 from agent_rft import __version__
-from agent_rft.commands.run_folder import SETTINGS, RunFolder
+from agent_rft.commands.run_folder import RunFolder
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.jobcards import Kind, Versions
@@ -135,7 +135,7 @@ async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGene
 
 def server_command(folder: RunFolder, port: int) -> list[str]:
     """Our own server, with the settings that the run was started with."""
-    return [sys.executable, "-m", "agent_rft", "serve", "--settings", str(folder.path / SETTINGS), "--port", str(port)]
+    return [sys.executable, "-m", "agent_rft", "serve", "--settings", str(folder.settings_file), "--port", str(port)]
 
 
 def grader_of(settings: Settings) -> Grader:

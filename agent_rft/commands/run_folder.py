@@ -16,7 +16,7 @@ from agent_rft.contracts.jobcards import Versions
 from agent_rft.settings import Settings
 
 T = TypeVar("T")
-SETTINGS, VERSIONS = "settings.yaml", "versions.json"
+SETTINGS, ON_TRIAL, VERSIONS = "settings.yaml", "settings-on-trial.yaml", "versions.json"
 MAY_CHANGE = ("code", "seed")
 """What a run may go on with although it is another: code that was mended, and the seed, which the settings hold."""
 
@@ -42,14 +42,25 @@ class RunFolder:
         return cls(path)
 
     def settings(self, overrides: list[str]) -> Settings:
-        """As the run was started, with what is to be other from now on; each change is kept in settings-before-N.yaml."""
-        before = load(self.path / SETTINGS)
-        if not overrides:
-            return before
-        after = changed(before, overrides)
-        save(before, self.path / f"settings-before-{len(list(self.path.glob('settings-before-*'))) + 1}.yaml")
-        save(after, self.path / SETTINGS)
-        return after
+        """As the run was started, with what is to be other from now on: on trial, until `hold_to` has found nothing against it."""
+        settings = load(self.path / SETTINGS)
+        (self.path / ON_TRIAL).unlink(missing_ok=True)
+        if overrides:
+            settings = changed(settings, overrides)
+            save(settings, self.path / ON_TRIAL)
+        return settings
+
+    @property
+    def settings_file(self) -> Path:
+        on_trial = self.path / ON_TRIAL
+        return on_trial if on_trial.exists() else self.path / SETTINGS
+
+    def _adopt(self) -> None:
+        """What was on trial holds from now on; what held before stays beside it."""
+        if (self.path / ON_TRIAL).exists():
+            number = len(list(self.path.glob("settings-before-*"))) + 1
+            (self.path / f"settings-before-{number}.yaml").hardlink_to(self.path / SETTINGS)
+            (self.path / ON_TRIAL).replace(self.path / SETTINGS)
 
     def keep(self, name: str, content: bytes) -> None:
         place = self.path / name
@@ -76,8 +87,10 @@ class RunFolder:
         began = self.kept(VERSIONS, lambda content: msgspec.json.decode(content, type=Versions))
         if began is None:
             self.keep(VERSIONS, msgspec.json.format(msgspec.json.encode(versions)))
+            self._adopt()
             return
         names = [name for name in Versions.__struct_fields__ if name not in MAY_CHANGE]
         if other := [name for name in names if getattr(began, name) != getattr(versions, name)]:
             told = "; ".join(f"{name} was {getattr(began, name)}, is {getattr(versions, name)}" for name in other)
             raise UserError(f"run {self.run_id} began in another world: {told}", "put that back, or start a new run with `make train`")
+        self._adopt()

@@ -14,7 +14,7 @@ from agent_rft.training.local.tiny.induction import make_model
 from agent_rft.training.local.tiny.tokenizer import make_tokenizer
 from agent_rft.training.local.tiny.warm_start import STAGES, Practice, Progress, ToolsOf, train
 
-SEED, STEPS = 7, 4500
+SEED, STEPS = 7, 5000
 
 
 def make_tiny_base(

@@ -55,6 +55,8 @@ class Stage(msgspec.Struct, frozen=True):
     parts: int
     """How long, beside the other stages."""
     repeat_steps: int
+    peak_rate: float
+    """Beside the full learning rate."""
     pace: Pace
     answer_weight: float
     """What an answer counts for. It is one figure after dozens of call tokens, so it is learnt faster where it counts more; but
@@ -64,11 +66,12 @@ class Stage(msgspec.Struct, frozen=True):
 
 
 STAGES = (
-    Stage(28, 60, BRISK, 4.0, ((0.15, (0.8, 0.2, 0.0)), (0.5, (0.4, 0.35, 0.25)), (0.85, (0.15, 0.25, 0.6)), (1.0, (0.0, 0.0, 1.0)))),
-    Stage(12, 0, SLOW, 4.0, ((0.5, (0.35, 0.0, 0.65)), (1.0, (0.0, 0.0, 1.0)))),
-    Stage(5, 0, SLOW, 1.0, ((1.0, (0.0, 0.0, 1.0)),)),
+    Stage(28, 60, 1.0, BRISK, 4.0, ((0.15, (0.8, 0.2, 0.0)), (0.5, (0.4, 0.35, 0.25)), (0.85, (0.15, 0.25, 0.6)), (1.0, (0.0, 0.0, 1.0)))),
+    Stage(12, 0, 1.0, SLOW, 4.0, ((0.5, (0.35, 0.0, 0.65)), (1.0, (0.0, 0.0, 1.0)))),
+    Stage(5, 0, 1.0, SLOW, 1.0, ((1.0, (0.0, 0.0, 1.0)),)),
+    Stage(5, 0, 0.4, BRISK, 1.0, ((0.4, (0.3, 0.0, 0.7)), (1.0, (0.0, 0.0, 1.0)))),
 )
-"""Copying is learnt on short traces, then on long ones; last comes how often the teacher does what."""
+"""Copying is learnt on short traces, then on long ones; then how often the teacher does what; and at last, gently, both."""
 
 
 class Progress(msgspec.Struct, frozen=True):
@@ -263,7 +266,7 @@ def _stage_steps(
     for step in range(steps):
         shares = next(shares for until, shares in stage.mix if step / steps < until)
         rows = draw_rows(practice, shares)
-        loss = _step(model, list(micro_batches(rows, pad)), optimizers, rate_at(step / steps), bfloat16)
+        loss = _step(model, list(micro_batches(rows, pad)), optimizers, stage.peak_rate * rate_at(step / steps), bfloat16)
         yield loss, sum(len(row[0]) for row in rows)
 
 
