@@ -56,11 +56,12 @@ def rft(*words: str, code: int = 0) -> str:
 
 def make(*words: str) -> str:
     """The Makefile's own line, on this interpreter's environment; what is installed already counts as up to date."""
+    without_make = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
     up_to_date = [flag for stamp in ("local", "test", "data") for flag in ("-o", f".make/{stamp}")]
     done = subprocess.run(
-        ["make", *up_to_date, f"VENV={sys.prefix}", *words],
+        ["make", "--no-print-directory", *up_to_date, f"VENV={sys.prefix}", *words],
         cwd=ROOT,
-        env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "160"},
+        env={**without_make, "HF_HUB_OFFLINE": "1", "COLUMNS": "160"},
         capture_output=True,
         text=True,
         timeout=300,
