@@ -59,8 +59,8 @@ check: .make/test ## format, lint, types, floors
 	$(BIN)/pyright --pythonpath $(BIN)/python
 	$(BIN)/python -m pytest -q tests/architecture
 
-bench: .make/test .make/data ## every bench beside its peer
-	for bench in bench/[a-z]*.py; do $(BIN)/python $$bench $(ARGS) || exit 1; done
+bench: .make/test .make/data ## every bench beside its peer (ARGS=--write keeps the figures)
+	$(BIN)/python bench $(ARGS)
 
 install: .make/local ## what `make train` needs, into $(VENV)
 
