@@ -32,7 +32,7 @@ from agent_rft.contracts.training import Outcome, TrainingJob
 from agent_rft.datasets.split import split_rows
 from agent_rft.evaluation.live import LiveTable, progress
 from agent_rft.evaluation.plots import plot_prior
-from agent_rft.evaluation.prior import PriorCheck, check_prior, describe_prior
+from agent_rft.evaluation.prior import PriorCheck, check_prior, describe_prior, histogram
 from agent_rft.evaluation.suite import evaluate
 from agent_rft.settings import Settings, range_warnings
 from agent_rft.training.guards import InfraGuard, tally_of
@@ -117,7 +117,7 @@ async def _prior(parts: Parts, data: Data) -> PriorCheck:
     check = check_prior(graded, settings.grader.pass_at)
     parts.folder.keep("prior.json", msgspec.json.format(msgspec.json.encode(check)))
     plot_prior(check, parts.folder.path / "prior.png")
-    console.print(describe_prior(check))
+    console.print(f"{describe_prior(check)}\n{histogram(check)}")
     return check
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Literal
 
@@ -142,3 +143,9 @@ def describe_prior(check: PriorCheck) -> str:
     if check.cure:
         lines.append(f"  cure: {check.cure}")
     return "\n".join(lines)
+
+
+def histogram(check: PriorCheck) -> str:
+    """How many rows are solved how often, as bars for a terminal; the spread of the rewards is in prior.png."""
+    counts = Counter(row.success_rate for row in check.rows if row.success_rate is not None)
+    return "\n".join(f"  solved {rate:>4.0%} of the tries: {'█' * counts[rate]} {counts[rate]} rows" for rate in sorted(counts))

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_rft.evaluation.prior import PriorCheck, check_prior, describe_prior
+from agent_rft.evaluation.prior import PriorCheck, check_prior, describe_prior, histogram
 
 
 @pytest.fixture(scope="session")
@@ -86,6 +86,11 @@ def test_it_prints_the_buckets_the_verdict_and_the_cure(prior_of):
         "  NO GO: 10% of the rows are solved sometimes, below 15%: 18 rows never, 0 always, so there is hardly a slope to climb",
         "  cure: simpler tools, better prompts, easier rows or a stronger base model; prior.override=true trains all the same",
     ]
+
+
+def test_the_bars_count_rows_by_how_often_they_are_solved(prior_of):
+    bars = histogram(prior_of({"a": [1.0, 0.0], "b": [0.0, 1.0], "c": [1.0, 1.0]}))
+    assert bars.splitlines() == ["  solved  50% of the tries: ██ 2 rows", "  solved 100% of the tries: █ 1 rows"]
 
 
 def test_it_goes_to_json_and_back(prior_of):
