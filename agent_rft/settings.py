@@ -83,6 +83,8 @@ class PriorSettings(Section):
     rollouts: Annotated[int, Field(ge=2)] = 5
     override: bool = False
     """Train although the prior check says no go."""
+    source: Literal["run", "recorded"] = "run"
+    """run: measured at the start of each training. recorded: `make prior` has measured it; on large models that is dear."""
 
 
 class EvaluationSettings(Section):
@@ -93,11 +95,61 @@ class EvaluationSettings(Section):
     """Steps between validations."""
 
 
+class GenerationSettings(Section):
+    tensor: Positive = 1
+    memory_utilization: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    colocated: bool = True
+    nodes: Positive | None = None
+    gpus_per_node: Positive | None = None
+    asynchronous: bool = False
+
+
+class NemoSettings(Section):
+    """How NeMo RL lays the run out; what each key means is told in contracts/layouts.py."""
+
+    workers: Literal["megatron", "cpu"] = "megatron"
+    tensor: Positive = 1
+    pipeline: Positive = 1
+    context: Positive = 1
+    micro_batch: Positive = 1
+    activation_checkpointing: bool = True
+    optimizer_on_cpu: bool = False
+    generation: GenerationSettings = GenerationSettings()
+    environment_actors: Positive = 2
+    loggers: tuple[Literal["wandb", "tensorboard", "mlflow", "swanlab"], ...] = ()
+    overrides: dict[str, Any] = {}
+    """NeMo RL's own keys, dotted (policy.megatron_cfg.optimizer.weight_decay: 0.01), set last."""
+
+
 class BackendSettings(Section):
-    name: Literal["local"] = "local"
+    name: Literal["local", "nemo"] = "local"
     rollouts_in_flight: Positive = 128
     checkpoint_every: Positive = 20
     keep_checkpoints: Positive = 2
+    nemo: NemoSettings | None = None
+    """With name nemo; backend=nemo or backend=nemo_cpu fills it."""
+
+
+class ClusterSettings(Section):
+    address: str | None = None
+    """A running Ray cluster's address; null starts one here for the time of the run."""
+    nodes: Positive = 1
+    gpus_per_node: Annotated[int, Field(ge=0)] = 1
+    gpu_memory_gb: Annotated[float, Field(gt=0)] = 80.0
+    host_memory_gb: Annotated[float, Field(gt=0)] = 2000.0
+    peak_tflops: Annotated[float, Field(gt=0)] = 989.0
+    training_mfu: Annotated[float, Field(gt=0, le=1)] = 0.35
+    decode_tokens_per_second: Annotated[float, Field(gt=0)] = 400.0
+    gpu_hour_price: Annotated[float, Field(ge=0)] = 0.0
+
+
+class ReferenceSettings(Section):
+    engine: Literal["builtin", "dedicated_worker", "dedicated_vllm", "adapter_off"] = "builtin"
+    weights: Literal["bfloat16", "fp8", "int4"] = "bfloat16"
+    path: str | None = None
+    resource: str = "reference_gpu"
+    gpu_memory_gb: Annotated[float, Field(gt=0)] = 80.0
+    max_batched_tokens: Positive = 512
 
 
 class FaultSettings(Section):
@@ -165,6 +217,8 @@ class Settings(Section):
     grader: GraderSettings
     serving: ServingSettings
     store: StoreSettings
+    cluster: ClusterSettings = ClusterSettings()
+    reference: ReferenceSettings = ReferenceSettings()
     guards: GuardSettings = GuardSettings()
     prior: PriorSettings = PriorSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
