@@ -16,7 +16,7 @@ import os
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 
@@ -29,7 +29,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from agent_rft.contracts.errors import InfraError, UserError
 from agent_rft.contracts.jobcards import JobCard
 from observability.records import CardRows, RecordedCard, rows_of, without_token_ids
-from observability.store import Store
+from observability.store import Store, open_store
 from observability.tables import card_steps, grades, job_cards
 
 BATCH = 50  # cards a transaction: larger ones are hardly faster, and hold other processes up longer
@@ -38,6 +38,11 @@ WARN_WAITING = 100_000  # cards, some 20 KB each: 2 GB that only the database's 
 STORE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, OSError)
 """Locked, gone, full, read-only: nothing is wrong with the card. Any other failure is the card's own."""
 
+CREDIT = (
+    sa.update(job_cards)
+    .where(job_cards.c.rollout_id == sa.bindparam("credited"), job_cards.c.advantage.is_(None))
+    .values(advantage=sa.bindparam("worth"))
+)
 log = structlog.get_logger(__name__)
 
 
@@ -63,6 +68,10 @@ class StoreRecorder:
         self._writer = threading.Thread(target=self._write, name="card-writer", daemon=True)
         self._writer.start()
         atexit.register(self.close)
+
+    def __reduce__(self) -> tuple[Callable[[str], StoreRecorder], tuple[str]]:
+        """Sent to another process, it is a recorder of its own there, over the same store."""
+        return recorder_at, (self._store.address,)
 
     def record(self, card: JobCard) -> None:
         recorded = RecordedCard(without_token_ids(card), dt.datetime.now(dt.UTC))
@@ -181,8 +190,13 @@ class StoreRecorder:
         return 1
 
 
+def recorder_at(address: str) -> StoreRecorder:
+    return StoreRecorder(open_store(address))
+
+
 def insert_cards(store: Store, batch: Sequence[RecordedCard]) -> int:
-    """One transaction. A card that the store holds already stays as it is; answers how many were new."""
+    """One transaction. A card that the store holds already stays as it is, but for an advantage that it did not have: what
+    a rollout was worth is known once its group has ended. Answers how many were new."""
     rows: dict[str, CardRows] = {}
     for recorded in batch:
         rows.setdefault(recorded.card.rollout_id, rows_of(recorded))
@@ -194,6 +208,9 @@ def insert_cards(store: Store, batch: Sequence[RecordedCard]) -> int:
         for table, values in ((card_steps, [s for row in new for s in row.steps]), (grades, [g for row in new for g in row.grades])):
             if values:
                 connection.execute(sa.insert(table), values)
+        credited = [row.card for rollout_id, row in rows.items() if rollout_id not in taken_ids and row.card["advantage"] is not None]
+        if credited:
+            connection.execute(CREDIT, [{"credited": card["rollout_id"], "worth": card["advantage"]} for card in credited])
     return len(new)
 
 

@@ -40,6 +40,14 @@ class Store:
     folder: Path
     """Where a file that belongs beside the store goes."""
 
+    @property
+    def address(self) -> str:
+        """Its URL, password and all, good in any folder of this machine: for a process of ours, never to be shown."""
+        url = self.engine.url
+        if url.get_backend_name() == "sqlite":
+            url = url.set(database=str(Path(url.database or "").absolute()))
+        return url.render_as_string(hide_password=False)
+
     def reading(self) -> AbstractContextManager[sa.Connection]:
         return self.engine.connect()
 

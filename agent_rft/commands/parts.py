@@ -18,6 +18,7 @@ from agent_rft.commands.run_folder import RunFolder
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.jobcards import Kind, Versions
+from agent_rft.contracts.layouts import Cluster, Generation, Layout, Parallel, Reference
 from agent_rft.contracts.messages import Message
 from agent_rft.contracts.ports import Grader, ToolBox
 from agent_rft.contracts.rollouts import Limits
@@ -29,7 +30,7 @@ from agent_rft.datasets.rows_io import read_rows, validate_files
 from agent_rft.graders.registry import load_grader
 from agent_rft.rollouts.cards import card_of
 from agent_rft.rollouts.tool_client import HttpTools
-from agent_rft.settings import Settings
+from agent_rft.settings import NemoSettings, Settings
 from observability.ingest import StoreRecorder
 from observability.store import Store, open_store
 from serving.server import BEARER_VARIABLE, running_server
@@ -161,6 +162,23 @@ def model_of(settings: Settings) -> Model:
 
 def algorithm_of(settings: Settings) -> Algorithm:
     return Algorithm(**settings.algorithm.model_dump())
+
+
+def layout_of(settings: Settings) -> Layout:
+    nemo, cluster, reference = settings.backend.nemo or NemoSettings(), settings.cluster, settings.reference
+    return Layout(
+        workers=nemo.workers,
+        cluster=Cluster(**cluster.model_dump()),
+        parallel=Parallel(tensor=nemo.tensor, pipeline=nemo.pipeline, context=nemo.context),
+        generation=Generation(**nemo.generation.model_dump()),
+        reference=Reference(**reference.model_dump()),
+        micro_batch=nemo.micro_batch,
+        activation_checkpointing=nemo.activation_checkpointing,
+        optimizer_on_cpu=nemo.optimizer_on_cpu,
+        environment_actors=nemo.environment_actors,
+        loggers=nemo.loggers,
+        overrides=nemo.overrides,
+    )
 
 
 def guards_of(settings: Settings) -> GuardLimits:

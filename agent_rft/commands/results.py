@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -22,16 +21,12 @@ from agent_rft.evaluation.plots import plot_curves, plot_quadrants
 from agent_rft.evaluation.prior import PriorCheck
 from agent_rft.evaluation.report import RunReport, write_report
 from agent_rft.evaluation.suite import summarise
+from agent_rft.training.journal import MetricsFile
 from observability.cards import count_cards
 
 
 def written_metrics(folder: RunFolder) -> tuple[StepMetrics, ...]:
-    """The lines of metrics.jsonl that are whole."""
-    path, lines = folder.path / "metrics.jsonl", list[StepMetrics]()
-    for raw in path.read_bytes().splitlines() if path.exists() else ():
-        with suppress(msgspec.DecodeError):  # a kill leaves half a line at most
-            lines.append(msgspec.json.decode(raw, type=StepMetrics))
-    return tuple(lines)
+    return tuple(MetricsFile(folder.path / "metrics.jsonl").lines())
 
 
 class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):

@@ -104,18 +104,18 @@ async def _run_alone(
     position: int, rollout: Rollout, sampler: Sampler, tools: ToolBox, finished: Callable[[int], None], gate: asyncio.Semaphore
 ) -> None:
     async with gate:
-        clock = _Clock(rollout)
+        clock = Clock(rollout)
         command: Command | None = begin(rollout)
         while rollout.ending is None:
             if isinstance(command, AskModel):
                 command = advance(rollout, await _speak(sampler, command, clock))
             elif isinstance(command, CallTools):
-                command = await _run_tools(rollout, command, tools, clock)
+                command = await run_tools(rollout, command, tools, clock)
         clock.stop()
         finished(position)
 
 
-async def _speak(sampler: Sampler, ask: AskModel, clock: _Clock) -> Event:
+async def _speak(sampler: Sampler, ask: AskModel, clock: Clock) -> Event:
     try:
         async with asyncio.timeout(clock.left()):
             return (await sampler.sample([ask]))[0]
@@ -127,7 +127,7 @@ async def _speak(sampler: Sampler, ask: AskModel, clock: _Clock) -> Event:
 
 
 async def _run_in_waves(rollouts: dict[int, Rollout], sampler: Sampler, tools: ToolBox, finished: Callable[[int], None]) -> None:
-    clocks = {i: _Clock(rollout) for i, rollout in rollouts.items()}
+    clocks = {i: Clock(rollout) for i, rollout in rollouts.items()}
     commands: dict[int, Command | None] = {i: begin(rollout) for i, rollout in rollouts.items()}
     while commands:
         asks = {i: command for i, command in commands.items() if isinstance(command, AskModel)}
@@ -138,7 +138,7 @@ async def _run_in_waves(rollouts: dict[int, Rollout], sampler: Sampler, tools: T
             spoke_in_time = clocks[i].left() > 0  # else its next call would seem to be the tool's delay
             commands[i] = advance(rollouts[i], reply if spoke_in_time else TimeUp())
         calling = {i: command for i, command in commands.items() if isinstance(command, CallTools)}
-        after = await asyncio.gather(*(_run_tools(rollouts[i], command, tools, clocks[i]) for i, command in calling.items()))
+        after = await asyncio.gather(*(run_tools(rollouts[i], command, tools, clocks[i]) for i, command in calling.items()))
         commands.update(zip(calling, after, strict=True))
         for i in [i for i in commands if rollouts[i].ending is not None]:
             del commands[i]
@@ -149,12 +149,13 @@ async def _run_in_waves(rollouts: dict[int, Rollout], sampler: Sampler, tools: T
 # --- shared ----------------------------------------------------------------------------------------------------------
 
 
-class _Clock:
+class Clock:
     """A rollout's seconds."""
 
-    def __init__(self, rollout: Rollout) -> None:
-        self._rollout, self._began = rollout, time.monotonic()
-        rollout.started_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+    def __init__(self, rollout: Rollout, began: float | None = None) -> None:
+        """`began`: the monotonic time at which it began, where another process of this machine has begun it."""
+        self._rollout, self._began = rollout, time.monotonic() if began is None else began
+        rollout.started_at = rollout.started_at or datetime.now(UTC).isoformat(timespec="milliseconds")
 
     def left(self) -> float:
         return self._rollout.limits.max_seconds - (time.monotonic() - self._began)
@@ -163,7 +164,7 @@ class _Clock:
         self._rollout.seconds = time.monotonic() - self._began
 
 
-async def _run_tools(rollout: Rollout, command: CallTools, tools: ToolBox, clock: _Clock) -> Command | None:
+async def run_tools(rollout: Rollout, command: CallTools, tools: ToolBox, clock: Clock) -> Command | None:
     """All calls of the turn at once. The first infrastructure failure ends the rollout; its siblings are called off."""
     jobs = [asyncio.create_task(_run_tool(rollout.rollout_id, call, tools)) for call in command.calls]
     answer: Command | None = None

@@ -53,9 +53,10 @@ class ChatTemplate:
         return tuple(self._encode(text))
 
     def _encode_between(self, results: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
-        return tuple(self._encode(self._text_between([Message("tool", content, call_id=call_id) for content, call_id in results])))
+        return tuple(self._encode(self.between_text([Message("tool", content, call_id=call_id) for content, call_id in results])))
 
-    def _text_between(self, tool_messages: Sequence[Message]) -> str:
+    def between_text(self, tool_messages: Sequence[Message]) -> str:
+        """The text that `between_ids` encodes."""
         said = [Message("user", "?"), Message("assistant", SENTINEL), *tool_messages]
         text = self._render([_as_chat(message) for message in said], None, add_generation_prompt=True)
         after = text.partition(SENTINEL)[2]
@@ -67,7 +68,7 @@ class ChatTemplate:
     def _check(self) -> None:
         """Fail when the model is loaded, not at the first tool call."""
         try:
-            between = self._text_between([Message("tool", probe, call_id=f"call-{i}") for i, probe in enumerate(PROBES)])
+            between = self.between_text([Message("tool", probe, call_id=f"call-{i}") for i, probe in enumerate(PROBES)])
         except UserError:
             raise
         except Exception as error:  # a template is a program of somebody else's: it may raise anything

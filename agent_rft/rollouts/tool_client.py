@@ -62,6 +62,7 @@ class HttpTools:
         backoff_seconds: float = 0.1,
     ) -> None:
         self.stats: dict[str, CallStats] = {}
+        self._recipe = (base_url, bearer, timeout_seconds, retries, concurrency, backoff_seconds)
         self._base_url = base_url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
@@ -69,6 +70,10 @@ class HttpTools:
         self._backoff_seconds = backoff_seconds
         self._places = asyncio.Semaphore(concurrency)
         self._session: aiohttp.ClientSession | None = None
+
+    def __reduce__(self) -> tuple[type[HttpTools], tuple[str, str, float, int, int, float]]:
+        """Sent to another process, it is a client of its own there, to be opened there."""
+        return HttpTools, self._recipe
 
     async def __aenter__(self) -> HttpTools:
         self._session = aiohttp.ClientSession(

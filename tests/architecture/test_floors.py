@@ -24,12 +24,17 @@ FLOORS = {
     "agent_rft.rollouts.tool_client": 3,
     "agent_rft.graders": 1,
     "agent_rft.training": 1,
+    "agent_rft.training.pretrained": 3,
+    "agent_rft.training.turns": 3,
+    "agent_rft.training.journal": 3,
     "agent_rft.training.local.loss": 1,
     "agent_rft.training.local.batches": 1,
     "agent_rft.training.local.ports": 1,
     "agent_rft.training.local.loop": 2,
     "agent_rft.training.local": 3,
     "agent_rft.training.local.tiny.teacher": 1,
+    "agent_rft.training.nemo": 3,
+    "agent_rft.planning": 1,
     "agent_rft.evaluation": 1,
     "agent_rft.evaluation.suite": 2,
     "agent_rft.evaluation.plots": 3,
@@ -116,6 +121,11 @@ def test_packages_keep_to_themselves():
         )
     ]
     assert not wrong
+
+
+def test_the_two_engines_never_meet():
+    local, nemo = "agent_rft.training.local", "agent_rft.training.nemo"
+    assert not [f"{a} imports {b}" for a, b in EDGES if {local, nemo} == {e for e in (local, nemo) for m in (a, b) if m.startswith(e)}]
 
 
 def test_adapters_do_not_know_other_packages_adapters():

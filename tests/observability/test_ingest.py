@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import random
 import statistics
 import subprocess
@@ -318,3 +319,29 @@ def test_no_acknowledged_card_is_lost_to_kill_9(url):
     with store.reading() as connection:
         assert connection.scalars(sa.text(by_half)).all() == []
     store.close()
+
+
+def test_an_advantage_known_later_is_added_to_the_card_and_nothing_else_changes(store, make_card):
+    with StoreRecorder(store) as recorder:
+        recorder.record(make_card(advantage=None, step=3))
+        recorder.flush()
+        recorder.record(make_card(advantage=-0.5, step=4))
+    found = find_card(store, make_card().rollout_id)
+    assert (found.card.advantage, found.card.step, len(found.grades)) == (-0.5, 3, 1)
+
+
+def test_an_advantage_once_there_stays(store, make_card):
+    with StoreRecorder(store) as recorder:
+        for advantage in (0.25, None, 9.0):
+            recorder.record(make_card(advantage=advantage))
+            recorder.flush()
+    assert find_card(store, make_card().rollout_id).card.advantage == 0.25
+
+
+def test_a_recorder_sent_to_another_process_records_into_the_same_store(store, make_card, monkeypatch, tmp_path):
+    with StoreRecorder(store) as recorder:
+        sent = pickle.dumps(recorder)
+    monkeypatch.chdir(tmp_path)  # a process of somebody else's folder
+    with pickle.loads(sent) as there:
+        there.record(make_card("card-there"))
+    assert stored_ids(store) == {"card-there"}

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -266,3 +267,10 @@ async def test_the_smoke_test_fails_where_anybody_is_let_in_or_nobody_answers(se
     async with HttpTools(server.base_url, server.bearer) as tools, HttpTools(f"http://127.0.0.1:{free_port()}", "x", retries=0) as nobody:
         assert [check.ok for check in await smoke(tools, stranger=tools)] == [True] * 5 + [False]
         assert [check.ok for check in await smoke(nobody, nobody)] == [False] * 6
+
+
+async def test_a_client_sent_to_another_process_calls_the_same_server(server):
+    async with HttpTools(server.base_url, server.bearer) as here:
+        sent = pickle.dumps(here)
+    async with pickle.loads(sent) as there:
+        assert (await there.call("r-1", ToolCall("call-1-1", "list", {}))).error is None

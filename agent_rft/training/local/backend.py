@@ -6,11 +6,12 @@ from pathlib import Path
 
 from agent_rft.contracts.ports import Grader, Recorder, Sampler, ToolBox
 from agent_rft.contracts.training import Model, OnStep, Outcome, TrainingJob
+from agent_rft.training.journal import MetricsFile
 from agent_rft.training.local.checkpoints import MANIFEST, PREFIX, Checkpoints
 from agent_rft.training.local.engine import LocalEngine
-from agent_rft.training.local.journal import MetricsFile
 from agent_rft.training.local.loop import train
-from agent_rft.training.local.models import load_policy, sampler_of, use_threads, weights_name
+from agent_rft.training.local.models import load_policy, sampler_of, use_threads
+from agent_rft.training.pretrained import weights_name
 
 
 class LocalBackend:

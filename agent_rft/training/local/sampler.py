@@ -20,9 +20,9 @@ from agent_rft.contracts.events import AskModel, InfraFailed, ModelSpoke
 from agent_rft.rollouts.seeds import derive_seed
 from agent_rft.rollouts.templates import ChatTemplate
 from agent_rft.training.guards import Diverged
-from agent_rft.training.local.keyvalues import KeyValues, Place
+from agent_rft.training.keyvalues import KeyValues, Place
 from agent_rft.training.local.scoring import Scorer
-from agent_rft.training.local.turns import Ready, Row, ready, spoken
+from agent_rft.training.turns import Ready, Row, ready, spoken
 
 FINE = 2**23
 """Uniform numbers come in steps of 1/FINE: float32 holds each exactly, and none of them rounds up to 1."""

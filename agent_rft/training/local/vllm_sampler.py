@@ -18,7 +18,7 @@ from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.events import AskModel, InfraFailed, ModelSpoke
 from agent_rft.rollouts.seeds import derive_seed
 from agent_rft.rollouts.templates import ChatTemplate
-from agent_rft.training.local.turns import Ready, Row, ready, spoken
+from agent_rft.training.turns import Ready, Row, ready, spoken
 
 MEMORY_SHARE = 0.4
 """Of the GPU's memory; the rest is the trainer's."""

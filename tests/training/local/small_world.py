@@ -15,8 +15,8 @@ from agent_rft.contracts.messages import Message, ToolSpec
 from agent_rft.contracts.rollouts import Limits, ToolResult
 from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import Algorithm, GuardLimits, Model, TrainingJob
-from agent_rft.training.local.models import template_of
 from agent_rft.training.local.sampler import LocalSampler
+from agent_rft.training.pretrained import template_of
 
 CALLS = tuple(f'<tool_call>{{"name": "look", "arguments": {{"n": {n}}}}}</tool_call>' for n in range(4))
 SPECIAL = ("<|end|>", "<|start|>", "<pad>", *CALLS)
@@ -173,7 +173,7 @@ def make_killable_job(base, run_dir, resume: bool) -> TrainingJob:
 
 def local_sampler(model, temperature=1.0, **options) -> LocalSampler:
     tokenizer = make_tokenizer()
-    template, ends = template_of(tokenizer, model)
+    template, ends = template_of(tokenizer, model.generation_config)
     return LocalSampler(model, tokenizer, template, ends, temperature=temperature, checkpoint=lambda: "test", **options)
 
 

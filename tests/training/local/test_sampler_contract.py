@@ -13,8 +13,9 @@ from agent_rft.contracts.events import InfraFailed, ModelSpoke
 from agent_rft.contracts.training import Lora
 from agent_rft.training.local.checkpoints import Checkpoints
 from agent_rft.training.local.engine import LocalEngine
-from agent_rft.training.local.models import load_policy, template_of
+from agent_rft.training.local.models import load_policy
 from agent_rft.training.local.vllm_sampler import VllmSampler
+from agent_rft.training.pretrained import template_of
 
 
 @pytest.fixture(params=["batched", "vllm"])
@@ -24,7 +25,7 @@ def make_sampler(request, monkeypatch):
             return local_sampler(model, temperature)
         monkeypatch.setitem(sys.modules, "vllm", vllm_stand_in.make(model))
         tokenizer = world.make_tokenizer()
-        template, ends = template_of(tokenizer, model)
+        template, ends = template_of(tokenizer, model.generation_config)
         return VllmSampler("base", tokenizer, template, ends, temperature=temperature, checkpoint=lambda: "test", dtype="float32")
 
     return make
@@ -104,7 +105,7 @@ async def test_a_model_server_that_fails_is_a_reply(monkeypatch):
     monkeypatch.setitem(sys.modules, "vllm", stand_in)
     monkeypatch.setattr(stand_in.LLM, "generate", lambda *args, **more: 1 / 0)
     tokenizer = world.make_tokenizer()
-    template, ends = template_of(tokenizer, world.make_model())
+    template, ends = template_of(tokenizer, world.make_model().generation_config)
     sampler = VllmSampler("base", tokenizer, template, ends, temperature=1.0, checkpoint=lambda: "test", dtype="float32")
     (reply,) = await sampler.sample([opening("0", 0)])
     assert isinstance(reply, InfraFailed) and "ZeroDivisionError" in reply.what

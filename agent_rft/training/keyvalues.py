@@ -153,3 +153,7 @@ class Layer(CacheLayerMixin):
 
     def get_max_length(self) -> int:
         return self.capacity
+
+    def get_max_cache_shape(self) -> int:
+        """The name it had before transformers 5.12."""
+        return self.capacity
