@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constr
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help train resume prior evaluate validate data tiny-base serve smoke cards migrate test check bench install
+.PHONY: help train resume prior evaluate plan validate data tiny-base serve smoke cards migrate test check bench install
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -28,6 +28,9 @@ prior: .make/local .make/data ## can the base model sometimes do it? buckets, ve
 
 evaluate: .make/local .make/data ## base against tuned again, for a finished run (RUN=id)
 	$(RFT) evaluate $(RUN)
+
+plan: .make/local ## memory, time and cost: what fits (CONF=recipe; without it all)
+	$(RFT) plan $(if $(filter-out file,$(origin CONF)),$(CONF)) $(ARGS)
 
 validate: .make/local ## every fault in the data sets at once, with file and line
 	$(RFT) validate $(CONF) $(ARGS)

@@ -58,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     _with_run(resumed, _resume)
     resumed.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings to go on with instead")
     _with_run(commands.add_parser("evaluate", help="base against tuned again, with fresh rollouts"), _evaluate)
+    planned = commands.add_parser("plan", help="memory, time and cost: what fits, and what would")
+    planned.add_argument("words", nargs="*", metavar="[RECIPE] KEY=VALUE", help="without a recipe: all of them in one table")
+    planned.set_defaults(run=_plan)
     data = commands.add_parser("data", help="remake the generated data set and its corpus")
     data.add_argument("--keep-rows", action="store_true", help="only the corpus; rows that are there stay")
     data.set_defaults(run=_data)
@@ -114,10 +117,15 @@ def _add_cards(card: argparse.ArgumentParser) -> None:
 
 def _recipe(arguments: argparse.Namespace) -> tuple[str, list[str]]:
     """The words after a command: a recipe first, if the first is no override."""
+    recipe, overrides = _named(arguments)
+    return recipe or DEFAULT_RECIPE, overrides
+
+
+def _named(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
     words: list[str] = arguments.words
     if words and "=" not in words[0]:
         return words[0], words[1:]
-    return DEFAULT_RECIPE, words
+    return None, words
 
 
 def _run_folder(arguments: argparse.Namespace) -> RunFolder:
@@ -148,6 +156,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.train import evaluate_again
 
     evaluate_again(_run_folder(arguments))
+
+
+def _plan(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.plan import show_plan
+
+    show_plan(*_named(arguments))
 
 
 def _data(arguments: argparse.Namespace) -> None:

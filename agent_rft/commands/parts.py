@@ -23,7 +23,7 @@ from agent_rft.contracts.messages import Message
 from agent_rft.contracts.ports import Grader, ToolBox
 from agent_rft.contracts.rollouts import Limits
 from agent_rft.contracts.rows import Row
-from agent_rft.contracts.training import Algorithm, Backend, GuardLimits, Lora, Model
+from agent_rft.contracts.training import Algorithm, Backend, GuardLimits, Lora, Model, TrainingJob
 from agent_rft.datasets.filings import TOOLS
 from agent_rft.datasets.rows import dataset_hash
 from agent_rft.datasets.rows_io import read_rows, validate_files
@@ -144,10 +144,36 @@ def grader_of(settings: Settings) -> Grader:
 
 
 def backend_of(settings: Settings) -> Backend:
-    """The one place that names a training engine's class, by backend.name: there is one today. It loads torch, so late."""
+    """The one place that names a training engine's class. The local one loads torch, so late."""
+    if settings.backend.name == "nemo":
+        from agent_rft.training.nemo.backend import NemoBackend
+
+        return NemoBackend(layout_of(settings), limits_of(settings))
     from agent_rft.training.local.backend import LocalBackend
 
     return LocalBackend()
+
+
+def job_of(settings: Settings, data: Data, run_id: str, run_dir: str, versions: Versions, resume: bool) -> TrainingJob:
+    return TrainingJob(
+        run_id=run_id,
+        run_dir=run_dir,
+        model=model_of(settings),
+        algorithm=algorithm_of(settings),
+        guards=guards_of(settings),
+        limits=limits_of(settings),
+        train_rows=data.train,
+        val_rows=data.val,
+        val_samples=settings.evaluation.val_samples,
+        evaluate_every=settings.evaluation.every,
+        checkpoint_every=settings.backend.checkpoint_every,
+        keep_checkpoints=settings.backend.keep_checkpoints,
+        seed=settings.seed,
+        resume=resume,
+        versions=versions,
+        tenant=settings.store.tenant,
+        rollouts_in_flight=settings.backend.rollouts_in_flight,
+    )
 
 
 def limits_of(settings: Settings) -> Limits:

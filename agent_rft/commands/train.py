@@ -12,15 +12,16 @@ import msgspec
 from agent_rft.commands.parts import (
     Data,
     Parts,
-    algorithm_of,
     console,
     grader_of,
     guards_of,
+    job_of,
     limits_of,
     model_of,
     opened,
     read_data,
 )
+from agent_rft.commands.preflight import preflight, recorded_prior
 from agent_rft.commands.results import Results, written_metrics
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.compose import settings_for
@@ -28,7 +29,7 @@ from agent_rft.contracts.errors import Halted, UserError
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.jobcards import Kind
 from agent_rft.contracts.rows import Row
-from agent_rft.contracts.training import Outcome, TrainingJob
+from agent_rft.contracts.training import Outcome
 from agent_rft.datasets.split import split_rows
 from agent_rft.evaluation.live import LiveTable, progress
 from agent_rft.evaluation.plots import plot_prior
@@ -40,12 +41,20 @@ from agent_rft.training.guards import InfraGuard, tally_of
 
 def train(recipe: str, overrides: list[str]) -> None:
     settings = settings_for(recipe, overrides)
-    data = read_data(settings, grader_of(settings))
+    data = looked_over(settings)
     folder = RunFolder.new(settings)
     rows = f"{len(data.train)} training rows, {len(data.val)} held out"
     console.print(f"run {folder.run_id}: {settings.model.path}, {rows}, seed {settings.seed}")
     _warn(settings)
     asyncio.run(_train(settings, folder, data, resume=False))
+
+
+def looked_over(settings: Settings) -> Data:
+    """The data, if everything that a run needs is there: of a large run more is asked."""
+    if settings.backend.name == "local":
+        return read_data(settings, grader_of(settings))
+    console.print("before anything is started:")
+    return preflight(settings)
 
 
 def resume(folder: RunFolder, overrides: list[str]) -> None:
@@ -63,7 +72,7 @@ def prior(recipe: str, overrides: list[str]) -> None:
 
     async def check() -> PriorCheck:
         async with opened(settings, folder, data) as parts:
-            return await _prior(parts, data)
+            return await _measured_prior(parts, data)
 
     found = asyncio.run(check())
     console.print(f"plots: {folder.path}/prior.png")
@@ -109,12 +118,22 @@ async def _train(settings: Settings, folder: RunFolder, data: Data, resume: bool
 
 
 async def _prior(parts: Parts, data: Data) -> PriorCheck:
-    """Asked once a run: a resumed one has its answer."""
+    """Asked once a run: a resumed one has its answer. A recorded verdict is taken over, where the recipe says so."""
     if kept := parts.folder.kept("prior.json", lambda content: msgspec.json.decode(content, type=PriorCheck)):
         return kept
+    settings, versions = parts.settings, parts.versions
+    if settings.prior.source == "recorded" and (found := recorded_prior(settings, versions.grader, data.hash, versions.tool_set)):
+        return _kept_prior(parts, found)
+    return await _measured_prior(parts, data)
+
+
+async def _measured_prior(parts: Parts, data: Data) -> PriorCheck:
     settings = parts.settings
     graded = await _run_rows(parts, _sample(data.val, settings.prior.prompts, settings.seed), settings.prior.rollouts, "prior", None)
-    check = check_prior(graded, settings.grader.pass_at)
+    return _kept_prior(parts, check_prior(graded, settings.grader.pass_at))
+
+
+def _kept_prior(parts: Parts, check: PriorCheck) -> PriorCheck:
     parts.folder.keep("prior.json", msgspec.json.format(msgspec.json.encode(check)))
     plot_prior(check, parts.folder.path / "prior.png")
     console.print(f"{describe_prior(check)}\n{histogram(check)}")
@@ -169,26 +188,8 @@ async def _run_rows(
 
 
 async def _trained(parts: Parts, data: Data, resume: bool) -> Outcome:
-    settings = parts.settings
-    job = TrainingJob(
-        run_id=parts.folder.run_id,
-        run_dir=str(parts.folder.path),
-        model=model_of(settings),
-        algorithm=algorithm_of(settings),
-        guards=guards_of(settings),
-        limits=limits_of(settings),
-        train_rows=data.train,
-        val_rows=data.val,
-        val_samples=settings.evaluation.val_samples,
-        evaluate_every=settings.evaluation.every,
-        checkpoint_every=settings.backend.checkpoint_every,
-        keep_checkpoints=settings.backend.keep_checkpoints,
-        seed=settings.seed,
-        resume=resume,
-        versions=parts.versions,
-        tenant=settings.store.tenant,
-        rollouts_in_flight=settings.backend.rollouts_in_flight,
-    )
+    folder = parts.folder
+    job = job_of(parts.settings, data, folder.run_id, str(folder.path), parts.versions, resume)
     with LiveTable(None, console) as table:
         return await parts.backend.train(job, parts.tools, parts.grader, parts.recorder, table.step)
 

@@ -20,7 +20,7 @@ from agent_rft.contracts.training import OnStep, Outcome, StepMetrics, TrainingJ
 from agent_rft.rollouts.cards import card_of
 from agent_rft.rollouts.driver import Try, collect
 from agent_rft.rollouts.seeds import derive_seed
-from agent_rft.training.advantages import group_advantages, is_flat, shaped
+from agent_rft.training.bookkeeping import count, credit, means
 from agent_rft.training.guards import Diverged, InfraGuard, check_kl, check_some_left, tally_of
 from agent_rft.training.local.batches import trajectories
 from agent_rft.training.local.ports import Engine, Journal, Position
@@ -75,7 +75,7 @@ class _Crew:
         done = await self._roll_out("val", step, self._job.val_rows, self._job.val_samples, line)
         self._record(done, "eval", step, [None] * len(done))
         self._guard_infra(done, line)
-        line.val_reward, line.val_tool_calls = _means(done)
+        line.val_reward, line.val_tool_calls = means(done)
 
     async def learn(self, step: int, line: StepMetrics) -> None:
         """One batch of groups: roll out, guard, compare within groups, update."""
@@ -83,14 +83,8 @@ class _Crew:
         rows = rows_of_step(self._job.train_rows, step, algorithm.batch_size, self._job.seed)
         group = algorithm.rollouts_per_prompt
         done = await self._roll_out("train", step, rows, group, line)
-        rewards = [
-            None if g.infra_failed or g.reward is None else shaped(g.reward, g.rollout.tool_calls, algorithm.call_cost) for g in done
-        ]
-        groups = [rewards[i : i + group] for i in range(0, len(rewards), group)]
-        advantages = [advantage for rewards in groups for advantage in group_advantages(rewards)]
+        advantages = credit(line, done, group, algorithm.call_cost)
         self._record(done, "train", step, advantages)
-        line.train_reward, line.tool_calls = _means(done)
-        line.flat_groups = sum(map(is_flat, groups)) / len(groups)
         self._guard_infra(done, line)
 
         began = time.monotonic()
@@ -106,10 +100,7 @@ class _Crew:
         seeds = [Try(row, i, derive_seed(self._job.seed, phase, step, row.id, i)) for row in rows for i in range(tries)]
         job = self._job
         done = await collect(seeds, self._engine.sampler, self._tools, self._grader, job.limits, in_flight=job.rollouts_in_flight)
-        line.rollout_seconds += time.monotonic() - began
-        line.rollouts += len(done)
-        line.tokens += sum(graded.rollout.total_tokens for graded in done)
-        line.infra_failures += sum(graded.infra_failed for graded in done)
+        count(line, done, time.monotonic() - began)
         return done
 
     def _record(self, done: Sequence[GradedRollout], kind: Kind, step: int, advantages: Sequence[float | None]) -> None:
@@ -124,11 +115,3 @@ class _Crew:
         line.infra_failure_rate = self._guard.tool_failure_rate
         check_some_left(done)
         self._guard.check()
-
-
-def _means(done: Sequence[GradedRollout]) -> tuple[float | None, float | None]:
-    """Mean reward and mean number of tool calls of those that have a grade."""
-    graded = [(g.reward, g.rollout.tool_calls) for g in done if not g.infra_failed and g.reward is not None]
-    if not graded:
-        return None, None
-    return sum(reward for reward, _ in graded) / len(graded), sum(calls for _, calls in graded) / len(graded)

@@ -39,12 +39,18 @@ def grpo_loss(
 def k3(new: Tensor, reference: Tensor) -> Tensor:
     """Schulman's third estimate of KL(policy || reference) from the policy's samples: never negative, and capped a token.
 
+    Its plain gradient is not that of the KL, because what is sampled changes with the policy too. A weight of 1 whose
+    gradient is that of the sample's own log-probability makes it so: new - reference a token, times the gradient of new.
+
     Uncapped its mean is right on average and useless step by step: a single token that the policy said against all odds,
     and the reference would have said gladly, outweighs the thousand others, in figure and gradient. A capped token has
-    no gradient. NeMo RL caps at the same values.
+    no gradient. NeMo RL weighs and caps in the same way.
     """
-    gap = (reference - new).clamp(-GAP_CAP, GAP_CAP)
-    return (torch.exp(gap) - gap - 1).clamp(max=KL_CAP)
+    gap = reference - new
+    held = gap.clamp(-GAP_CAP, GAP_CAP)
+    weight = torch.exp(new - new.detach())
+    weight = torch.where(gap == held, weight, weight.detach())
+    return (weight * (torch.exp(held) - held - 1)).clamp(max=KL_CAP)
 
 
 def token_entropy(log_probabilities: Tensor) -> Tensor:

@@ -1,0 +1,232 @@
+"""What is looked over before a large run spends its first GPU minute. Every check runs, whatever the others found, and all
+that is wrong is told at once."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent_rft.commands.parts import Data, console, grader_of, job_of, layout_of, limits_of, model_of, read_data, served_tools
+from agent_rft.commands.plan import plan_for
+from agent_rft.commands.run_folder import VERSIONS
+from agent_rft.commands.serve import provider_of
+from agent_rft.contracts.errors import Fault, FaultsFound, UserError
+from agent_rft.contracts.jobcards import Versions
+from agent_rft.contracts.ports import Grader
+from agent_rft.contracts.rollouts import Ending
+from agent_rft.contracts.rows import Row
+from agent_rft.evaluation.prior import PriorCheck
+from agent_rft.graders.apply import grade_rollout
+from agent_rft.rollouts.driver import Try, start
+from agent_rft.settings import Settings
+
+GRADED_ROWS = 50
+BYTES_A_TRAINED_WEIGHT = 14
+"""In a checkpoint: the weight itself, its float32 master and Adam's two moments."""
+
+
+class Failed(Exception):
+    """A check that did not pass."""
+
+    def __init__(self, *faults: Fault, told: str = "") -> None:
+        super().__init__(*faults)
+        self.faults = faults
+        self.told = told or "; ".join(fault.what for fault in faults)
+
+
+class World(msgspec.Struct):
+    """What the checks find out, for those after them."""
+
+    settings: Settings
+    grader: Grader
+    data: Data | None = None
+    tool_set: str = ""
+    laid_out: bool = False
+
+
+def preflight(settings: Settings) -> Data:
+    """Prints the list; raises with everything that is wrong; answers the data, which it had to read anyway."""
+    world = World(settings, grader_of(settings))
+    checks: dict[str, Callable[[World], str]] = {
+        "data": _data,
+        "grader": _grader,
+        "tools": _tools,
+        "base model": _base,
+        "layout": _layout,
+        "memory plan": _plan,
+        "engine": _engine,
+        "machines": _machines,
+        "prior check": _prior,
+        "checkpoints": _checkpoints,
+    }
+    faults = [fault for name, check in checks.items() for fault in _run(name, check, world)]
+    if faults or world.data is None:
+        raise FaultsFound(f"{settings.recipe} cannot start:", faults, "mend these; nothing was started and nothing was spent", exit_code=2)
+    return world.data
+
+
+def _run(name: str, check: Callable[[World], str], world: World) -> Iterator[Fault]:
+    try:
+        told = check(world)
+    except Failed as failed:
+        yield from failed.faults
+        told = failed.told
+    except FaultsFound as found:
+        yield from found.faults
+        told = found.what.partition("\n")[0]
+    except UserError as error:
+        yield Fault(name, error.what, error.cure)
+        told = error.what
+    else:
+        console.print(f"  [green]ok[/]      {name}: {told}")
+        return
+    console.print(f"  [red]missing[/] {name}: {told}")
+
+
+def _data(world: World) -> str:
+    world.data = read_data(world.settings, world.grader)
+    return f"{len(world.data.train)} training rows, {len(world.data.val)} held out"
+
+
+def _grader(world: World) -> str:
+    """The reference answer, given as the answer, must pass; an empty one must not."""
+    if world.data is None:
+        raise Failed(told="not tried: the data has faults")
+    ref, limits, pass_at = world.grader.ref, limits_of(world.settings), world.settings.grader.pass_at
+
+    def passes(row: Row, answer: str) -> bool:
+        rollout = start(Try(row, 0, 0), limits)
+        rollout.ending, rollout.answer = Ending.ANSWERED, answer
+        grade = grade_rollout(row, rollout, world.grader)
+        return bool(grade and grade.reward is not None and grade.reward >= pass_at)
+
+    rows = [row for row in world.data.train if row.reference_answer is not None][:GRADED_ROWS]
+    wrong = [row.id for row in rows if not passes(row, str(row.reference_answer)) or passes(row, "")]
+    if wrong:
+        what = f"{ref.name} fails the reference answer itself, or passes an empty one, on {len(wrong)} of {len(rows)} rows"
+        raise Failed(Fault("grader", f"{what}, {wrong[0]} the first", "try it with `rft grade` on such a case; mend grader or row"))
+    return f"{ref.name} {ref.version} passes {len(rows)} reference answers"
+
+
+def _tools(world: World) -> str:
+    wanted = world.settings.tools
+    if wanted.url:
+        names, world.tool_set = served_tools(wanted.url)
+        return f"{', '.join(names)} at {wanted.url} ({world.tool_set})"
+    provider = provider_of(world.settings)
+    listed, error = provider.call("list", {"prefix": ""})
+    if error or not listed:
+        raise Failed(Fault("tools.corpus", f"our own server would list nothing from {wanted.corpus}", "`make data` makes the default"))
+    world.tool_set = provider.version
+    return f"{', '.join(spec.name for spec in provider.specs)} of our own, over {wanted.corpus}"
+
+
+def _base(world: World) -> str:
+    from agent_rft.training.pretrained import weights_name
+
+    return weights_name(world.settings.model.path)
+
+
+def _layout(world: World) -> str:
+    """How the run is cut up, by arithmetic, and every key of NeMo RL's that comes of it."""
+    from agent_rft.training.nemo.backend import check_translation
+
+    if world.data is None:
+        raise Failed(told="not tried: the data has faults")
+    layout = layout_of(world.settings)
+    check_translation(
+        job_of(world.settings, world.data, "preflight", world.settings.run.folder, Versions(code="", checkpoint=""), False), layout
+    )
+    world.laid_out = True
+    if layout.workers == "cpu":
+        return "one worker on the CPU"
+    parallel = layout.parallel
+    return f"TP{parallel.tensor} x PP{parallel.pipeline} x CP{parallel.context} x DP{layout.data_parallel}, {layout.workers} workers"
+
+
+def _plan(world: World) -> str:
+    if not world.laid_out:
+        raise Failed(told="not tried: the layout has faults")
+    found = plan_for(world.settings)
+    if not found.fits:
+        raise Failed(Fault("memory plan", found.why, found.cure))
+    return found.why or "fits"
+
+
+def _engine(world: World) -> str:
+    from agent_rft.training.nemo import find
+
+    if error := find.why_not():
+        raise error
+    return f"NeMo RL {find.VERSION}"
+
+
+def _machines(world: World) -> str:
+    from agent_rft.training.nemo.machines import nodes_of
+    from agent_rft.training.nemo.placement import missing_resources
+
+    layout = layout_of(world.settings)
+    if layout.workers == "cpu":
+        return f"{os.cpu_count()} CPU cores here"
+    nodes: Sequence[Any] = nodes_of(layout)
+    if faults := missing_resources(layout, nodes):
+        raise Failed(*faults)
+    beside = f", {layout.reference.resource} beside" if layout.reference.dedicated else ""
+    return f"{layout.cluster.nodes} node(s) of {layout.cluster.gpus_per_node} GPUs{beside}"
+
+
+def _prior(world: World) -> str:
+    """Where it is not measured within the run, a verdict for this very base, data, tools and grader must be there."""
+    settings = world.settings
+    if settings.prior.source == "run":
+        return "is measured first"
+    if settings.prior.override:
+        return "overridden"
+    found = None
+    if world.data:
+        ref = world.grader.ref
+        found = recorded_prior(settings, f"{ref.name}@{ref.version}#{ref.hash}", world.data.hash, world.tool_set)
+    if found is None:
+        what = f"no verdict is recorded in {settings.run.folder}/ for this base, data, tools and grader"
+        raise Failed(Fault("prior check", what, f"measure it: make prior CONF={settings.recipe}; or train without: prior.override=true"))
+    if found.verdict == "no go":
+        raise Failed(Fault("prior check", f"says no go: {found.why}", found.cure))
+    return f"{found.verdict}: {found.why}"
+
+
+def recorded_prior(settings: Settings, grader: str, dataset: str, tool_set: str) -> PriorCheck | None:
+    """The newest verdict that was measured on this base, data, tools and grader."""
+    for file in sorted(Path(settings.run.folder).glob("*/prior.json"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            began = msgspec.json.decode(file.with_name(VERSIONS).read_bytes(), type=Versions)
+            check = msgspec.json.decode(file.read_bytes(), type=PriorCheck)
+        except (OSError, msgspec.MsgspecError):
+            continue
+        same = (began.dataset, began.grader, began.tool_set) == (dataset, grader, tool_set)
+        if same and began.checkpoint.startswith(f"{settings.model.path}@"):
+            return check
+    return None
+
+
+def _checkpoints(world: World) -> str:
+    """Room for as many as are kept, and one more while it is being written."""
+    settings = world.settings
+    folder, copies = Path(settings.run.folder), settings.backend.keep_checkpoints + 1
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Failed(Fault("run.folder", f"{folder} cannot be made: {error.strerror}", "name another with run.folder=FOLDER")) from None
+    if not os.access(folder, os.W_OK):
+        raise Failed(Fault("run.folder", f"{folder} cannot be written to", "name another with run.folder=FOLDER"))
+    setup = plan_for(settings).setup
+    trained = setup.lora_parameters if model_of(settings).lora else setup.shape.parameters
+    needed, free = copies * trained * BYTES_A_TRAINED_WEIGHT / 1e9, shutil.disk_usage(folder).free / 1e9
+    if needed > free:
+        what = f"{copies} checkpoints take {needed:.0f} GB and {folder} has {free:.0f} GB free"
+        raise Failed(Fault("run.folder", what, "name a larger disk with run.folder=FOLDER, or keep fewer with backend.keep_checkpoints"))
+    return f"room for {copies} of {needed / copies:.2g} GB in {folder} ({free:.0f} GB free)"

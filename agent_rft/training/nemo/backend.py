@@ -1,0 +1,124 @@
+"""NeMo RL behind the interface that everything above it knows."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agent_rft.contracts.errors import FaultsFound
+from agent_rft.contracts.layouts import Layout
+from agent_rft.contracts.ports import Grader, Recorder, Sampler, ToolBox
+from agent_rft.contracts.rollouts import Limits
+from agent_rft.contracts.training import Model, OnStep, Outcome, StepMetrics, TrainingJob
+from agent_rft.training.nemo import find
+from agent_rft.training.nemo.config_tree import unknown_keys
+from agent_rft.training.nemo.keys import known_keys
+from agent_rft.training.nemo.layout import layout_faults, padded_length
+from agent_rft.training.nemo.recipe import nemo_config
+from agent_rft.training.nemo.terminal import other_threads_into
+from agent_rft.training.pretrained import generation_config_of, load_tokenizer, template_of, weights_name
+
+if TYPE_CHECKING:
+    from agent_rft.training.nemo.launch import Speaker
+
+T = TypeVar("T")
+WEIGHTS = Path("policy") / "weights"
+
+
+class NemoBackend:
+    """Several processes, any number of GPUs; or a few on this machine's CPU. NeMo RL itself is imported when it is needed."""
+
+    def __init__(self, layout: Layout, limits: Limits) -> None:
+        self._layout, self._limits = layout, limits
+        self._live: tuple[str | None, Any, Callable[[], object]] | None = None
+        """What can speak now: its checkpoint, the generation, and how to end it."""
+
+    def name_of(self, model: Model, checkpoint: str | None) -> str:
+        folder = Path(checkpoint) if checkpoint else None
+        if folder and (folder / WEIGHTS).is_dir():  # runs/NAME/checkpoints/step_40
+            return f"{folder.parent.parent.name}/step-{int(folder.name.rpartition('_')[2])}"
+        return weights_name(checkpoint or model.path)
+
+    def sampler(self, model: Model, checkpoint: str | None, temperature: float) -> Sampler:
+        """One at a time: what spoke before leaves the GPUs first. The tuned model speaks from where it was trained."""
+        find.prepare()
+        from agent_rft.training.nemo.ray_session import ensure_ray
+        from agent_rft.training.nemo.sampler import GenerationSampler
+        from agent_rft.training.nemo.speaking import start_generation
+
+        speaker = self._speaker(model)
+        if self._live is None or checkpoint is None or self._live[0] != checkpoint:
+            self._leave()
+            ensure_ray(self._layout)
+            folder = Path(checkpoint) / WEIGHTS if checkpoint else None
+            weights = str(folder if folder and folder.is_dir() else checkpoint or model.path)
+            generation = start_generation(self._layout, self._limits, model, weights, speaker, temperature)
+            self._live = (checkpoint, generation, generation.shutdown)
+        return GenerationSampler(
+            self._live[1],
+            speaker.tokenizer,
+            speaker.template,
+            speaker.turn_ends,
+            longest=padded_length(self._limits, self._layout),
+            checkpoint=self.name_of(model, checkpoint),
+        )
+
+    async def train(self, job: TrainingJob, tools: ToolBox, grader: Grader, recorder: Recorder, on_step: OnStep) -> Outcome:
+        """NeMo RL's loop blocks, and runs event loops of its own: so it has a thread, and its words a file."""
+        check_translation(job, self._layout)
+        find.prepare()
+        from agent_rft.training.nemo.launch import train
+        from agent_rft.training.nemo.ray_session import ensure_ray
+
+        self._leave()
+        ensure_ray(self._layout)
+        speaker, loop = self._speaker(job.model), asyncio.get_running_loop()
+
+        def shown(line: StepMetrics, total: int) -> None:
+            loop.call_soon_threadsafe(on_step, line, total)
+
+        with other_threads_into(Path(job.run_dir) / "nemo.log"):
+            work = functools.partial(train, job, self._layout, speaker, tools, grader, recorder, shown)
+            outcome, live = await asyncio.wrap_future(in_thread(work))
+        if live:
+            self._live = (outcome.checkpoint, live.generation, live.close)
+        return outcome
+
+    def _leave(self) -> None:
+        if self._live:
+            self._live[2]()
+        self._live = None
+
+    def _speaker(self, model: Model) -> Speaker:
+        from agent_rft.training.nemo.launch import Speaker
+
+        tokenizer = load_tokenizer(model.path)
+        tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+        return Speaker(tokenizer, *template_of(tokenizer, generation_config_of(model.path)))
+
+
+def check_translation(job: TrainingJob, layout: Layout) -> None:
+    """Everything that is wrong with the layout and with keys of NeMo RL's, before anything is started."""
+    faults = layout_faults(job, layout)
+    faults += unknown_keys(nemo_config(job, layout, (), 1), known_keys(), layout.overrides)
+    if faults:
+        raise FaultsFound("this layout does not work:", faults, exit_code=2)
+
+
+def in_thread(work: Callable[[], T]) -> Future[T]:
+    """A thread that does not keep the process alive: Ctrl-C ends a run now, and it resumes from its last checkpoint."""
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="nemo-rl", daemon=True).start()
+    return future

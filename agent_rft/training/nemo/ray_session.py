@@ -1,0 +1,47 @@
+"""One Ray for the process: the cluster that was named, or one started here for the time of the run."""
+
+from __future__ import annotations
+
+import logging
+import os
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.layouts import Layout
+
+LOGICAL_CPUS = 32
+"""Ray counts CPUs to place actors; ours wait for each other more than they compute, so a laptop may have as many as it takes."""
+OBJECT_STORE_BYTES = 1 << 30
+
+
+def ensure_ray(layout: Layout) -> None:
+    if ray.is_initialized():
+        return
+    variables = {name: os.environ[name] for name in ("PYTHONPATH", "CUDA_VISIBLE_DEVICES", "OMP_WAIT_POLICY") if name in os.environ}
+    environment = {"env_vars": variables}
+    if layout.cluster.address:
+        try:
+            ray.init(address=layout.cluster.address, runtime_env=environment, log_to_driver=False, logging_level=logging.WARNING)
+        except ConnectionError as error:
+            cure = "start it with `ray start --head`, or leave cluster.address=null to have one started here"
+            raise UserError(f"no Ray cluster answers at cluster.address={layout.cluster.address}: {error}", cure) from None
+        return
+    on_cpu = layout.workers == "cpu"
+    ray.init(
+        address="local",
+        num_cpus=LOGICAL_CPUS if on_cpu else None,
+        num_gpus=0 if on_cpu else None,
+        object_store_memory=OBJECT_STORE_BYTES if on_cpu else None,
+        resources={layout.reference.resource: 1} if layout.reference.dedicated else None,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level=logging.WARNING,
+        runtime_env=environment,
+    )
+
+
+def on_this_node() -> NodeAffinitySchedulingStrategy:
+    """For actors that talk to what listens on this machine only: the tool server, the card store's file."""
+    return NodeAffinitySchedulingStrategy(node_id=ray.get_runtime_context().get_node_id(), soft=False)
