@@ -7,26 +7,29 @@ BIN := $(VENV)/bin
 RFT := $(BIN)/rft
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
+# With NEMO_RL_SRC set to a checkout of NeMo RL, what that imports is installed too.
+NEMO := $(if $(NEMO_RL_SRC),.make/nemo-cpu)
+
 # Idle OpenMP threads that spin starve the tool server on small machines.
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help train resume prior evaluate plan validate data tiny-base serve smoke cards migrate test check bench install
+.PHONY: help train resume prior evaluate plan validate data tiny-base serve smoke cards migrate test check bench install nemo-cpu
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
 	@echo "  recipes: $(patsubst conf/%.yaml,%,$(wildcard conf/*.yaml))"
 
-train: .make/local .make/data ## prior check, training, evaluation, report (CONF=recipe ARGS="key=value ...")
+train: .make/local .make/data $(NEMO) ## prior check, training, evaluation, report (CONF=recipe ARGS="key=value ...")
 	$(RFT) train $(CONF) $(ARGS)
 
-resume: .make/local .make/data ## go on with a run that was stopped (RUN=id ARGS="key=value ...")
+resume: .make/local .make/data $(NEMO) ## go on with a run that was stopped (RUN=id ARGS="key=value ...")
 	$(RFT) resume $(RUN) $(ARGS)
 
-prior: .make/local .make/data ## can the base model sometimes do it? buckets, verdict, plots
+prior: .make/local .make/data $(NEMO) ## can the base model sometimes do it? buckets, verdict, plots
 	$(RFT) prior $(CONF) $(ARGS)
 
-evaluate: .make/local .make/data ## base against tuned again, for a finished run (RUN=id)
+evaluate: .make/local .make/data $(NEMO) ## base against tuned again, for a finished run (RUN=id)
 	$(RFT) evaluate $(RUN)
 
 plan: .make/local ## memory, time and cost: what fits (CONF=recipe; without it all)
@@ -53,7 +56,7 @@ cards: .make/local ## the newest job cards; one as a story: rft card show ID
 migrate: .make/local ## bring the job-card store's tables up to date
 	$(RFT) migrate $(CONF) $(ARGS)
 
-test: .make/test .make/data ## every test that needs no GPU
+test: .make/test .make/data $(NEMO) ## every test that needs no GPU
 	$(BIN)/python -m pytest $(ARGS)
 
 check: .make/test ## format, lint, types, floors
@@ -64,6 +67,8 @@ check: .make/test ## format, lint, types, floors
 
 bench: .make/test .make/data ## every bench beside its peer (ARGS=--write keeps the figures)
 	$(BIN)/python bench $(ARGS)
+
+nemo-cpu: .make/nemo-cpu ## what NeMo RL imports for workers on the CPU (NEMO_RL_SRC=its checkout)
 
 install: .make/local ## what `make train` needs, into $(VENV)
 
@@ -79,6 +84,11 @@ $(BIN)/python:
 .make/test: .make/local
 	@echo "installing what the tests need ..."
 	@$(PIP) --editable '.[local,test]'
+	@touch $@
+
+.make/nemo-cpu: .make/local
+	@echo "installing what NeMo RL imports (a few minutes) ..."
+	@$(PIP) --editable '.[local,nemo-cpu]'
 	@touch $@
 
 .make/data: .make/local agent_rft/datasets/filings.py agent_rft/datasets/research.py

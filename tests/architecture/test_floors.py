@@ -40,6 +40,7 @@ FLOORS = {
     "agent_rft.training.nemo.ports": 1,
     "agent_rft.training.nemo.recipe": 1,
     "agent_rft.planning": 1,
+    "agent_rft.planning.plots": 3,
     "agent_rft.evaluation": 1,
     "agent_rft.evaluation.suite": 2,
     "agent_rft.evaluation.plots": 3,

@@ -75,7 +75,8 @@ class CpuPolicyWorkerImpl:
         check_dim_skip_keys: Iterable[str] | None = None,
     ) -> dict[str, Any]:
         """One optimizer step a global batch, as long as loss and gradient are numbers; what they were is answered as it is."""
-        gbs, mbs = gbs or self.cfg["train_global_batch_size"], mbs or self.cfg["train_micro_batch_size"]
+        gbs = gbs or int(self.cfg["train_global_batch_size"])
+        mbs = mbs or int(self.cfg["train_micro_batch_size"])
         losses: list[float] = []
         norms: list[float] = []
         metrics: dict[str, list[float]] = defaultdict(list)

@@ -27,11 +27,11 @@ from agent_rft.training.nemo.cpu_worker import CPU_WORKER
 from agent_rft.training.nemo.environment import Post, ToolEnvironment
 from agent_rft.training.nemo.policy import GuardedPolicy
 from agent_rft.training.nemo.ports import ReferenceModel
-from agent_rft.training.nemo.prompts import Prompts, check_room, training_order, validation_order
+from agent_rft.training.nemo.prompts import Prompt, Prompts, check_room, training_order, validation_order
 from agent_rft.training.nemo.ray_session import on_this_node
 from agent_rft.training.nemo.recipe import nemo_config
 from agent_rft.training.nemo.reference import VllmReference, WorkerGroupReference
-from agent_rft.training.nemo.rollouts import Prompt, Rollouts
+from agent_rft.training.nemo.rollouts import Rollouts
 from agent_rft.training.nemo.watch import State, Watch, keep_state, state_in
 
 STEP_PREFIX = "step_"

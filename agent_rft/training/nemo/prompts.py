@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
 import torch
 from torch.utils.data import Dataset
 
@@ -13,10 +14,17 @@ from agent_rft.contracts.rollouts import Limits
 from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import Algorithm
 from agent_rft.rollouts.templates import ChatTemplate
-from agent_rft.training.nemo.rollouts import Prompt
 from agent_rft.training.schedule import rows_of_step, total_steps
 
 SHOWN = 5
+
+
+class Prompt(msgspec.Struct, frozen=True):
+    """What the data set says of a sample, before it has a rollout."""
+
+    row_id: str
+    validating: bool
+    sample_index: int = 0
 
 
 class Prompts(Dataset[dict[str, Any]]):

@@ -20,19 +20,12 @@ from agent_rft.contracts.rows import Row
 from agent_rft.rollouts.cards import card_of
 from agent_rft.rollouts.driver import new_rollout_id
 from agent_rft.training.nemo.environment import Seat
+from agent_rft.training.nemo.prompts import Prompt
 from agent_rft.training.nemo.watch import Watch
 
 ADVANTAGES = "group_advantages"
 """The batch's own column of them."""
 RolloutFunction = Callable[..., tuple[Any, dict[str, Any]]]
-
-
-class Prompt(msgspec.Struct, frozen=True):
-    """What the data set says of a sample, before it has a rollout."""
-
-    row_id: str
-    validating: bool
-    sample_index: int = 0
 
 
 class Rollouts:

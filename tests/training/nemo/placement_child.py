@@ -4,6 +4,7 @@ kind of reference come to lie. Prints one line of JSON."""
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 from agent_rft.training.nemo import find
@@ -12,6 +13,7 @@ FOLDER = Path(__file__).parent
 os.environ["NEMO_RL_PY_EXECUTABLES_SYSTEM"] = "1"  # NeMo RL's way of saying: build no environments
 sys.path += [str(FOLDER), str(FOLDER.parent / "local")]
 os.environ["PYTHONPATH"] = os.pathsep.join([str(FOLDER / "stand_in"), os.environ.get("PYTHONPATH", "")])
+os.environ.pop("CUDA_VISIBLE_DEVICES", None)  # Ray believes it before what it is told
 find.prepare()
 
 import policy_world as here  # noqa: E402
@@ -33,8 +35,10 @@ def nodes_of(virtual) -> list[str]:
     return sorted(table["bundles_to_node_id"].values())
 
 
-def main(base: str) -> None:
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 16, "num_gpus": 8, "include_dashboard": False})
+def main(base: str, folder: str) -> None:
+    """`folder`: for what Ray keeps in files, so that a Ray that runs beside this one is not found in it."""
+    head = {"num_cpus": 16, "num_gpus": 8, "include_dashboard": False, "temp_dir": folder}
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False)
     lacking = [str(fault) for fault in missing_resources(LAYOUT, ray.nodes())]
     apart = cluster.add_node(num_cpus=4, num_gpus=1, resources={"apart": 1})
@@ -54,4 +58,5 @@ def main(base: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:  # a short path: sockets lie in it
+        main(sys.argv[1], folder)

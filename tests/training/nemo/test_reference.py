@@ -34,9 +34,6 @@ def plain_logprobs(base: str, batch) -> torch.Tensor:
 
 @pytest.mark.nemo
 def test_on_eight_and_one_gpus_the_reference_lies_alone_on_its_machine_and_says_what_the_base_says(nemo_rl, tmp_path):
-    import ray
-
-    ray.shutdown()  # one cluster on a machine at a time
     base = world.save_base(tmp_path)
     child = subprocess.run(
         [sys.executable, str(FOLDER / "placement_child.py"), base], capture_output=True, text=True, timeout=400, env=dict(os.environ)
