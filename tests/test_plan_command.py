@@ -33,7 +33,7 @@ def test_every_shipped_recipe_fits_the_machines_it_names(recipe: str):
 
 def test_without_a_recipe_all_are_in_one_table(tmp_path: Path):
     said = rft(f"run.folder={tmp_path}")
-    assert all(re.search(rf"│ {recipe} ", said) for recipe in recipes())
+    assert all(re.search(rf"^ {recipe} ", said, re.MULTILINE) for recipe in recipes())
     assert (tmp_path / "plan" / "all.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -57,7 +57,7 @@ def test_full_fine_tuning_of_70b_does_not_fit_and_what_the_plan_says_to_type_doe
 @pytest.mark.parametrize(
     ("recipe", "override"),
     [
-        ("research_70b", "model=qwen2_5_72b"),
+        ("research_70b", "reference.gpu_memory_gb=60"),
         ("research_70b", "cluster=h100_x4"),
         ("research_70b", "reference=dedicated_worker"),
         ("research_70b_2node", "model.lora=null"),

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +23,8 @@ from agent_rft.planning.setup import GB, Budget, Setup
 from agent_rft.planning.shapes import CATALOGUE, ModelShape, shape_of_config
 from agent_rft.settings import Settings
 
+WIDE = 120
+"""Columns from which on the table tells more."""
 BAR = 40
 """Characters for the whole of one memory."""
 PIXELS = "▏▎▍▌▋▊▉█"
@@ -91,48 +94,54 @@ def _from_hub(path: str) -> Path:
 
 
 def _overview(plans: dict[str, Plan]) -> Table:
-    table = Table("recipe", "model", title="GB that one GPU, or one host, must hold", title_justify="left")
-    for heading in ("parameters", "training", "generation"):
-        table.add_column(heading, justify="right")
-    table.add_column("reference")
-    for heading in ("host", "GPUs", "step", "cost"):
-        table.add_column(heading, justify="right")
-    table.add_column("verdict")
+    """Whole in a terminal of 80 columns; a wider one is told more."""
+    wide = console.width >= WIDE
+    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title="GB that one GPU, or one host, must hold", title_justify="left")
+    for heading in ("recipe", *(("model",) if wide else ()), "train", "gen", "reference", "host", "GPUs", "step"):
+        table.add_column(heading, no_wrap=True, justify="left" if heading in ("recipe", "model", "reference") else "right")
+    if wide:
+        table.add_column("cost", no_wrap=True, justify="right")
+    table.add_column("verdict", no_wrap=True)
     for name, one in plans.items():
-        table.add_row(*_row(name, one))
+        table.add_row(*_row(name, one, wide))
     return table
 
 
-def _row(name: str, one: Plan) -> Iterator[RenderableType]:
+def _row(name: str, one: Plan, wide: bool) -> Iterator[RenderableType]:
     setup, process = one.setup, one.budget("process")
-    size = setup.shape.parameters
     yield name
-    yield setup.model.path.rsplit("/", 1)[-1] + (f", LoRA {setup.model.lora.rank}" if setup.model.lora else ", full")
-    yield f"{size / GB:.2f}B" if size >= GB else f"{size / 1e6:.2f}M"
-    yield _filled(one.budget("training"))
-    yield _filled(one.budget("generation"))
-    yield _reference_words(one)
-    yield _filled(process or one.budget("host"))
+    if wide:
+        size = f"{setup.shape.parameters / GB:.2f}B" if setup.shape.parameters >= GB else f"{setup.shape.parameters / 1e6:.2f}M"
+        training = f"LoRA {setup.model.lora.rank}" if setup.model.lora else "full"
+        yield f"{setup.model.path.rsplit('/', 1)[-1]}, {size}, {training}"
+    digits = 1 if wide else 0
+    yield _filled(one.budget("training"), digits)
+    yield _filled(one.budget("generation"), digits)
+    yield _reference_words(one, digits)
+    yield _filled(process or one.budget("host"), digits)
     yield str(one.step.gpus) if process is None else "-"
     yield spell_seconds(one.step.seconds)
-    yield f"{one.step.cost:.2f}" if one.step.price and one.step.gpus else "-"
-    yield Text("fits" if not one.why else "fits, tight" if one.fits else "does not fit", style="green" if one.fits else "red")
+    if wide:
+        yield f"{one.step.cost:.2f}" if one.step.price and one.step.gpus else "-"
+    yield Text("fits" if not one.why else "tight" if one.fits else "no", style="green" if one.fits else "red")
 
 
-def _filled(budget: Budget | None) -> Text:
+def _filled(budget: Budget | None, digits: int) -> Text:
     if budget is None:
         return Text("-")
-    return Text(f"{budget.total:.1f} of {budget.limit:g}", style="" if budget.fits else "red")
+    return Text(f"{budget.total:.{digits}f}/{budget.limit:g}", style="" if budget.fits else "red")
 
 
-def _reference_words(one: Plan) -> RenderableType:
+def _reference_words(one: Plan, digits: int) -> RenderableType:
     setup, budget = one.setup, one.budget("reference")
     if setup.engine == "local":
         return "adapters off" if setup.model.lora else "a copy"
     engine = setup.layout.reference.engine
     if budget is None:
-        return engine
-    return Text(f"{engine} {setup.layout.reference.weights} ", style="" if budget.fits else "red").append(_filled(budget))
+        return engine.replace("_", " ")
+    return Text(f"{engine.removeprefix('dedicated_')} {setup.layout.reference.weights} ", style="" if budget.fits else "red").append(
+        _filled(budget, digits)
+    )
 
 
 # --- one recipe in detail ---------------------------------------------------------------------------------------------
