@@ -33,7 +33,7 @@ def test_every_shipped_recipe_fits_the_machines_it_names(recipe: str):
 
 def test_without_a_recipe_all_are_in_one_table(tmp_path: Path):
     said = rft(f"run.folder={tmp_path}")
-    assert all(re.search(rf"^ {recipe} ", said, re.MULTILINE) for recipe in recipes())
+    assert all(re.search(rf"^{recipe} ", said, re.MULTILINE) for recipe in recipes())
     assert (tmp_path / "plan" / "all.png").read_bytes().startswith(b"\x89PNG")
 
 

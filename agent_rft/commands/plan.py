@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rich.box import SIMPLE
 from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
@@ -96,12 +95,12 @@ def _from_hub(path: str) -> Path:
 def _overview(plans: dict[str, Plan]) -> Table:
     """Whole in a terminal of 80 columns; a wider one is told more."""
     wide = console.width >= WIDE
-    table = Table(box=SIMPLE, padding=(0, 1, 0, 0), title="GB that one GPU, or one host, must hold", title_justify="left")
+    table = Table(box=None, padding=(0, 2, 0, 0), pad_edge=False, title="GB that one GPU, or one host, must hold", title_justify="left")
     for heading in ("recipe", *(("model",) if wide else ()), "train", "gen", "reference", "host", "GPUs", "step"):
         table.add_column(heading, no_wrap=True, justify="left" if heading in ("recipe", "model", "reference") else "right")
     if wide:
         table.add_column("cost", no_wrap=True, justify="right")
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("fits", no_wrap=True)
     for name, one in plans.items():
         table.add_row(*_row(name, one, wide))
     return table
@@ -123,7 +122,7 @@ def _row(name: str, one: Plan, wide: bool) -> Iterator[RenderableType]:
     yield spell_seconds(one.step.seconds)
     if wide:
         yield f"{one.step.cost:.2f}" if one.step.price and one.step.gpus else "-"
-    yield Text("fits" if not one.why else "tight" if one.fits else "no", style="green" if one.fits else "red")
+    yield Text("yes" if not one.why else "tight" if one.fits else "no", style="green" if one.fits else "red")
 
 
 def _filled(budget: Budget | None, digits: int) -> Text:

@@ -22,8 +22,8 @@ from nemo_rl.distributed.virtual_cluster import RayVirtualCluster  # noqa: E402
 from ray.cluster_utils import Cluster  # noqa: E402
 from ray.util.placement_group import placement_group_table  # noqa: E402
 
-from agent_rft.contracts.layouts import Layout, Reference  # noqa: E402
 from agent_rft.contracts.layouts import Cluster as Machines  # noqa: E402
+from agent_rft.contracts.layouts import Layout, Reference  # noqa: E402
 from agent_rft.training.nemo.placement import missing_resources  # noqa: E402
 from agent_rft.training.nemo.reference import VllmReference, gpu_cluster  # noqa: E402
 

@@ -103,7 +103,7 @@ def moved(model) -> None:
     source = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for weight in model.parameters():
-            weight += 0.02 * torch.randn(weight.shape, generator=source)
+            weight.add_(torch.randn(weight.shape, generator=source), alpha=0.02)
 
 
 def k3_through_the_sampling(new, reference):
