@@ -22,6 +22,7 @@ from agent_rft.contracts.rollouts import Ending
 from agent_rft.contracts.rows import Row
 from agent_rft.evaluation.prior import PriorCheck
 from agent_rft.graders.apply import grade_rollout
+from agent_rft.planning.shapes import CATALOGUE
 from agent_rft.rollouts.driver import Try, start
 from agent_rft.settings import Settings
 
@@ -46,6 +47,7 @@ class World(msgspec.Struct):
     grader: Grader
     data: Data | None = None
     tool_set: str = ""
+    base_found: bool = False
     laid_out: bool = False
 
 
@@ -66,8 +68,17 @@ def preflight(settings: Settings) -> Data:
     }
     faults = [fault for name, check in checks.items() for fault in _run(name, check, world)]
     if faults or world.data is None:
-        raise FaultsFound(f"{settings.recipe} cannot start:", faults, "mend these; nothing was started and nothing was spent", exit_code=2)
+        cure = "mend these; nothing was started and nothing was spent"
+        raise FaultsFound(f"{settings.recipe} cannot start:", _once(faults), cure, exit_code=2)
     return world.data
+
+
+def _once(faults: Sequence[Fault]) -> list[Fault]:
+    """What two checks ran into, the first one tells."""
+    told: dict[tuple[str, str], Fault] = {}
+    for fault in faults:
+        told.setdefault((fault.what, fault.cure), fault)
+    return list(told.values())
 
 
 def _run(name: str, check: Callable[[World], str], world: World) -> Iterator[Fault]:
@@ -78,7 +89,7 @@ def _run(name: str, check: Callable[[World], str], world: World) -> Iterator[Fau
         told = failed.told
     except FaultsFound as found:
         yield from found.faults
-        told = found.what.partition("\n")[0]
+        told = found.what.partition("\n")[0].rstrip(":")
     except UserError as error:
         yield Fault(name, error.what, error.cure)
         told = error.what
@@ -129,7 +140,9 @@ def _tools(world: World) -> str:
 def _base(world: World) -> str:
     from agent_rft.training.pretrained import weights_name
 
-    return weights_name(world.settings.model.path)
+    name = weights_name(world.settings.model.path)
+    world.base_found = True
+    return name
 
 
 def _layout(world: World) -> str:
@@ -152,10 +165,17 @@ def _layout(world: World) -> str:
 def _plan(world: World) -> str:
     if not world.laid_out:
         raise Failed(told="not tried: the layout has faults")
+    _must_know_size(world)
     found = plan_for(world.settings)
     if not found.fits:
         raise Failed(Fault("memory plan", found.why, found.cure))
     return found.why or "fits"
+
+
+def _must_know_size(world: World) -> None:
+    """What cannot be loaded may still be a model that the plan knows."""
+    if not world.base_found and world.settings.model.path not in CATALOGUE:
+        raise Failed(told="not tried: the base model's size is not known")
 
 
 def _engine(world: World) -> str:
@@ -187,10 +207,10 @@ def _prior(world: World) -> str:
         return "is measured first"
     if settings.prior.override:
         return "overridden"
-    found = None
-    if world.data:
-        ref = world.grader.ref
-        found = recorded_prior(settings, f"{ref.name}@{ref.version}#{ref.hash}", world.data.hash, world.tool_set)
+    if world.data is None or not world.tool_set:
+        raise Failed(told="not tried: data or tools have faults")
+    ref = world.grader.ref
+    found = recorded_prior(settings, f"{ref.name}@{ref.version}#{ref.hash}", world.data.hash, world.tool_set)
     if found is None:
         what = f"no verdict is recorded in {settings.run.folder}/ for this base, data, tools and grader"
         raise Failed(Fault("prior check", what, f"measure it: make prior CONF={settings.recipe}; or train without: prior.override=true"))
@@ -223,6 +243,7 @@ def _checkpoints(world: World) -> str:
         raise Failed(Fault("run.folder", f"{folder} cannot be made: {error.strerror}", "name another with run.folder=FOLDER")) from None
     if not os.access(folder, os.W_OK):
         raise Failed(Fault("run.folder", f"{folder} cannot be written to", "name another with run.folder=FOLDER"))
+    _must_know_size(world)
     setup = plan_for(settings).setup
     trained = setup.lora_parameters if model_of(settings).lora else setup.shape.parameters
     needed, free = copies * trained * BYTES_A_TRAINED_WEIGHT / 1e9, shutil.disk_usage(folder).free / 1e9

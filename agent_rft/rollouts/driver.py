@@ -138,12 +138,19 @@ async def _run_in_waves(rollouts: dict[int, Rollout], sampler: Sampler, tools: T
             spoke_in_time = clocks[i].left() > 0  # else its next call would seem to be the tool's delay
             commands[i] = advance(rollouts[i], reply if spoke_in_time else TimeUp())
         calling = {i: command for i, command in commands.items() if isinstance(command, CallTools)}
-        after = await asyncio.gather(*(run_tools(rollouts[i], command, tools, clocks[i]) for i, command in calling.items()))
-        commands.update(zip(calling, after, strict=True))
+        after = await asyncio.gather(*(_run_tools_in_wave(rollouts[i], command, tools, clocks[i]) for i, command in calling.items()))
+        for i, (command, done_at) in zip(calling, after, strict=True):
+            commands[i] = command
+            clocks[i].wait(time.monotonic() - done_at)
         for i in [i for i in commands if rollouts[i].ending is not None]:
             del commands[i]
             clocks[i].stop()
             finished(i)
+
+
+async def _run_tools_in_wave(rollout: Rollout, command: CallTools, tools: ToolBox, clock: Clock) -> tuple[Command | None, float]:
+    """The next command, and when it was there: what the wave waits for longer is a sibling's tool."""
+    return await run_tools(rollout, command, tools, clock), time.monotonic()
 
 
 # --- shared ----------------------------------------------------------------------------------------------------------
@@ -154,11 +161,15 @@ class Clock:
 
     def __init__(self, rollout: Rollout, began: float | None = None) -> None:
         """`began`: the monotonic time at which it began, where another process of this machine has begun it."""
-        self._rollout, self._began = rollout, time.monotonic() if began is None else began
+        self._rollout, self._began, self._waited = rollout, time.monotonic() if began is None else began, 0.0
         rollout.started_at = rollout.started_at or datetime.now(UTC).isoformat(timespec="milliseconds")
 
     def left(self) -> float:
-        return self._rollout.limits.max_seconds - (time.monotonic() - self._began)
+        return self._rollout.limits.max_seconds - (time.monotonic() - self._began - self._waited)
+
+    def wait(self, seconds: float) -> None:
+        """Time in which others were waited for counts against nobody: a hanging tool must not cost its siblings their grade."""
+        self._waited += seconds
 
     def stop(self) -> None:
         self._rollout.seconds = time.monotonic() - self._began

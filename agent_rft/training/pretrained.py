@@ -9,12 +9,15 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from agent_rft.contracts.errors import UserError
 from agent_rft.rollouts.templates import ChatTemplate
 
 SOURCE = "name a folder with config.json and *.safetensors, or a Hugging Face id that this machine can reach, with model.path=..."
+HUB_SECONDS = 10.0
 
 
 @functools.cache
@@ -31,17 +34,33 @@ def weights_name(path: str) -> str:
 
 
 def config_of(path: str) -> PretrainedConfig:
+    if not looks_local(path):
+        _ask_hub(path)
     try:
         return AutoConfig.from_pretrained(path)
     except Exception as error:  # no such id, no network, no right to it
         raise UserError(f"model {path} could not be loaded: {first_line(error)}", SOURCE) from error
 
 
+def _ask_hub(path: str) -> None:
+    """Once, where nothing is cached: a download tries for half a minute to reach a hub that does not answer."""
+    try:
+        if not isinstance(try_to_load_from_cache(path, "config.json"), str):
+            get_hf_file_metadata(hf_hub_url(path, "config.json"), timeout=HUB_SECONDS)
+    except (RepositoryNotFoundError, EntryNotFoundError):
+        return  # it does answer; what it holds against the id, or the user, is told best by what loads it
+    except Exception as error:
+        raise UserError(f"model {path} is not on this machine, and the hub cannot be asked: {first_line(error)}", SOURCE) from error
+
+
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
     try:
-        return AutoTokenizer.from_pretrained(path)
+        tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:
         raise UserError(f"the tokenizer of {path} could not be loaded: {first_line(error)}", SOURCE) from error
+    if not tokenizer("a")["input_ids"]:  # transformers makes one without words where a folder has none
+        raise UserError(f"model folder {path} has no tokenizer", "put tokenizer.json and tokenizer_config.json of the model into it")
+    return tokenizer
 
 
 def looks_local(path: str) -> bool:
@@ -72,7 +91,7 @@ def is_whole(file: Path) -> bool:
         try:
             tensors = json.loads(opened.read(head))
             ends = [tensor["data_offsets"][1] for name, tensor in tensors.items() if name != "__metadata__"]
-        except (ValueError, KeyError, TypeError, IndexError):
+        except (ValueError, KeyError, TypeError, IndexError, AttributeError):
             return False
     return 8 + head + max(ends, default=0) == size
 

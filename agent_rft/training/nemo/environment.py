@@ -8,6 +8,7 @@ keeps of it, so grading and recording happen in there.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any
@@ -43,6 +44,11 @@ class Seat(msgspec.Struct):
     """Which weights speak."""
     began: float
     """On this machine's monotonic clock."""
+    waited: float
+    """Seconds outside the environment: NeMo RL samples all rollouts together, and they wait for the slowest one's tools. They
+    count against no rollout."""
+    left_at: float
+    """When it last left the environment."""
     rollout: Rollout
     heard: list[int]
     """What the model was given since it last spoke: the tokens before its next turn."""
@@ -115,6 +121,8 @@ class ToolEnvironment:
     async def _heard(self, seat: Seat, said: dict[str, Any]) -> str:
         """Take the model's turn into the rollout; answers what it reads before its next one, empty where it has ended."""
         rollout, clock = seat.rollout, Clock(seat.rollout, seat.began)
+        seat.waited += time.monotonic() - seat.left_at
+        clock.wait(seat.waited)
         if not rollout.turns:
             seat.heard = self._template.opening_ids(rollout.opening, rollout.tools)
         command = advance(rollout, self._spoken(seat, said) if clock.left() > 0 else TimeUp())
@@ -123,6 +131,7 @@ class ToolEnvironment:
         text = self._next_turn(seat, command) if isinstance(command, AskModel) else ""
         if rollout.ending is not None:
             await self._end(seat, clock)
+        seat.left_at = time.monotonic()
         return text
 
     def _spoken(self, seat: Seat, said: dict[str, Any]) -> ModelSpoke:

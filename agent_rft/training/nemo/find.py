@@ -25,7 +25,7 @@ def why_not() -> UserError | None:
     if source and not (Path(source) / "nemo_rl" / "package_info.py").is_file():
         return UserError(f"{SOURCE_VARIABLE}={source} is no checkout of NeMo RL", CURE)
     if source:
-        _put_on_path(source)
+        _put_on_path(str(Path(source).resolve()))  # Ray's workers have another working folder
     spec = importlib.util.find_spec("nemo_rl")
     if spec is None or not spec.origin:
         return UserError("NeMo RL is not installed", CURE)

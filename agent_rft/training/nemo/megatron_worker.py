@@ -17,8 +17,6 @@ from torch import Tensor
 
 from agent_rft.training.nemo.adapters import adapters_off
 
-MEGATRON_WORKER = f"{__name__}.AdapterOffWorker"
-
 
 @ray.remote(runtime_env=get_runtime_env_for_policy_worker("megatron_policy_worker"))
 class AdapterOffWorker(MegatronPolicyWorkerImpl):

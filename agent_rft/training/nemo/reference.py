@@ -22,8 +22,8 @@ from agent_rft.training.nemo.policy import cpu_cluster, register
 
 SLIVER = 0.001
 """Of the resource that marks the reference's machine: enough to be placed there."""
-MEMORY_SHARE = 0.9
-"""Of its GPU's memory that vLLM may take; nothing else runs there."""
+MEMORY_SHARE = 0.95
+"""Of its GPU's memory that vLLM may take; nothing else runs there, and 70B in fp8 needs all but 2 GB of 80."""
 VLLM_WORKER = "nemo_rl.models.generation.vllm.vllm_worker.VllmGenerationWorker"
 
 
@@ -132,6 +132,7 @@ def engine_options(reference: Reference, base: str, longest: int) -> dict[str, A
         "enable_chunked_prefill": True,
         "enable_prefix_caching": False,  # what is read from a cache has no log-probabilities
         "gpu_memory_utilization": MEMORY_SHARE,
+        "enforce_eager": True,  # graphs of the decoding that never comes would take memory for nothing
     }
 
 

@@ -79,6 +79,8 @@ class Rollouts:
                 step=step,
                 checkpoint=self._checkpoint,
                 began=began,
+                waited=0.0,
+                left_at=began,
                 rollout=Rollout(new_rollout_id(), self._rows[prompt.row_id].opening(), self._rows[prompt.row_id].tools, self._limits),
                 heard=[],
             )

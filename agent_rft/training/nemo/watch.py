@@ -29,8 +29,11 @@ class State(msgspec.Struct, frozen=True):
     """Updates made, or refused."""
     pending: StepMetrics | None = None
     """The line that a validation has begun and no training has ended yet."""
+    unwritten: StepMetrics | None = None
+    """The line before it: NeMo RL saves before it says that the step is over."""
     infra_window: tuple[Tally, ...] = ()
-    kl_floor: float = 0.0
+    kl_floor: float | None = None
+    """None until it is measured."""
 
 
 class Watch:
@@ -52,6 +55,9 @@ class Watch:
         self._step, self._floor, self._measures_floor = state.step, state.kl_floor, measures_floor
         self._infra = InfraGuard(guards.max_infra_rate, guards.infra_window_calls, state.infra_window)
         self.lines = journal.rewind(state.step)
+        if state.unwritten and state.unwritten.step not in {line.step for line in self.lines}:
+            journal.append(state.unwritten)
+            self.lines.append(state.unwritten)
         self._line = state.pending or StepMetrics(step=state.step)
         self._next = StepMetrics(step=state.step + 1)
         self._trained = False
@@ -67,7 +73,10 @@ class Watch:
     def state(self) -> State:
         """As it is once the step under way is over."""
         window = () if self.halt else tuple(self._infra.steps)
-        return State(self._step, self._next if self._trained else self._line, window, self._floor)
+        if not self._trained:
+            return State(self._step, self._line, None, window, self._floor)
+        ending = msgspec.structs.replace(self._line, seconds=self._spent(time.monotonic()))
+        return State(self._step, self._next, ending, window, self._floor)
 
     # --- rollouts --------------------------------------------------------------------------------------------------
 
@@ -116,15 +125,15 @@ class Watch:
         """Asked before each update, with the KL of the weights that rolled out."""
         self._line.kl_to_ref = kl
         self._trained = True
-        if kl is not None and self._measures_floor and self._step == 0:
-            self._floor = kl
+        if kl is not None and finite and self._measures_floor and self._floor is None:
+            self._floor = kl  # nothing was learnt yet: a first update that is refused leaves the weights as they are
         self._step += 1
         if not finite:
             self.halt = self.halt or Halted(
                 "advantages or log-probabilities of the batch are not numbers; the update was skipped",
                 "look at the reference and at the last checkpoint's weights; then take a smaller algorithm.learning_rate",
             )
-        elif kl is not None and kl > self._limits.max_kl + self._floor:
+        elif kl is not None and kl > self._limits.max_kl + (self._floor or 0.0):
             beside = f" beside the {self._floor:.3f} of the quantised reference itself" if self._floor else ""
             self.halt = self.halt or Halted(
                 f"the policy has drifted to a KL of {kl:.3f} from the reference, {self._limits.max_kl:g} is allowed{beside}; "
@@ -167,11 +176,15 @@ class Watch:
 
     def _write(self, line: StepMetrics) -> None:
         now = time.monotonic()
-        line.seconds = now - self._since - self._ahead
+        line.seconds = self._spent(now)
         self._since, self._ahead = now - self._ahead, 0.0
         self._journal.append(line)
         self.lines.append(line)
         self._on_step(line, self._total)
+
+    def _spent(self, now: float) -> float:
+        """On the line under way."""
+        return now - self._since - self._ahead
 
 
 def state_in(checkpoint: Path) -> State | None:

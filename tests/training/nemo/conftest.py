@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside the tes
 def nemo_rl() -> None:
     """Ask for it before importing anything of NeMo RL."""
     find.prepare()
+    os.environ["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)  # Ray's workers import the helpers too
 
 
 @pytest.fixture(scope="session")

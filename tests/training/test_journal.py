@@ -1,0 +1,60 @@
+"""metrics.jsonl: what was appended is there, and what a kill left is not mistaken for it."""
+
+import json
+
+from agent_rft.contracts.training import StepMetrics
+from agent_rft.training.journal import MetricsFile
+
+
+def written(path, steps: int) -> MetricsFile:
+    journal = MetricsFile(path)
+    for step in range(steps):
+        journal.append(StepMetrics(step=step, val_reward=step / 10, rollouts=8))
+    return journal
+
+
+def steps_of(lines) -> list[int]:
+    return [line.step for line in lines]
+
+
+def test_a_line_is_one_json_object_with_every_field(tmp_path):
+    written(tmp_path / "metrics.jsonl", 2)
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["val_reward"] for line in lines] == [0.0, 0.1]
+    assert set(json.loads(lines[0])) == set(StepMetrics.__struct_fields__)
+
+
+def test_what_was_written_reads_back_equal(tmp_path):
+    line = StepMetrics(step=3, val_reward=0.25, kl_to_ref=None, tokens=99, seconds=1.5)
+    journal = MetricsFile(tmp_path / "metrics.jsonl")
+    journal.append(line)
+    assert journal.lines() == [line]
+
+
+def test_before_the_first_line_there_is_none(tmp_path):
+    assert MetricsFile(tmp_path / "metrics.jsonl").lines() == []
+
+
+def test_half_a_line_is_no_line(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    journal = written(path, 3)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert steps_of(journal.lines()) == [0, 1]
+
+
+def test_rewinding_forgets_what_came_after_and_half_lines_with_it(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    journal = written(path, 5)
+    path.write_bytes(path.read_bytes()[:-20])
+    assert steps_of(journal.rewind(2)) == [0, 1]
+    assert steps_of(journal.lines()) == [0, 1]
+    journal.append(StepMetrics(step=2))
+    assert steps_of(journal.lines()) == [0, 1, 2]
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["metrics.jsonl"]
+
+
+def test_rewinding_a_run_that_wrote_nothing_makes_its_folder(tmp_path):
+    journal = MetricsFile(tmp_path / "run" / "metrics.jsonl")
+    assert journal.rewind(0) == []
+    journal.append(StepMetrics(step=0))
+    assert steps_of(journal.lines()) == [0]
