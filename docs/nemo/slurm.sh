@@ -25,7 +25,7 @@ HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST_HET_GROUP_0" | head -n 1)
 export HEAD
 
 in_container() {
-  srun --ntasks-per-node=1 --no-container-mount-home --container-image="$IMAGE" \
+  srun --cpu-bind=none --no-container-mount-home --container-image="$IMAGE" \
     --container-mounts="$PWD:$PWD,$HF_HOME:$HF_HOME" --container-workdir="$PWD" "$@"
 }
 

@@ -53,7 +53,7 @@ class NemoBackend:
 
         speaker = self._speaker(model)
         if self._live is None or checkpoint is None or self._live[0] != checkpoint:
-            self._leave()
+            self.close()
             ensure_ray(self._layout)
             folder = Path(checkpoint) / WEIGHTS if checkpoint else None
             weights = str(folder if folder and folder.is_dir() else checkpoint or model.path)
@@ -75,7 +75,7 @@ class NemoBackend:
         from agent_rft.training.nemo.launch import train
         from agent_rft.training.nemo.ray_session import ensure_ray
 
-        self._leave()
+        self.close()
         ensure_ray(self._layout)
         speaker, loop = self._speaker(job.model), asyncio.get_running_loop()
 
@@ -89,7 +89,8 @@ class NemoBackend:
             self._live = (outcome.checkpoint, live.generation, live.close)
         return outcome
 
-    def _leave(self) -> None:
+    def close(self) -> None:
+        """Whatever stands ready to speak is ended."""
         if self._live:
             self._live[2]()
         self._live = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -14,6 +15,7 @@ from agent_rft.contracts.layouts import Layout
 LOGICAL_CPUS = 32
 """Ray counts CPUs to place actors; ours wait for each other more than they compute, so a laptop may have as many as it takes."""
 OBJECT_STORE_BYTES = 1 << 30
+KNOCK_SECONDS = 10.0
 
 
 def ensure_ray(layout: Layout) -> None:
@@ -23,8 +25,9 @@ def ensure_ray(layout: Layout) -> None:
     environment = {"env_vars": variables}
     if layout.cluster.address:
         try:
+            _knock(layout.cluster.address)
             ray.init(address=layout.cluster.address, runtime_env=environment, log_to_driver=False, logging_level=logging.WARNING)
-        except ConnectionError as error:
+        except (OSError, ValueError) as error:
             cure = "start it with `ray start --head`, or leave cluster.address=null to have one started here"
             raise UserError(f"no Ray cluster answers at cluster.address={layout.cluster.address}: {error}", cure) from None
         return
@@ -40,6 +43,13 @@ def ensure_ray(layout: Layout) -> None:
         logging_level=logging.WARNING,
         runtime_env=environment,
     )
+
+
+def _knock(address: str) -> None:
+    """Where HOST:PORT is named: Ray itself tries for minutes to reach what is not there. "auto" and ray:// are its own affair."""
+    host, colon, port = address.rpartition(":")
+    if colon and "//" not in host:
+        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
 
 
 def on_this_node() -> NodeAffinitySchedulingStrategy:

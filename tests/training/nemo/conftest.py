@@ -10,14 +10,15 @@ import pytest
 from agent_rft.training.nemo import find
 
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
-sys.path.insert(0, str(Path(__file__).parent))  # for the helpers beside the tests
+HELPERS = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "local")]
+sys.path[:0] = HELPERS  # scripted, letters, small_world ...
 
 
 @pytest.fixture(scope="session")
 def nemo_rl() -> None:
     """Ask for it before importing anything of NeMo RL."""
     find.prepare()
-    os.environ["PYTHONPATH"] += os.pathsep + str(Path(__file__).parent)  # Ray's workers import the helpers too
+    os.environ["PYTHONPATH"] = os.pathsep.join([os.environ["PYTHONPATH"], *HELPERS])  # Ray's workers import them too
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,154 @@
+"""Whole trainings through NeMo RL's own setup() and grpo_train(), on CPU workers, in a world of a few thousand weights."""
+
+import asyncio
+import json
+import math
+
+import pytest
+import small_world
+import torch
+from letters import DiesWithFile, LettersOnly
+from safetensors.torch import load_file
+
+from agent_rft.contracts.layouts import Cluster, Layout, Reference
+from agent_rft.training.advantages import group_advantages
+from agent_rft.training.nemo.backend import NemoBackend
+from observability.ingest import StoreRecorder
+from observability.store import open_store
+
+pytestmark = pytest.mark.nemo
+ON_CPU = Layout(workers="cpu", cluster=Cluster(gpus_per_node=0), environment_actors=1, micro_batch=4)
+
+
+class Run:
+    def __init__(self, tmp_path, layout=ON_CPU):
+        self.path, self.layout = tmp_path / "run", layout
+        self.path.mkdir()
+        self.base = small_world.save_base(tmp_path / "base")
+        self.store = open_store(f"sqlite:///{tmp_path}/cards.db")
+
+    def train(self, tools=None, on_step=lambda line, total: None, grader=None, **changes):
+        job = small_world.make_job(self.base, self.path, **changes)
+        backend = NemoBackend(self.layout, job.limits)
+        with StoreRecorder(self.store) as recorder:
+            try:
+                return asyncio.run(backend.train(job, tools or LettersOnly(), grader or small_world.LikesA(), recorder, on_step))
+            finally:
+                backend.close()
+
+    @property
+    def lines(self):
+        return [json.loads(line) for line in (self.path / "metrics.jsonl").read_text().splitlines()]
+
+    def weights(self, step):
+        return load_file(self.path / "checkpoints" / f"step_{step}" / "policy" / "weights" / "model.safetensors")
+
+    def cards(self, kind):
+        with self.store.reading() as connection:
+            query = (
+                "SELECT c.row_id, c.step, c.ending, c.advantage, c.tool_calls, g.reward FROM job_cards c "
+                "LEFT JOIN grades g USING (rollout_id) WHERE kind = ? ORDER BY c.step, c.row_id, c.sample_index"
+            )
+            return connection.exec_driver_sql(query, (kind,)).fetchall()
+
+
+@pytest.fixture
+def run(ray_here, tmp_path):
+    return Run(tmp_path)
+
+
+def test_a_training_leaves_what_the_local_engine_leaves(run):
+    """9 rows, 3 a step: three updates of 12 rollouts; 8 validation rollouts at 0, 2 and 3; the table hears each line."""
+    heard = []
+    outcome = run.train(on_step=lambda line, total: heard.append((line.step, total)))
+    assert (outcome.steps, outcome.total_steps, outcome.halted) == (3, 3, "")
+    assert [line["step"] for line in run.lines] == [0, 1, 2, 3] and heard == [(0, 3), (1, 3), (2, 3), (3, 3)]
+    assert [line["val_reward"] is not None for line in run.lines] == [True, False, True, True]
+    assert [line["rollouts"] for line in run.lines] == [20, 12, 20, 8]
+    for line in run.lines[:3]:
+        assert all(math.isfinite(line[key]) for key in ("loss", "kl_to_ref", "entropy", "grad_norm", "train_reward", "tool_calls"))
+        assert line["learning_rate"] == pytest.approx(min(1.0, (line["step"] + 1) / 2) * 1e-2)
+    assert run.lines[0]["kl_to_ref"] == pytest.approx(0.0, abs=1e-6) and run.lines[2]["kl_to_ref"] > 0
+    assert (len(run.cards("train")), len(run.cards("eval"))) == (36, 24)
+    assert outcome.checkpoint == str(run.path / "checkpoints" / "step_3")
+    assert [path.name for path in sorted((run.path / "checkpoints").iterdir())] == ["step_2", "step_3"]  # the last two are kept
+
+
+def test_the_tuned_model_speaks_from_where_it_was_trained_and_from_its_folder(run):
+    from agent_rft.rollouts.driver import Try, collect
+
+    job = small_world.make_job(run.base, run.path)
+    backend = NemoBackend(run.layout, job.limits)
+    tries = [Try(row, 0, 0) for row in job.val_rows]
+
+    async def spoken(outcome):
+        sampler = backend.sampler(job.model, outcome.checkpoint, 1e-4)  # so cold that it always says the likeliest
+        done = await collect(tries, sampler, LettersOnly(), small_world.LikesA(), job.limits)
+        return sampler.checkpoint, [[turn.text for turn in graded.rollout.turns] for graded in done]
+
+    with StoreRecorder(run.store) as recorder:
+        outcome = asyncio.run(backend.train(job, LettersOnly(), small_world.LikesA(), recorder, lambda line, total: None))
+    try:
+        live = asyncio.run(spoken(outcome))
+        backend.close()
+        assert asyncio.run(spoken(outcome))[0] == live[0] == "run/step-3"
+    finally:
+        backend.close()
+
+
+def test_infrastructure_failures_touch_neither_gradient_nor_baseline(run):
+    """On three in ten rollouts every tool call answers 503 for good."""
+    outcome = run.train(LettersOnly(share=0.3), guards={"max_infra_rate": 1.0})
+    assert not outcome.halted and sum(line["infra_failures"] for line in run.lines) > 0
+    assert max(line["infra_failure_rate"] for line in run.lines) > 0.05
+    cards = run.cards("train")
+    assert {card.ending for card in cards if card.advantage is None} == {"infra_failed"}
+    for start in range(0, len(cards), 4):
+        group = cards[start : start + 4]
+        assert len({(card.step, card.row_id) for card in group}) == 1
+        rewards = [None if card.reward is None else max(0.0, card.reward - 0.02 * card.tool_calls) for card in group]
+        assert [card.advantage for card in group] == group_advantages(rewards)  # over the valid ones alone
+    assert all(torch.isfinite(weight).all() for weight in run.weights(3).values())
+
+
+def test_a_batch_in_which_everything_failed_is_refused_saved_and_gone_on_from(run, tmp_path):
+    """The grader is gone after the first step."""
+    dead = tmp_path / "dead"
+    how = {"grader": DiesWithFile(dead), "evaluate_every": 9, "guards": {"max_infra_rate": 1.0}}
+    outcome = run.train(on_step=lambda line, total: dead.touch(), **how)
+    assert outcome.halted.startswith("every rollout of the step failed from infrastructure: grader:likes_a (12 times)")
+    assert outcome.cure == "mend grader:likes_a" and outcome.steps == 2
+    assert [line["loss"] is not None for line in run.lines] == [True, False]
+    assert all(torch.equal(a, b) for a, b in zip(run.weights(1).values(), run.weights(2).values(), strict=True))
+    dead.unlink()
+    again = run.train(resume=True, **how)
+    assert (again.halted, again.steps) == ("", 3) and [line["step"] for line in run.lines] == [0, 1, 2, 3]
+
+
+def test_a_kl_guard_set_low_skips_the_update_saves_and_ends_and_resume_goes_on(run):
+    outcome = run.train(guards={"max_kl": 1e-7})
+    assert "KL of" in outcome.halted and "the update was skipped" in outcome.halted and "guards.max_kl" in outcome.cure
+    assert outcome.steps == 2 and outcome.checkpoint.endswith("step_2")  # the first update moved it, the second was refused
+    assert run.lines[-2]["loss"] is None and run.lines[-2]["kl_to_ref"] > 1e-7
+    assert all(torch.equal(a, b) for a, b in zip(run.weights(1).values(), run.weights(2).values(), strict=True))
+    again = run.train(resume=True)
+    assert (again.halted, again.steps) == ("", 3)
+    assert [line["step"] for line in run.lines] == [0, 1, 2, 3]
+
+
+def test_a_reference_of_its_own_changes_no_loss(ray_here, tmp_path):
+    """The same training by the builtin reference and by a dedicated worker: the same figures, to the last bit."""
+    lines = []
+    for engine in ("builtin", "dedicated_worker"):
+        folder = tmp_path / engine
+        folder.mkdir()
+        one = Run(folder, Layout(workers="cpu", cluster=Cluster(gpus_per_node=0), micro_batch=4, reference=Reference(engine=engine)))
+        one.train(evaluate_every=9, checkpoint_every=9, algorithm={"max_steps": 2})
+        lines.append([(line["loss"], line["kl_to_ref"], line["grad_norm"], line["train_reward"]) for line in one.lines])
+    assert lines[0] == lines[1] and lines[0][1][1] > 0
+
+
+def test_a_run_id_with_checkpoints_is_not_overwritten(run):
+    (run.path / "checkpoints" / "step_1").mkdir(parents=True)
+    with pytest.raises(Exception, match="holds checkpoints of an earlier run"):
+        run.train()
