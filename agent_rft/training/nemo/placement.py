@@ -21,7 +21,7 @@ def missing_resources(layout: Layout, nodes: Sequence[Mapping[str, Any]]) -> lis
     others = [has for has in alive if resource not in has] if layout.reference.dedicated else alive
     faults = list(_policy_faults(layout, others))
     if layout.reference.dedicated:
-        faults += _reference_faults(resource, marked)
+        faults += _reference_faults(resource, marked, attached(layout))
     return faults
 
 
@@ -33,12 +33,17 @@ def _policy_faults(layout: Layout, nodes: Sequence[Mapping[str, float]]) -> Iter
         yield Fault(
             WHERE,
             f"{wanted} node(s) of {each} GPUs are asked for{beside}, and Ray has {found}",
-            f"on each machine that is missing: ray start --address=HEAD:6379 --num-gpus={each}",
+            f"on each machine that is missing: ray start --address=HEAD:6379 --num-gpus={each}{attached(layout)}",
         )
 
 
-def _reference_faults(resource: str, marked: Sequence[Mapping[str, float]]) -> Iterator[Fault]:
-    start = f"ray start --address=HEAD:6379 --num-gpus=1 --resources='{{\"{resource}\": 1}}'"
+def attached(layout: Layout) -> str:
+    """Without an address a Ray of the run's own is started on this machine alone."""
+    return "" if layout.cluster.address else "; and name the cluster with cluster.address=auto"
+
+
+def _reference_faults(resource: str, marked: Sequence[Mapping[str, float]], attach: str) -> Iterator[Fault]:
+    start = f"ray start --address=HEAD:6379 --num-gpus=1 --resources='{{\"{resource}\": 1}}'{attach}"
     if not marked:
         yield Fault("reference.resource", f"no Ray node has the resource {resource}", f"on the reference's machine: {start}")
     elif not any(has.get("GPU", 0) >= 1 for has in marked):

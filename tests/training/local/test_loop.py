@@ -80,7 +80,7 @@ async def test_more_compute_is_a_larger_group(base, tmp_path):
 
 
 async def test_a_tool_that_fails_too_often_halts_the_run_and_a_checkpoint_is_kept(base, tmp_path):
-    outcome = await train(base, tmp_path, tools=world.Look(lambda number: number % 4 == 0), guards={"infra_window_calls": 10})
+    outcome = await train(base, tmp_path, tools=world.Look(lambda number: number % 2 == 0), guards={"infra_window_calls": 10})
     assert "tool:look failed" in outcome.halted and "1.0% is allowed" in outcome.halted
     assert "mend tool:look" in outcome.cure
     assert outcome.steps < 3
@@ -89,7 +89,7 @@ async def test_a_tool_that_fails_too_often_halts_the_run_and_a_checkpoint_is_kep
 
 
 async def test_a_halted_run_goes_on_once_the_tool_is_mended(base, tmp_path):
-    halted = await train(base, tmp_path, tools=world.Look(lambda number: number % 4 == 0), guards={"infra_window_calls": 10})
+    halted = await train(base, tmp_path, tools=world.Look(lambda number: number % 2 == 0), guards={"infra_window_calls": 10})
     mended = await train(base, tmp_path, resume=True, guards={"infra_window_calls": 10})
     assert halted.halted and not mended.halted
     assert [line.step for line in mended.metrics] == [0, 1, 2, 3]
