@@ -213,7 +213,9 @@ def _prior(world: World) -> str:
     found = recorded_prior(settings, f"{ref.name}@{ref.version}#{ref.hash}", world.data.hash, world.tool_set)
     if found is None:
         what = f"no verdict is recorded in {settings.run.folder}/ for this base, data, tools and grader"
-        raise Failed(Fault("prior check", what, f"measure it: make prior CONF={settings.recipe}; or train without: prior.override=true"))
+        recipe = settings.recipe
+        cure = f"measure it: make prior CONF={recipe} (in the container: rft prior {recipe}); or train without: prior.override=true"
+        raise Failed(Fault("prior check", what, cure))
     if found.verdict == "no go":
         raise Failed(Fault("prior check", f"says no go: {found.why}", found.cure))
     return f"{found.verdict}: {found.why}"

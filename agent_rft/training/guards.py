@@ -141,7 +141,7 @@ def chance_of_failures(failed: int, calls: int, rate: float) -> float:
 def check_kl(kl: float, max_kl: float) -> None:
     if kl > max_kl:
         raise Diverged(
-            f"the policy has drifted to a KL of {kl:.3f} from the reference, {max_kl:g} is allowed; its weights are not kept",
+            f"the policy has drifted to a KL of {kl:.3g} from the reference, {max_kl:g} is allowed; its weights are not kept",
             "take a larger algorithm.kl_coef or a smaller algorithm.learning_rate",
         )
 

@@ -126,6 +126,21 @@ async def test_a_tool_that_hangs_past_the_rollouts_seconds_is_infrastructure(bat
 
 
 @BOTH
+async def test_a_siblings_hanging_tool_costs_the_others_none_of_their_seconds(batched: bool):
+    class OneHangs(Tools):
+        async def call(self, rollout_id: str, call: ToolCall) -> ToolResult:
+            if call.arguments["query"] == "0":
+                await asyncio.sleep(30)
+            return await super().call(rollout_id, call)
+
+    def script(ask: AskModel) -> str:
+        return CALL.replace('"x"', f'"{ask.seed}"') if ask.turn == 0 else "13.4%"
+
+    graded = await collect(tries(3), ScriptedSampler(script, batched), OneHangs(), Exact(), Limits(max_seconds=0.2))
+    assert [g.rollout.ending for g in graded] == [Ending.INFRA_FAILED, Ending.ANSWERED, Ending.ANSWERED]
+
+
+@BOTH
 async def test_a_model_that_takes_too_long_is_out_of_budget_and_its_tools_are_not_blamed(batched: bool):
     class Slow(ScriptedSampler):
         async def sample(self, asks):

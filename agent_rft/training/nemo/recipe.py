@@ -78,10 +78,7 @@ def _validation(job: TrainingJob) -> Tree:
 
 
 def _loss(job: TrainingJob, layout: Layout) -> Tree:
-    """The local engine's loss, term by term. Without a KL penalty NeMo RL loads no reference.
-
-    The KL's gradient holds a term here that no option turns off: that the samples come from the policy it is taken of.
-    """
+    """The local engine's loss, term by term. Without a KL penalty NeMo RL loads no reference."""
     algorithm = job.algorithm
     return {
         "reference_policy_kl_penalty": algorithm.kl_coef,

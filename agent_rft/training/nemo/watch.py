@@ -134,9 +134,9 @@ class Watch:
                 "look at the reference and at the last checkpoint's weights; then take a smaller algorithm.learning_rate",
             )
         elif kl is not None and kl > self._limits.max_kl + (self._floor or 0.0):
-            beside = f" beside the {self._floor:.3f} of the quantised reference itself" if self._floor else ""
+            beside = f" beside the {self._floor:.3g} of the quantised reference itself" if self._floor else ""
             self.halt = self.halt or Halted(
-                f"the policy has drifted to a KL of {kl:.3f} from the reference, {self._limits.max_kl:g} is allowed{beside}; "
+                f"the policy has drifted to a KL of {kl:.3g} from the reference, {self._limits.max_kl:g} is allowed{beside}; "
                 "the update was skipped",
                 "take a larger algorithm.kl_coef or a smaller algorithm.learning_rate, or allow more with guards.max_kl",
             )
