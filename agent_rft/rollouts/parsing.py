@@ -1,4 +1,9 @@
-"""What a model's turn says: an answer, tool calls, or nothing that can be read. Hermes / Qwen style `<tool_call>` blocks."""
+"""What a model's turn says: an answer, tool calls, or nothing that can be read.
+
+Two ways of writing a call are known: `<tool_call>` blocks with `name` and `arguments` anywhere in the turn (Hermes, Qwen),
+and a turn that is nothing but JSON with `name` and `parameters` (Llama 3). The words tell which; no answer of ours has the
+second's shape.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +15,9 @@ import msgspec
 
 OPEN, CLOSE = "<tool_call>", "</tool_call>"
 BLOCK = re.compile(r"<tool_call>(.*?)</tool_call>", re.DOTALL)
+PYTHON_TAG = "<|python_tag|>"
+DECODER = json.JSONDecoder()
+BARE_KEYS = ({"name", "parameters"}, {"type", "name", "parameters"})
 THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL)
 
 
@@ -33,7 +41,7 @@ def parse_turn(text: str) -> Said:
     """Read a whole turn. One broken call spoils the turn: running the rest would reward half a sentence."""
     spoken = THOUGHT.sub("", text)
     if OPEN not in spoken and CLOSE not in spoken:
-        return Answer(spoken.strip()) if spoken.strip() else Malformed("the turn is empty")
+        return _parse_bare(spoken.strip())
     blocks = BLOCK.findall(spoken)
     if spoken.count(OPEN) != len(blocks) or spoken.count(CLOSE) != len(blocks):
         return Malformed(f"{OPEN} and {CLOSE} do not pair up")
@@ -44,6 +52,30 @@ def parse_turn(text: str) -> Said:
             return call
         calls.append(call)
     return Calls(tuple(calls))
+
+
+def _parse_bare(spoken: str) -> Said:
+    """A turn without tags: Llama's calls, one or several with a semicolon between, or an answer."""
+    if not spoken:
+        return Malformed("the turn is empty")
+    rest = spoken.removeprefix(PYTHON_TAG).lstrip()
+    calls: list[tuple[str, dict[str, Any]]] = []
+    while rest:
+        try:
+            value, end = DECODER.raw_decode(rest)
+        except (ValueError, RecursionError):
+            break
+        if not isinstance(value, dict) or set(value) not in BARE_KEYS:
+            break
+        if not isinstance(value["name"], str) or not isinstance(value["parameters"], dict):
+            break
+        calls.append((value["name"], value["parameters"]))
+        rest = rest[end:].lstrip().removeprefix(";").lstrip()
+    if calls and not rest:
+        return Calls(tuple(calls))
+    if calls or spoken.startswith(PYTHON_TAG):
+        return Malformed(f"a tool call is not JSON with name and parameters: {rest[:80]!r}")
+    return Answer(spoken)
 
 
 def _parse_call(block: str) -> tuple[str, dict[str, Any]] | Malformed:

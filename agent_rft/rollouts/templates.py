@@ -15,9 +15,13 @@ from typing import Any, Protocol
 import msgspec
 
 from agent_rft.contracts.errors import UserError
-from agent_rft.contracts.messages import Message, ToolSpec
+from agent_rft.contracts.messages import Message, ToolCall, ToolSpec
+from agent_rft.rollouts.parsing import Calls, parse_turn
 
-CURE = "use a model whose chat template knows tool messages (Qwen2.5-Instruct's does), or put such a template into its tokenizer"
+CURE = (
+    "use a model whose chat template knows tool messages and writes calls as <tool_call> blocks (Qwen2.5-Instruct's) or as JSON with"
+    " name and parameters (Llama 3's), or put such a template into its tokenizer"
+)
 SENTINEL = "zqxturnzqx"
 PROBES = ("zqxonezqx", "zqxtwozqx")
 CACHED = 4096
@@ -80,6 +84,23 @@ class ChatTemplate:
         prompt = self._render([_as_chat(Message("user", "?"))], None, add_generation_prompt=True)[len(without) :]
         if not prompt or not between.endswith(prompt):
             raise UserError("the chat template does not hand the turn back to the model after tool results", CURE)
+        self._check_calls()
+
+    def _check_calls(self) -> None:
+        """The way in which the template writes a call is the one the model has learnt: it has to be one that we read."""
+        name, value = PROBES
+        call = ToolCall("call-1", name, {"query": value})
+        asked, tools = [_as_chat(Message("user", "?"))], [ToolSpec(name).as_openai()]
+        before = self._render(asked, tools, add_generation_prompt=True)
+        try:
+            after = self._render([*asked, _as_chat(Message("assistant", "", (call,)))], tools, add_generation_prompt=False)
+        except Exception as error:
+            raise UserError(f"the chat template does not render tool calls: {error}", CURE) from error
+        said = after[next((i for i, (old, new) in enumerate(zip(before, after, strict=False)) if old != new), len(before)) :]
+        for end in self._turn_ends:
+            said = said.partition(end)[0]
+        if name in said and parse_turn(said) != Calls(((call.name, call.arguments),)):  # one that leaves calls out tells nothing
+            raise UserError(f"the chat template writes a tool call in a way that is not read here: {said.strip()[:120]!r}", CURE)
 
 
 def _as_chat(message: Message) -> dict[str, Any]:

@@ -18,6 +18,8 @@ from agent_rft.rollouts.templates import ChatTemplate
 
 SOURCE = "name a folder with config.json and *.safetensors, or a Hugging Face id that this machine can reach, with model.path=..."
 HUB_SECONDS = 10.0
+DATE = "26 Jul 2024"
+"""Llama's templates tell the model the date of the day, and this one where they have no clock: a run must not depend on its day."""
 
 
 @functools.cache
@@ -110,7 +112,13 @@ def template_of(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig
         raise UserError(f"neither tokenizer nor generation config of {tokenizer.name_or_path} names an end-of-turn token", "set eos_token")
 
     def render(messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, add_generation_prompt: bool) -> str:
-        said = tokenizer.apply_chat_template(messages, tools=tools, add_generation_prompt=add_generation_prompt, tokenize=False)  # pyright: ignore[reportArgumentType]
+        said = tokenizer.apply_chat_template(
+            messages,  # pyright: ignore[reportArgumentType]
+            tools=tools,  # pyright: ignore[reportArgumentType]
+            add_generation_prompt=add_generation_prompt,
+            tokenize=False,
+            date_string=DATE,
+        )
         return str(said)
 
     def encode(text: str) -> list[int]:

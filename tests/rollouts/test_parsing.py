@@ -39,6 +39,33 @@ def test_thoughts_are_not_part_of_the_answer_nor_calls():
     assert parse_turn(f"<think>maybe {SEARCH}?</think>\n13.4%") == Answer("13.4%")
 
 
+LLAMA = '{"name": "search", "parameters": {"query": "Atlas Bank"}}'
+
+
+@pytest.mark.parametrize("turn", [LLAMA, f"<|python_tag|>{LLAMA}", f"\n{LLAMA} ", LLAMA.replace("{", '{"type": "function", ', 1)])
+def test_llamas_call_is_the_whole_turn(turn: str):
+    assert parse_turn(turn) == Calls((("search", {"query": "Atlas Bank"}),))
+
+
+def test_llama_may_make_several_calls_with_a_semicolon_between():
+    assert parse_turn(f"{LLAMA}; {LLAMA}") == Calls((("search", {"query": "Atlas Bank"}),) * 2)
+
+
+@pytest.mark.parametrize(
+    "turn",
+    [
+        f"I would call {LLAMA}",
+        '{"name": "Atlas Bank", "revenue": 842}',
+        '{"name": "search", "arguments": {"query": "x"}}',
+        '{"name": "search", "parameters": "x"}',
+        "{}",
+        "[1, 2]",
+    ],
+)
+def test_other_json_is_an_answer(turn: str):
+    assert parse_turn(turn) == Answer(turn)
+
+
 @pytest.mark.parametrize(
     ("turn", "why"),
     [
@@ -53,6 +80,8 @@ def test_thoughts_are_not_part_of_the_answer_nor_calls():
         (call('{"name": "read", "arguments": ["a"]}'), "not an object"),
         (call('{"name": "read", "arguments": "a"}'), "not JSON"),
         (f"{SEARCH}\n{call('oops')}", "not JSON"),
+        (f"{LLAMA} and so on", "not JSON"),
+        ("<|python_tag|>search('Atlas Bank')", "not JSON"),
     ],
 )
 def test_what_cannot_be_read_is_malformed_and_says_why(turn: str, why: str):
@@ -63,7 +92,7 @@ def test_what_cannot_be_read_is_malformed_and_says_why(turn: str, why: str):
 
 @given(
     st.text()
-    | st.lists(st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "x"}', "{", "word", SEARCH, "<think>", "</think>"])).map("".join)
+    | st.lists(st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "x"}', "{", "word", SEARCH, "<think>", "</think>", "<|python_tag|>", LLAMA, ";"])).map("".join)
 )
 def test_any_text_is_exactly_one_of_the_three(text: str):
     assert isinstance(parse_turn(text), Answer | Calls | Malformed)

@@ -19,11 +19,27 @@ QWEN = """\
 {%- if loop.last or messages[loop.index0 + 1].role != 'tool' %}{{- '<|im_end|>\n' }}{%- endif %}
 {%- else %}
 {{- '<|im_start|>' + message.role + '\n' + message.content }}
-{%- for call in message.tool_calls or [] %}{{- '<tool_call>' + call.function.name + '</tool_call>' }}{%- endfor %}
+{%- for call in message.tool_calls or [] %}
+{{- '<tool_call>\n{"name": "' + call.function.name + '", "arguments": ' }}{{- call.function.arguments | tojson }}{{- '}\n</tool_call>' }}
+{%- endfor %}
 {{- '<|im_end|>\n' }}
 {%- endif %}
 {%- endfor %}
 {%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"""
+
+# The parts of Llama 3.3's: a call is bare JSON, one a turn; a result is its own turn; it tells the model the day.
+LLAMA = """\
+{{- '<|start_header_id|>system<|end_header_id|>\n\nToday Date: ' + date_string | default('none') + '<|eot_id|>' }}
+{%- for message in messages %}
+{%- if message.tool_calls is defined %}
+{{- '<|start_header_id|>assistant<|end_header_id|>\n\n{"name": "' + message.tool_calls[0].function.name + '", "parameters": ' }}
+{{- message.tool_calls[0].function.arguments | tojson }}{{- '}<|eot_id|>' }}
+{%- elif message.role == 'tool' %}
+{{- '<|start_header_id|>ipython<|end_header_id|>\n\n' }}{{- message.content | tojson }}{{- '<|eot_id|>' }}
+{%- else %}{{- '<|start_header_id|>' + message.role + '<|end_header_id|>\n\n' + message.content + '<|eot_id|>' }}
+{%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}{{- '<|start_header_id|>assistant<|end_header_id|>\n\n' }}{%- endif %}"""
 
 
 def render_with(source):
@@ -56,9 +72,10 @@ def test_the_opening_is_the_conversation_with_tools_up_to_the_models_turn():
 def test_an_opening_may_hold_earlier_turns_with_calls():
     call = ToolCall("call-1", "search", {"query": "x"})
     said = [Message("user", "a"), Message("assistant", "", (call,)), Message("tool", "found", call_id="call-1")]
-    assert "<tool_call>search</tool_call><|im_end|>\n<|im_start|>user\n<tool_response>\nfound" in text_of(
-        chat_template().opening_ids(said, [])
-    )
+    assert (
+        '<tool_call>\n{"name": "search", "arguments": {"query": "x"}}\n</tool_call><|im_end|>\n'
+        "<|im_start|>user\n<tool_response>\nfound"
+    ) in text_of(chat_template().opening_ids(said, []))
 
 
 def test_between_begins_right_after_the_models_own_end_of_turn():
@@ -78,6 +95,13 @@ def test_whichever_end_the_template_writes_is_cut_off():
     assert text.startswith("\n<|im_start|>user")
 
 
+def test_llamas_template_serves_with_calls_as_bare_json():
+    text = text_of(chat_template(LLAMA, ends=("<|eot_id|>", "<|eom_id|>")).between_ids([Message("tool", "found")]))
+    assert text == (
+        '<|start_header_id|>ipython<|end_header_id|>\n\n"found"<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n'
+    )
+
+
 def test_the_model_may_say_what_the_template_says():
     """Tool results that look like template tokens stay where they are: only the first end after the sentinel is cut."""
     text = text_of(chat_template().between_ids([Message("tool", "a<|im_end|>b")]))
@@ -91,6 +115,8 @@ def test_the_model_may_say_what_the_template_says():
         (QWEN.replace("message.content }}\n{%- for call", "message.content + '!' }}\n{%- for call"), "does not end the model's turn"),
         (QWEN.replace("{%- if add_generation_prompt %}", "{%- if false %}"), "hand the turn back"),
         (QWEN.replace("message.role == 'tool'", "message.role.nothing.at_all"), "does not render tool messages"),
+        (QWEN.replace("'<tool_call>\n{", "'[TOOL_CALLS]{").replace("\n</tool_call>'", "'"), r"not read here: '\[TOOL_CALLS\]"),
+        (QWEN.replace("call.function.arguments | tojson", "call.function.arguments.x.y"), "does not render tool calls"),
     ],
 )
 def test_a_template_that_cannot_serve_is_refused_at_once_with_the_cure(source, what):
