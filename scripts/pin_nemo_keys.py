@@ -18,6 +18,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 FREE = ".*"
+EXAMPLES = ("configs", "nemo_gym")
 CONFIG_MODULE, CONFIG_CLASS = "nemo_rl.algorithms.grpo", "MasterConfig"
 BACKENDS = {"policy.generation": ("nemo_rl.models.generation.vllm.config", "VllmConfig")}
 """What a section turns out to be beside its declared type."""
@@ -142,7 +143,8 @@ def pinned(source: Path) -> list[str]:
     keys = set(declared.fields(CONFIG_MODULE, CONFIG_CLASS, ""))
     for section, (module, name) in BACKENDS.items():
         keys |= set(declared.fields(module, name, section))
-    keys |= set(example_keys(source / "examples" / "configs"))
+    for folder in EXAMPLES:
+        keys |= set(example_keys(source / "examples" / folder))
     return sorted(_without_covered(keys))
 
 

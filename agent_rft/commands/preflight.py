@@ -29,6 +29,8 @@ from agent_rft.settings import Settings
 GRADED_ROWS = 50
 BYTES_A_TRAINED_WEIGHT = 14
 """In a checkpoint: the weight itself, its float32 master and Adam's two moments."""
+ARCHITECTURES = "TORCH_CUDA_ARCH_LIST"
+"""NeMo RL's policy asks for it, after vLLM has been loaded."""
 
 
 class Failed(Exception):
@@ -183,6 +185,9 @@ def _engine(world: World) -> str:
 
     if error := find.why_not():
         raise error
+    if layout_of(world.settings).workers == "megatron" and ARCHITECTURES not in os.environ:
+        cure = f"export {ARCHITECTURES}=9.0 for an H100; NVIDIA's container has it set"
+        raise Failed(Fault("engine", f"{ARCHITECTURES} is not set", cure))
     return f"NeMo RL {find.VERSION}"
 
 

@@ -95,8 +95,8 @@ def evaluate_again(folder: RunFolder) -> None:
         async with opened(settings, folder, data) as parts:
             check = await _prior(parts, data)
             rounds = len(list(folder.path.glob("evaluation/tuned-*.msgpack"))) + 1
+            tuned = await _evaluated(parts, data, "tuned", outcome.checkpoint, rounds)  # first: it may be in need of conversion
             base = await _evaluated(parts, data, "base", None, rounds)
-            tuned = await _evaluated(parts, data, "tuned", outcome.checkpoint, rounds)
             _leave(Results(parts=parts, prior=check, outcome=outcome, base=base, tuned=tuned, seconds=summary["seconds"]))
 
     asyncio.run(again())

@@ -92,7 +92,11 @@ def test_what_cannot_be_read_is_malformed_and_says_why(turn: str, why: str):
 
 @given(
     st.text()
-    | st.lists(st.sampled_from(["<tool_call>", "</tool_call>", '{"name": "x"}', "{", "word", SEARCH, "<think>", "</think>", "<|python_tag|>", LLAMA, ";"])).map("".join)
+    | st.lists(
+        st.sampled_from(
+            ["<tool_call>", "</tool_call>", '{"name": "x"}', "{", "word", SEARCH, "<think>", "</think>", "<|python_tag|>", LLAMA, ";"]
+        )
+    ).map("".join)
 )
 def test_any_text_is_exactly_one_of_the_three(text: str):
     assert isinstance(parse_turn(text), Answer | Calls | Malformed)

@@ -73,8 +73,7 @@ def test_an_opening_may_hold_earlier_turns_with_calls():
     call = ToolCall("call-1", "search", {"query": "x"})
     said = [Message("user", "a"), Message("assistant", "", (call,)), Message("tool", "found", call_id="call-1")]
     assert (
-        '<tool_call>\n{"name": "search", "arguments": {"query": "x"}}\n</tool_call><|im_end|>\n'
-        "<|im_start|>user\n<tool_response>\nfound"
+        '<tool_call>\n{"name": "search", "arguments": {"query": "x"}}\n</tool_call><|im_end|>\n<|im_start|>user\n<tool_response>\nfound'
     ) in text_of(chat_template().opening_ids(said, []))
 
 
@@ -97,9 +96,7 @@ def test_whichever_end_the_template_writes_is_cut_off():
 
 def test_llamas_template_serves_with_calls_as_bare_json():
     text = text_of(chat_template(LLAMA, ends=("<|eot_id|>", "<|eom_id|>")).between_ids([Message("tool", "found")]))
-    assert text == (
-        '<|start_header_id|>ipython<|end_header_id|>\n\n"found"<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n'
-    )
+    assert text == ('<|start_header_id|>ipython<|end_header_id|>\n\n"found"<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n')
 
 
 def test_the_model_may_say_what_the_template_says():

@@ -35,8 +35,8 @@ class NemoBackend:
 
     def __init__(self, layout: Layout, limits: Limits) -> None:
         self._layout, self._limits = layout, limits
-        self._live: tuple[str | None, Any, Callable[[], object]] | None = None
-        """What can speak now: its checkpoint, the generation, and how to end it."""
+        self._live: tuple[tuple[str | None, float], Any, Callable[[], object]] | None = None
+        """What can speak now: its checkpoint and temperature, the generation, and how to end it."""
 
     def name_of(self, model: Model, checkpoint: str | None) -> str:
         folder = Path(checkpoint) if checkpoint else None
@@ -52,19 +52,19 @@ class NemoBackend:
         from agent_rft.training.nemo.speaking import start_generation
 
         speaker = self._speaker(model)
-        if self._live is None or checkpoint is None or self._live[0] != checkpoint:
+        if self._live is None or self._live[0] != (checkpoint, temperature):
             self.close()
             ensure_ray(self._layout)
             folder = Path(checkpoint) / WEIGHTS if checkpoint else None
             weights = str(folder if folder and folder.is_dir() else checkpoint or model.path)
-            generation = start_generation(self._layout, self._limits, model, weights, speaker, temperature)
-            self._live = (checkpoint, generation, generation.shutdown)
+            self._live = ((checkpoint, temperature), *start_generation(self._layout, self._limits, model, weights, speaker, temperature))
         return GenerationSampler(
             self._live[1],
             speaker.tokenizer,
             speaker.template,
             speaker.turn_ends,
             longest=padded_length(self._limits, self._layout),
+            asynchronous=self._layout.generation.asynchronous,
             checkpoint=self.name_of(model, checkpoint),
         )
 
@@ -86,7 +86,7 @@ class NemoBackend:
             work = functools.partial(train, job, self._layout, speaker, tools, grader, recorder, shown)
             outcome, live = await asyncio.wrap_future(in_thread(work))
         if live:
-            self._live = (outcome.checkpoint, live.generation, live.close)
+            self._live = ((outcome.checkpoint, job.algorithm.temperature), live.generation, live.close)
         return outcome
 
     def close(self) -> None:

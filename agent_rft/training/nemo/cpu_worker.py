@@ -23,8 +23,6 @@ from transformers import AutoTokenizer, PreTrainedModel
 from agent_rft.training.nemo.cpu_model import CpuModel, load_frozen, load_policy
 from agent_rft.training.nemo.cpu_sampler import CpuSampler, Said
 
-CPU_WORKER = f"{__name__}.CpuPolicyWorker"
-"""What NeMo RL is told, to plug it in."""
 THREADS = 1
 """Policy, generation and environments share the cores."""
 STATE = "training.pt"

@@ -22,8 +22,6 @@ from agent_rft.contracts.training import OnStep, Outcome, TrainingJob
 from agent_rft.rollouts.templates import ChatTemplate
 from agent_rft.training.journal import MetricsFile
 from agent_rft.training.nemo.compat_v0_7_0 import patched, patches
-from agent_rft.training.nemo.cpu_generation import CpuGeneration
-from agent_rft.training.nemo.cpu_worker import CPU_WORKER
 from agent_rft.training.nemo.environment import Post, ToolEnvironment
 from agent_rft.training.nemo.policy import GuardedPolicy
 from agent_rft.training.nemo.ports import ReferenceModel
@@ -35,8 +33,9 @@ from agent_rft.training.nemo.rollouts import Rollouts
 from agent_rft.training.nemo.watch import State, Watch, keep_state, state_in
 
 STEP_PREFIX = "step_"
+CPU_WORKER = "agent_rft.training.nemo.cpu_worker.CpuPolicyWorker"
 ADAPTER_OFF_WORKER = "agent_rft.training.nemo.megatron_worker.AdapterOffWorker"
-"""Named, not imported: it needs Megatron."""
+"""Named, not imported: one needs peft, the other Megatron, and NVIDIA's container has neither where this runs."""
 
 
 class Speaker(msgspec.Struct, frozen=True):
@@ -50,9 +49,9 @@ class Speaker(msgspec.Struct, frozen=True):
 class Live:
     """A policy and the generation that speaks for it, after training."""
 
-    def __init__(self, policy: Any, generation: Any, colocated: bool) -> None:
+    def __init__(self, policy: Any, generation: Any, clusters: Sequence[Any], colocated: bool) -> None:
         self.generation = generation
-        self._policy, self._colocated = policy, colocated
+        self._policy, self._clusters, self._colocated = policy, clusters, colocated
 
     def take_newest_weights(self) -> None:
         grpo.refit_policy_generation(self._policy, self.generation, self._colocated)
@@ -60,13 +59,15 @@ class Live:
     def close(self) -> None:
         self._policy.shutdown()
         self.generation.shutdown()
+        for cluster in self._clusters:  # both may be one
+            cluster.shutdown()
 
 
 def train(
     job: TrainingJob, layout: Layout, speaker: Speaker, tools: ToolBox, grader: Grader, recorder: Recorder, on_step: OnStep
 ) -> tuple[Outcome, Live | None]:
     """Blocks until the last step, or until a guard has ended it. The engine is left standing after a run that came to its end:
-    it can let the tuned model speak before anything is converted."""
+    it can let the tuned model speak before anything is converted. A run that had come to its end before is put up again."""
     check_room([*job.train_rows, *job.val_rows], speaker.template, job.limits)
     folder = Path(job.run_dir) / "checkpoints"
     order = training_order(job.train_rows, job.algorithm, job.seed)
@@ -79,22 +80,20 @@ def train(
         _where_it_stands(folder, job.resume),
         measures_floor=layout.reference.engine == "dedicated_vllm",
     )
-    live = None
-    if watch.step < steps:
-        with environments(job, layout.environment_actors, tools, grader, recorder) as posts:
-            rollouts = Rollouts(
-                watch,
-                posts,
-                recorder,
-                rows={row.id: row for row in (*job.train_rows, *job.val_rows)},
-                limits=job.limits,
-                run_id=job.run_id,
-                tenant=job.tenant,
-                versions=job.versions,
-                group=job.algorithm.rollouts_per_prompt,
-                call_cost=job.algorithm.call_cost,
-            )
-            live = _run(job, layout, speaker, order, watch, rollouts, posts, recorder)
+    with environments(job, layout.environment_actors, tools, grader, recorder) as posts:
+        rollouts = Rollouts(
+            watch,
+            posts,
+            recorder,
+            rows={row.id: row for row in (*job.train_rows, *job.val_rows)},
+            limits=job.limits,
+            run_id=job.run_id,
+            tenant=job.tenant,
+            versions=job.versions,
+            group=job.algorithm.rollouts_per_prompt,
+            call_cost=job.algorithm.call_cost,
+        )
+        live = _run(job, layout, speaker, order, watch, rollouts, posts, recorder)
     recorder.flush()
     newest = newest_checkpoint(folder)
     outcome = Outcome(
@@ -170,18 +169,19 @@ def _run(
         adapter_off=layout.reference.engine == "adapter_off",
         worker=worker_of(layout),
     )
-    with patched(patches(watch, rollouts, CpuGeneration if layout.workers == "cpu" else None)):
+    with patched(patches(watch, rollouts, _generation_on_cpu() if layout.workers == "cpu" else None)):
         # the one place that unpacks NeMo RL's thirteen
-        policy, generation, _, _, loader, val_loader, loss, logger, checkpointer, saved, config, _, _ = grpo.setup(
+        policy, generation, _, clusters, loader, val_loader, loss, logger, checkpointer, saved, config, _, _ = grpo.setup(
             config, speaker.tokenizer, train_set, val_set, policy_factory=factory
         )
-        live = Live(policy, generation, layout.generation.colocated)
+        live = Live(policy, generation, clusters, layout.generation.colocated)
         try:
             _listen(logger, watch)
             _complete(checkpointer, watch, posts, recorder)
-            grpo.grpo_train(
-                policy, generation, loader, val_loader, speaker.tokenizer, loss, posts, posts, logger, checkpointer, saved, config
-            )
+            if watch.unfinished:
+                grpo.grpo_train(
+                    policy, generation, loader, val_loader, speaker.tokenizer, loss, posts, posts, logger, checkpointer, saved, config
+                )
         except Halted as reason:
             watch.halt = watch.halt or reason
         except BaseException:
@@ -194,6 +194,12 @@ def _run(
         return None
     live.take_newest_weights()
     return live
+
+
+def _generation_on_cpu() -> type:
+    from agent_rft.training.nemo.cpu_generation import CpuGeneration
+
+    return CpuGeneration
 
 
 def worker_of(layout: Layout) -> str | None:

@@ -16,13 +16,14 @@ LOGICAL_CPUS = 32
 """Ray counts CPUs to place actors; ours wait for each other more than they compute, so a laptop may have as many as it takes."""
 OBJECT_STORE_BYTES = 1 << 30
 KNOCK_SECONDS = 10.0
+HANDED_ON = ("PYTHONPATH", "CUDA_VISIBLE_DEVICES", "OMP_WAIT_POLICY", "HF_HOME", "HF_TOKEN", "HF_HUB_OFFLINE")
+"""What every process of ours needs of this one's environment, on whichever machine: where our code lies, where models do."""
 
 
 def ensure_ray(layout: Layout) -> None:
     if ray.is_initialized():
         return
-    variables = {name: os.environ[name] for name in ("PYTHONPATH", "CUDA_VISIBLE_DEVICES", "OMP_WAIT_POLICY") if name in os.environ}
-    environment = {"env_vars": variables}
+    environment = {"env_vars": {name: os.environ[name] for name in HANDED_ON if name in os.environ}}
     if layout.cluster.address:
         try:
             _knock(layout.cluster.address)

@@ -98,8 +98,9 @@ def _loss(job: TrainingJob, layout: Layout) -> Tree:
         "positive_example_nll_weight": 0.0,
         # vLLM's kernels sample from slightly other probabilities than Megatron's train; a CPU worker's are the same.
         "use_importance_sampling_correction": layout.workers == "megatron",
-        "truncated_importance_sampling_type": None,
-        "truncated_importance_sampling_ratio": None,
+        # no token may outweigh the rest of its batch because the two disagree about it
+        "truncated_importance_sampling_type": "tis" if layout.workers == "megatron" else None,
+        "truncated_importance_sampling_ratio": 2.0 if layout.workers == "megatron" else None,
         "truncated_importance_sampling_ratio_min": None,
     }
 
@@ -300,6 +301,8 @@ def megatron_schedule(peak: float, warmup: int) -> Tree:
         "lr_decay_iters": max(1, warmup),
         "lr_warmup_iters": max(0, warmup - 1),
         "lr_warmup_init": peak / max(1, warmup),
+        # what the user says on resuming holds, not what lies in the checkpoint: else Megatron refuses another rate or length
+        "override_opt_param_scheduler": True,
         "start_weight_decay": 0.0,
         "end_weight_decay": 0.0,
         "weight_decay_incr_style": "constant",

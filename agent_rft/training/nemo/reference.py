@@ -23,6 +23,8 @@ from agent_rft.training.nemo.policy import cpu_cluster, register
 SLIVER = 0.001
 """Of the resource that marks the reference's machine: enough to be placed there."""
 MEMORY_SHARE = 0.95
+SCORED_AT_ONCE = 16
+"""vLLM tries out this many rows of logits as it starts; a few fill a scoring batch."""
 """Of its GPU's memory that vLLM may take; nothing else runs there, and 70B in fp8 needs all but 2 GB of 80."""
 VLLM_WORKER = "nemo_rl.models.generation.vllm.vllm_worker.VllmGenerationWorker"
 
@@ -129,6 +131,7 @@ def engine_options(reference: Reference, base: str, longest: int) -> dict[str, A
         "quantization": "fp8" if reference.weights == "fp8" and not reference.path else None,
         "max_model_len": longest + 1,  # it will not score a prompt without room for a token after it
         "max_num_batched_tokens": reference.max_batched_tokens,
+        "max_num_seqs": SCORED_AT_ONCE,
         "enable_chunked_prefill": True,
         "enable_prefix_caching": False,  # what is read from a cache has no log-probabilities
         "gpu_memory_utilization": MEMORY_SHARE,

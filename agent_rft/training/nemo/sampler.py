@@ -28,11 +28,13 @@ class GenerationSampler:
         turn_ends: Sequence[int],
         *,
         longest: int,
+        asynchronous: bool,
         checkpoint: str,
     ) -> None:
-        """`generation`: a GenerationInterface with its weights loaded."""
+        """`generation`: a GenerationInterface with its weights loaded. `asynchronous`: it takes one row a call, and many calls at once."""
         self._generation, self._tokenizer, self._template = generation, tokenizer, template
         self._turn_ends, self._longest, self._checkpoint = frozenset(turn_ends), longest, checkpoint
+        self._asynchronous = asynchronous
         self._rows: dict[str, Row] = {}
 
     @property
@@ -59,10 +61,22 @@ class GenerationSampler:
             input_lengths=lengths,
             stop_strings=[None] * len(inputs),
         )
-        out = self._generation.generate(batch, greedy=False)
+        outs = asyncio.run(self._side_by_side(batch)) if self._asynchronous else _apart(self._generation.generate(batch, greedy=False))
         answers: list[tuple[list[int], list[float]]] = []
-        for i, one in enumerate(wanted):
-            start = len(inputs[i])
-            end = min(int(out["unpadded_sequence_lengths"][i]), start + one.budget)
-            answers.append((out["output_ids"][i, start:end].tolist(), out["logprobs"][i, start:end].tolist()))
+        for one, ids, out in zip(wanted, inputs, outs, strict=True):
+            start = len(ids)
+            end = min(int(out["unpadded_sequence_lengths"][0]), start + one.budget)
+            answers.append((out["output_ids"][0, start:end].tolist(), out["logprobs"][0, start:end].tolist()))
         return answers
+
+    async def _side_by_side(self, batch: Any) -> list[Any]:
+        async def only(row: Any) -> Any:
+            async for _, out in self._generation.generate_async(row, greedy=False):
+                return out
+            raise RuntimeError("the generation answered nothing")
+
+        return list(await asyncio.gather(*map(only, _apart(batch))))
+
+
+def _apart(batch: Any) -> list[Any]:
+    return [batch.slice(i, i + 1) for i in range(batch.size)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +14,14 @@ from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.layouts import Layout
 from agent_rft.contracts.rollouts import Limits
 from agent_rft.contracts.training import Model
-from agent_rft.training.nemo.cpu_generation import CpuGeneration
 from agent_rft.training.nemo.launch import Speaker
 from agent_rft.training.nemo.recipe import generation_config
 
 
-def start_generation(layout: Layout, limits: Limits, model: Model, weights: str, speaker: Speaker, temperature: float) -> Any:
-    """Generation workers with the weights of a folder, or of a Hugging Face id, and no training beside them."""
+def start_generation(
+    layout: Layout, limits: Limits, model: Model, weights: str, speaker: Speaker, temperature: float
+) -> tuple[Any, Callable[[], None]]:
+    """Generation workers with the weights of a folder, or of a Hugging Face id, without training beside them; and how to end them."""
     if not loadable(weights):
         raise UserError(
             f"{weights} holds Megatron's weights, which vLLM does not load",
@@ -28,10 +30,19 @@ def start_generation(layout: Layout, limits: Limits, model: Model, weights: str,
     config: Any = generation_config(model, limits, temperature, layout, speaker.turn_ends) | {"model_name": weights}
     config = configure_generation_config(config, speaker.tokenizer, is_eval=True)
     if layout.workers == "cpu":
-        return CpuGeneration(None, config)
+        from agent_rft.training.nemo.cpu_generation import CpuGeneration
+
+        alone: Any = CpuGeneration(None, config)
+        return alone, alone.shutdown
     gpus = layout.generation.gpus_per_node or layout.cluster.gpus_per_node
     cluster = RayVirtualCluster([gpus], use_gpus=True, num_gpus_per_node=gpus, max_colocated_worker_groups=1, name="speaking")
-    return VllmGeneration(cluster=cluster, config=config)
+    generation = VllmGeneration(cluster=cluster, config=config)
+
+    def end() -> None:
+        generation.shutdown()
+        cluster.shutdown()  # else its GPUs stay taken for as long as anyone holds the generation
+
+    return generation, end
 
 
 def loadable(weights: str) -> bool:

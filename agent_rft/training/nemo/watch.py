@@ -54,11 +54,12 @@ class Watch:
         self._limits, self._journal, self._on_step, self._total = guards, journal, on_step, total_steps
         self._step, self._floor, self._measures_floor = state.step, state.kl_floor, measures_floor
         self._infra = InfraGuard(guards.max_infra_rate, guards.infra_window_calls, state.infra_window)
-        self.lines = journal.rewind(state.step)
-        if state.unwritten and state.unwritten.step not in {line.step for line in self.lines}:
+        self.lines = journal.rewind(state.step + (not self.unfinished))  # the line after the last step only validates
+        written = {line.step for line in self.lines}
+        if state.unwritten and state.unwritten.step not in written:
             journal.append(state.unwritten)
             self.lines.append(state.unwritten)
-        self._line = state.pending or StepMetrics(step=state.step)
+        self._line = state.pending if state.pending and state.step not in written else StepMetrics(step=state.step)
         self._next = StepMetrics(step=state.step + 1)
         self._trained = False
         self._validated: list[GradedRollout] = []
@@ -68,6 +69,10 @@ class Watch:
     @property
     def step(self) -> int:
         return self._step
+
+    @property
+    def unfinished(self) -> bool:
+        return self._step < self._total
 
     @property
     def state(self) -> State:

@@ -97,13 +97,19 @@ def world(ray_here, tmp_path):
         one.close()
 
 
-def driven(rows):
+def driven(rows, asynchronous):
     """The same courses, led by our own driver."""
     from agent_rft.training.nemo.sampler import GenerationSampler
 
     generation = Generation()
     sampler = GenerationSampler(
-        generation, generation.tokenizer, generation.template, generation.ends, longest=LIMITS.max_trajectory_tokens, checkpoint="base"
+        generation,
+        generation.tokenizer,
+        generation.template,
+        generation.ends,
+        longest=LIMITS.max_trajectory_tokens,
+        asynchronous=asynchronous,
+        checkpoint="base",
     )
     return asyncio.run(collect([Try(row, 0, 0) for row in rows], sampler, Tools(), Exact(), LIMITS))
 
@@ -126,7 +132,7 @@ def test_every_course_ends_as_our_driver_ends_it(world, function, monkeypatch):
     original = type(here.rollouts)._settled
     monkeypatch.setattr(type(here.rollouts), "_settled", lambda self, names, seats: seen.append(original(self, names, seats)) or seen[-1])
     batch, _ = here.run(function)
-    theirs, ours = dict(zip(COURSES, seen[0], strict=True)), dict(zip(COURSES, driven(here.rows), strict=True))
+    theirs, ours = dict(zip(COURSES, seen[0], strict=True)), dict(zip(COURSES, driven(here.rows, "async" in function), strict=True))
     for name in COURSES:
         assert told(theirs[name]) == told(ours[name]), name
     assert {name: one.rollout.ending.value for name, one in theirs.items()} == {

@@ -44,7 +44,7 @@ def base(tmp_path_factory):
 
 def made(config, *, init_reference_model=True, **ours):
     """As NeMo RL's setup() makes it: with these arguments by name."""
-    from agent_rft.training.nemo.cpu_worker import CPU_WORKER
+    from agent_rft.training.nemo.launch import CPU_WORKER
     from agent_rft.training.nemo.policy import GuardedPolicy
 
     factory = partial(GuardedPolicy, worker=CPU_WORKER, name_prefix=f"policy-{next(NUMBERS)}", **ours)
@@ -179,7 +179,7 @@ def test_without_a_penalty_there_is_no_reference_and_no_kl(base, make_policy):
 
 
 def test_a_dedicated_worker_says_what_the_builtin_reference_says_and_losses_are_identical(base, make_policy):
-    from agent_rft.training.nemo.cpu_worker import CPU_WORKER
+    from agent_rft.training.nemo.launch import CPU_WORKER
     from agent_rft.training.nemo.reference import WorkerGroupReference
 
     config = here.make_config(base)
@@ -197,7 +197,7 @@ def test_a_dedicated_worker_says_what_the_builtin_reference_says_and_losses_are_
 
 
 def test_adapters_off_and_a_dedicated_worker_agree_under_lora(base, make_policy):
-    from agent_rft.training.nemo.cpu_worker import CPU_WORKER
+    from agent_rft.training.nemo.launch import CPU_WORKER
     from agent_rft.training.nemo.reference import WorkerGroupReference
 
     config = here.make_config(base, lora=here.LORA)

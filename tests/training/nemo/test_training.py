@@ -11,6 +11,7 @@ from letters import DiesWithFile, LettersOnly
 from safetensors.torch import load_file
 
 from agent_rft.contracts.layouts import Cluster, Layout, Reference
+from agent_rft.rollouts.driver import Try, collect
 from agent_rft.training.advantages import group_advantages
 from agent_rft.training.nemo.backend import NemoBackend
 from observability.ingest import StoreRecorder
@@ -74,26 +75,38 @@ def test_a_training_leaves_what_the_local_engine_leaves(run):
     assert [path.name for path in sorted((run.path / "checkpoints").iterdir())] == ["step_2", "step_3"]  # the last two are kept
 
 
-def test_the_tuned_model_speaks_from_where_it_was_trained_and_from_its_folder(run):
-    from agent_rft.rollouts.driver import Try, collect
+def test_the_tuned_model_speaks_where_it_was_trained_after_the_run_and_after_it_is_put_up_again(run, monkeypatch):
+    """The second time nothing is rolled out, learnt, recorded or written. Only then is it loaded from its folder."""
+    from agent_rft.training.nemo import speaking
 
     job = small_world.make_job(run.base, run.path)
-    backend = NemoBackend(run.layout, job.limits)
-    tries = [Try(row, 0, 0) for row in job.val_rows]
+    started, start = [], speaking.start_generation
+    monkeypatch.setattr(speaking, "start_generation", lambda *args: started.append(args) or start(*args))
 
-    async def spoken(outcome):
-        sampler = backend.sampler(job.model, outcome.checkpoint, 1e-4)  # so cold that it always says the likeliest
-        done = await collect(tries, sampler, LettersOnly(), small_world.LikesA(), job.limits)
-        return sampler.checkpoint, [[turn.text for turn in graded.rollout.turns] for graded in done]
+    def train_and_speak(**changes):
+        backend = NemoBackend(run.layout, job.limits)
+        with StoreRecorder(run.store) as recorder:
+            again = small_world.make_job(run.base, run.path, **changes)
+            outcome = asyncio.run(backend.train(again, LettersOnly(), small_world.LikesA(), recorder, lambda line, total: None))
+        try:
+            return outcome, *spoken(backend, outcome, 1.0), *spoken(backend, outcome, 0.5)
+        finally:
+            backend.close()
 
-    with StoreRecorder(run.store) as recorder:
-        outcome = asyncio.run(backend.train(job, LettersOnly(), small_world.LikesA(), recorder, lambda line, total: None))
-    try:
-        live = asyncio.run(spoken(outcome))
-        backend.close()
-        assert asyncio.run(spoken(outcome))[0] == live[0] == "run/step-3"
-    finally:
-        backend.close()
+    def spoken(backend, outcome, temperature):
+        sampler = backend.sampler(job.model, outcome.checkpoint, temperature)
+        tries = [Try(row, 0, 0) for row in job.val_rows]
+        done = asyncio.run(collect(tries, sampler, LettersOnly(), small_world.LikesA(), job.limits))
+        assert all(graded.rollout.turns for graded in done)
+        return sampler.checkpoint, len(started)
+
+    first = train_and_speak()
+    assert first[1:] == ("run/step-3", 0, "run/step-3", 1), "another temperature is another engine"
+    before, cards = (run.path / "metrics.jsonl").read_bytes(), run.cards("train") + run.cards("eval")
+    second = train_and_speak(resume=True)
+    assert second[1:] == ("run/step-3", 1, "run/step-3", 2)
+    assert (second[0].checkpoint, second[0].steps, second[0].halted) == (first[0].checkpoint, 3, "")
+    assert (run.path / "metrics.jsonl").read_bytes() == before and run.cards("train") + run.cards("eval") == cards
 
 
 def test_infrastructure_failures_touch_neither_gradient_nor_baseline(run):

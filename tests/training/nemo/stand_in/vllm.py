@@ -25,9 +25,12 @@ class LLM:
         enable_chunked_prefill,
         enable_prefix_caching,
         gpu_memory_utilization,
+        max_num_seqs,
+        enforce_eager,
     ) -> None:
         assert dtype == "bfloat16" and quantization in (None, "fp8") and 0 < gpu_memory_utilization < 1
         assert enable_chunked_prefill and not enable_prefix_caching and max_num_batched_tokens > 0
+        assert enforce_eager and max_num_seqs > 0
         self.longest = max_model_len
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
 
