@@ -36,12 +36,18 @@ def main(argv: list[str] | None = None) -> int:
     except UserError as error:
         return _fail(str(error), error.exit_code)
     except InfraError as error:
-        return _fail(f"infrastructure: {error}", 4)
+        return _fail(f"infrastructure: {error}" + _met_before(error), 4)
     except KeyboardInterrupt:
         return _fail("stopped; a training run goes on with `make resume RUN=id`", 130)
     except BrokenPipeError:  # somebody's `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
+
+
+def _met_before(error: InfraError) -> str:
+    """What a part that was closed last failed with stands before what went wrong first: the first is told too."""
+    first = error.__context__
+    return f"\n  before it: {first}" if isinstance(first, UserError | InfraError) else ""
 
 
 def _fail(message: str, code: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from agent_rft.contracts.errors import Fault, FaultsFound, UserError, did_you_me
 from agent_rft.settings import Settings, keys_at, validated
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
+FIXED = ("recipe", "model.path", "model.lora", "backend.name", "backend.nemo.workers")
+"""What a run keeps to its end: other values would begin anew in its folder, beside checkpoints that they cannot read."""
 
 
 def recipes(conf: Path = CONF) -> list[str]:
@@ -42,7 +45,18 @@ def changed(settings: Settings, overrides: list[str]) -> Settings:
     if swapped := [override for override in overrides if _is_group(override, CONF)]:
         raise UserError(f"{swapped[0]} swaps a whole group of a run that has begun", "name single keys, or start a new run")
     _refuse_faults(overrides, CONF)
-    return validated(_overridden(settings.model_dump(mode="json"), overrides))
+    tree = settings.model_dump(mode="json")
+    wanted = validated(_overridden(deepcopy(tree), overrides))
+    if other := [key for key in FIXED if _at(wanted.model_dump(mode="json"), key) != _at(tree, key)]:
+        faults = [Fault(key, "is what the run's checkpoints are made with", f"start a new run with {key}=...") for key in other]
+        raise FaultsFound("a run that has begun cannot go on so:", faults, exit_code=2)
+    return wanted
+
+
+def _at(tree: Any, dotted: str) -> Any:
+    for name in dotted.split("."):
+        tree = tree.get(name) if isinstance(tree, dict) else None
+    return tree
 
 
 def _is_group(override: str, conf: Path) -> bool:

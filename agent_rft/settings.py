@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from agent_rft.contracts.errors import Fault, FaultsFound, did_you_mean
@@ -150,6 +150,13 @@ class ReferenceSettings(Section):
     resource: str = "reference_gpu"
     gpu_memory_gb: Annotated[float, Field(gt=0)] = 80.0
     max_batched_tokens: Positive = 512
+
+    @model_validator(mode="after")
+    def other_engines_have_the_base_itself(self) -> Self:
+        """Weights of another kind are dedicated_vllm's alone: what a model names for it (conf/model) is nothing to the others."""
+        if self.engine == "dedicated_vllm" or (self.weights == "bfloat16" and self.path is None):
+            return self
+        return self.model_copy(update={"weights": "bfloat16", "path": None})
 
 
 class FaultSettings(Section):

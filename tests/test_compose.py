@@ -51,6 +51,15 @@ def test_a_run_that_has_begun_takes_single_keys_but_no_other_group():
         changed(settings, ["algorithm.kl_cof=0.03"])
 
 
+@pytest.mark.parametrize("override", ["backend.name=nemo", "model.path=other", "model.lora.rank=4"])
+def test_a_run_that_has_begun_keeps_what_its_checkpoints_are_made_with(override: str):
+    settings = settings_for("research_tiny", [])
+    with pytest.raises(FaultsFound, match="cannot go on so") as found:
+        changed(settings, [override, "algorithm.kl_coef=0.02"])
+    assert len(found.value.faults) == 1 and "start a new run with" in found.value.faults[0].cure
+    assert changed(settings, [f"model.path={settings.model.path}"]) == settings, "to say the same again is no change"
+
+
 def test_a_group_can_be_swapped():
     assert settings_for("research_tiny", ["model=qwen2_5_7b"]).model.path == "Qwen/Qwen2.5-7B-Instruct"
 

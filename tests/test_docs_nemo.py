@@ -158,7 +158,7 @@ def test_the_recipes_of_nemo_rl_are_all_there():
 def test_every_patch_is_told():
     source = (ROOT / "agent_rft/training/nemo/compat_v0_7_0.py").read_text()
     patched = re.findall(r'where=(?:grpo \+ )?"(?:[\w.]+:)?(\w+)"', source) + re.findall(r'"(run_\w+_rollout)"', source)
-    assert len(patched) == 7
+    assert len(patched) == 8
     table = DOC.partition("## What is replaced in NeMo RL")[2].partition("\n## ")[0]
     assert [name for name in patched if name not in table] == []
 

@@ -149,6 +149,17 @@ def test_a_halted_run_goes_on_with_what_its_cure_names(place: Path):
     assert "failure_rate: 0.06" in (place / "flaky" / "settings-before-1.yaml").read_text()
 
 
+def test_a_run_that_goes_on_for_longer_is_evaluated_with_the_weights_it_then_has(place: Path):
+    rft("resume", "flaky", "algorithm.max_steps=3", "--runs", str(place))
+    folder = place / "flaky"
+    assert json.loads((folder / "summary.json").read_text())["checkpoint"].endswith("step-000003")
+    assert sorted(path.name for path in folder.glob("evaluation/*")) == [
+        "base-1.msgpack",
+        "tuned-step-000002-1.msgpack",
+        "tuned-step-000003-1.msgpack",
+    ]
+
+
 def test_a_polite_stop_loses_no_card(place: Path):
     running = start("train", *overrides(place, "stopped"))
     metrics, give_up = place / "stopped" / "metrics.jsonl", time.monotonic() + 200
@@ -170,7 +181,7 @@ def test_evaluate_draws_afresh_and_trains_no_further(trained: tuple[Path, str], 
     lines = lines_of(place / "first")
     rft("evaluate", "first", "--runs", str(place))
     assert lines_of(place / "first") == lines
-    assert (place / "first" / "evaluation" / "tuned-2.msgpack").exists()
+    assert (place / "first" / "evaluation" / "base-2.msgpack").exists()
 
 
 def test_a_run_goes_on_in_its_own_world_only(trained: tuple[Path, str], place: Path):

@@ -12,8 +12,12 @@ import pytest
 from agent_rft.commands.plan import plan_for, shape_of
 from agent_rft.compose import recipes, settings_for
 from agent_rft.contracts.errors import UserError
+from agent_rft.training.nemo.layout import layout_faults
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "tests" / "training" / "nemo"))
+
+from nemo_jobs import job_and_layout  # noqa: E402
 
 
 def rft(*words: str, code: int = 0) -> str:
@@ -58,6 +62,10 @@ def test_full_fine_tuning_of_70b_does_not_fit_and_what_the_plan_says_to_type_doe
     ("recipe", "override"),
     [
         ("research_70b", "reference.gpu_memory_gb=60"),
+        ("research_70b", "reference.max_batched_tokens=8192"),
+        ("research_70b", "reference.weights=int4"),
+        ("research_70b", "model=qwen2_5_72b reference.weights=fp8 reference.path=null"),
+        ("research_14b", "backend.nemo.generation.memory_utilization=0.65"),
         ("research_70b", "cluster=h100_x4"),
         ("research_70b", "reference=dedicated_worker"),
         ("research_70b_2node", "model.lora=null"),
@@ -69,11 +77,53 @@ def test_full_fine_tuning_of_70b_does_not_fit_and_what_the_plan_says_to_type_doe
     ],
 )
 def test_every_cure_can_be_typed_and_fits(recipe: str, override: str):
-    told = plan_for(settings_for(recipe, [override]))
+    told = plan_for(settings_for(recipe, override.split()))
     assert not told.fits and told.cures
     for change in told.cures:
-        again = plan_for(settings_for(recipe, [override, *change.settings]))
+        again = plan_for(settings_for(recipe, [*override.split(), *change.settings]))
         assert again.fits, f"{change.words}: {again.why}"
+
+
+@pytest.mark.parametrize("engine", ["adapter_off", "builtin"])
+def test_qwen_takes_another_reference_than_the_one_that_its_recipe_names(engine: str):
+    one = plan_for(settings_for("research_70b", ["model=qwen2_5_72b", f"reference={engine}"]))
+    assert one.fits and one.budget("reference") is None
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        [],
+        ["cluster.gpus_per_node=3", "backend.nemo.tensor=3", "backend.nemo.generation.tensor=3"],
+        ["backend.nemo.generation.memory_utilization=0.65"],
+        ["backend.nemo.micro_batch=48"],
+        ["model.dtype=float32"],
+        ["model.lora.target_modules=[q_proj, o_proj]"],
+        ["cluster.gpus_per_node=0"],
+        ["backend.nemo.generation.colocated=false"],
+        ["reference=dedicated_vllm", "reference.weights=int4"],
+        ["reference=dedicated_vllm", "algorithm.temperature=0.7"],
+        ["reference=dedicated_vllm", "algorithm.kl_coef=0"],
+        ["backend=nemo_cpu"],
+    ],
+    ids=" ".join,
+)
+def test_the_plan_refuses_what_the_engine_refuses_and_nothing_else(overrides: list[str]):
+    job, layout = job_and_layout("research_14b", *overrides)
+    one = plan_for(settings_for("research_14b", overrides))
+    assert list(one.faults) == layout_faults(job, layout)
+    assert bool(one.faults) == bool(overrides)
+    assert all(fault.what in one.why for fault in one.faults) and one.fits == (not overrides)
+
+
+def test_what_no_machine_mends_has_the_cure_of_its_fault():
+    told = plan_for(settings_for("research_14b", ["model.dtype=float32"]))
+    assert (told.cures, told.cure) == ((), "model.dtype: bfloat16")
+
+
+def test_an_int4_reference_without_a_checkpoint_is_told_to_name_one():
+    told = plan_for(settings_for("research_70b", ["reference.weights=int4"]))
+    assert "reference.engine=dedicated_vllm reference.weights=int4 reference.path=CHECKPOINT" in told.cure
 
 
 def test_an_unknown_model_is_one_clear_error():

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from collections.abc import Collection
 from pathlib import Path
 
 import msgspec
@@ -23,13 +24,26 @@ from agent_rft.training.nemo import find
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY, LARGE = "research_tiny_nemo", "research_70b"
-CHECKS = ("data", "grader", "tools", "base model", "layout", "memory plan", "engine", "machines", "prior check", "checkpoints")
+TINY_BASE = "models/research-tiny"
+CHECKS = (
+    "data",
+    "grader",
+    "tools",
+    "base model",
+    "layout",
+    "memory plan",
+    "engine",
+    "machines",
+    "prior check",
+    "checkpoints",
+    "card store",
+)
 Usage = namedtuple("Usage", "total used free")
 
 
-def faults_of(settings: Settings) -> tuple[Fault, ...]:
+def faults_of(settings: Settings, but: Collection[str]) -> tuple[Fault, ...]:
     try:
-        preflight(settings)
+        preflight(settings, but)
     except FaultsFound as found:
         return found.faults
     return ()
@@ -40,11 +54,13 @@ def look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
     """The faults that are found by where they are, and the list that was printed; NeMo RL counts as installed."""
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr(find, "why_not", lambda: None)
+    monkeypatch.setattr("agent_rft.training.nemo.backend.check_values", lambda job, layout: None)
+    monkeypatch.setenv("TORCH_CUDA_ARCH_LIST", "9.0")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
-    def look(*overrides: str, recipe: str = TINY) -> tuple[dict[str, Fault], dict[str, str]]:
-        settings = settings_for(recipe, [f"run.folder={tmp_path}/runs", *overrides])
-        faults = {fault.where: fault for fault in faults_of(settings)}
+    def look(*overrides: str, recipe: str = TINY, but: Collection[str] = ()) -> tuple[dict[str, Fault], dict[str, str]]:
+        settings = settings_for(recipe, [f"run.folder={tmp_path}/runs", f"store.url=sqlite:///{tmp_path}/cards.db", *overrides])
+        faults = {fault.where: fault for fault in faults_of(settings, but)}
         lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
         return faults, {rest.partition(": ")[0]: f"{verdict}: {rest.partition(': ')[2]}" for verdict, rest in lines}
 
@@ -134,11 +150,11 @@ def test_tensor_8_on_4_gpus_is_a_fault_of_the_layout_and_not_again_of_the_plan(l
 
 
 def test_a_misspelt_key_of_nemo_rls_is_named_with_the_nearest(look):
-    faults, _ = look("backend.nemo.overrides.policy.max_grad_nrm=0.5")
-    fault = faults["backend.nemo.overrides.policy.max_grad_nrm"]
-    assert "no key 'max_grad_nrm'" in fault.what
-    assert "'max_grad_norm'" in fault.cure
-    assert look("backend.nemo.overrides.policy.max_grad_norm=0.5")[0] == {}
+    faults, _ = look("backend.nemo.overrides.policy.logprob_chunk_sise=64")
+    fault = faults["backend.nemo.overrides.policy.logprob_chunk_sise"]
+    assert "no key 'logprob_chunk_sise'" in fault.what
+    assert "'logprob_chunk_size'" in fault.cure
+    assert look("backend.nemo.overrides.policy.logprob_chunk_size=64")[0] == {}
 
 
 def test_a_run_that_does_not_fit_is_told_with_what_would(look):
@@ -146,6 +162,12 @@ def test_a_run_that_does_not_fit_is_told_with_what_would(look):
     assert faults["memory plan"].what
     assert faults["memory plan"].cure
     assert shown["memory plan"] == f"missing: {faults['memory plan'].what}"
+
+
+def test_a_quantised_reference_that_is_not_there_is_found_before_it_is_loaded(look, tmp_path: Path):
+    quantised = ("reference.engine=dedicated_vllm", "reference.weights=int4", f"reference.path={tmp_path}/awq")
+    faults, _ = look(*quantised, f"model.path={TINY_BASE}")
+    assert faults["reference.path"].what == f"there is no model folder {tmp_path}/awq"
 
 
 # --- engine, machines -------------------------------------------------------------------------------------------------
@@ -162,12 +184,34 @@ def test_machines_that_are_missing_and_those_that_are_there(look, monkeypatch: p
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     faults, _ = look(recipe=LARGE)
-    assert "and Ray has 0" in faults["cluster"].what
+    assert "and this machine has 0 GPUs" in faults["cluster"].what
     assert "reference.resource" in faults
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 9)
     faults, shown = look(recipe=LARGE)
     assert not {"cluster", "reference.resource"} & set(faults)
     assert shown["machines"] == "ok: 1 node(s) of 8 GPUs, reference_gpu beside"
+
+
+def test_nemo_rl_on_gpus_needs_its_architectures_named(look, monkeypatch: pytest.MonkeyPatch):
+    assert "engine" not in look(recipe=LARGE)[0]
+    monkeypatch.delenv("TORCH_CUDA_ARCH_LIST")
+    assert "TORCH_CUDA_ARCH_LIST is not set" in look(recipe=LARGE)[0]["engine"].what
+
+
+def test_a_store_that_cannot_be_reached_is_found_before_anything_is_made(look):
+    faults, _ = look("store.url=postgresql://nobody@127.0.0.1:9/none")
+    assert set(faults) == {"card store"} and "127.0.0.1:9" in faults["card store"].what
+
+
+def test_checks_that_the_occasion_does_without_are_left_out(look):
+    without = ("prior check", "checkpoints")
+    assert tuple(look(but=without)[1]) == tuple(check for check in CHECKS if check not in without)
+
+
+def test_words_of_the_users_are_printed_as_they_are(look, tmp_path: Path):
+    """Square brackets and colons mean colours and pictures to the terminal's library."""
+    _, shown = look(f"run.folder={tmp_path}/a[b]c[/x]:key:d")
+    assert f"in {tmp_path}/a[b]c[/x]:key:d" in shown["checkpoints"]
 
 
 # --- prior check ------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ from observability.ingest import StoreRecorder
 from observability.store import Store, open_store
 from serving.server import BEARER_VARIABLE, running_server
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # what is printed is often the user's words
 ROOT = Path(__file__).resolve().parents[2]
 
 

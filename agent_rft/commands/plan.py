@@ -30,7 +30,7 @@ PIXELS = "▏▎▍▌▋▊▉█"
 NOT_COUNTED = (
     "Not counted: time that tools take; reading checkpoints; moving weights between training and generation; the evaluation's models.",
     "Rollouts are taken to fill their token limit, half of it written by the model; real ones are shorter. Stages run one after the other.",
-    "A card sold as 80 GB is planned with 80 x 10^9 bytes; an H100 reports 85.5 x 10^9, which is left for fragmentation.",
+    "A card sold as 80 GB is planned with 80 x 10^9 bytes; an H100 reports 84.9 x 10^9 or more: the rest is for fragmentation.",
 )
 
 
@@ -83,6 +83,9 @@ def _from_hub(path: str) -> Path:
     try:
         from huggingface_hub import hf_hub_download
 
+        from agent_rft.training.pretrained import ask_hub
+
+        ask_hub(path)
         return Path(hf_hub_download(path, "config.json"))
     except Exception as error:  # no such id, no network, no right to it: each fails in its own way
         why = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -5,11 +5,12 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.text import Text
 
 from agent_rft.commands.parts import Data, console, grader_of, job_of, layout_of, limits_of, model_of, read_data, served_tools
 from agent_rft.commands.plan import plan_for
@@ -20,11 +21,13 @@ from agent_rft.contracts.jobcards import Versions
 from agent_rft.contracts.ports import Grader
 from agent_rft.contracts.rollouts import Ending
 from agent_rft.contracts.rows import Row
+from agent_rft.contracts.training import TrainingJob
 from agent_rft.evaluation.prior import PriorCheck
 from agent_rft.graders.apply import grade_rollout
 from agent_rft.planning.shapes import CATALOGUE
 from agent_rft.rollouts.driver import Try, start
 from agent_rft.settings import Settings
+from observability.store import open_store
 
 GRADED_ROWS = 50
 BYTES_A_TRAINED_WEIGHT = 14
@@ -53,8 +56,9 @@ class World(msgspec.Struct):
     laid_out: bool = False
 
 
-def preflight(settings: Settings) -> Data:
-    """Prints the list; raises with everything that is wrong; answers the data, which it had to read anyway."""
+def preflight(settings: Settings, but: Collection[str] = ()) -> Data:
+    """Prints the list; raises with everything that is wrong; answers the data, which it had to read anyway. `but`: checks that
+    the occasion does without."""
     world = World(settings, grader_of(settings))
     checks: dict[str, Callable[[World], str]] = {
         "data": _data,
@@ -67,8 +71,9 @@ def preflight(settings: Settings) -> Data:
         "machines": _machines,
         "prior check": _prior,
         "checkpoints": _checkpoints,
+        "card store": _store,
     }
-    faults = [fault for name, check in checks.items() for fault in _run(name, check, world)]
+    faults = [fault for name, check in checks.items() if name not in but for fault in _run(name, check, world)]
     if faults or world.data is None:
         cure = "mend these; nothing was started and nothing was spent"
         raise FaultsFound(f"{settings.recipe} cannot start:", _once(faults), cure, exit_code=2)
@@ -96,9 +101,9 @@ def _run(name: str, check: Callable[[World], str], world: World) -> Iterator[Fau
         yield Fault(name, error.what, error.cure)
         told = error.what
     else:
-        console.print(f"  [green]ok[/]      {name}: {told}")
+        console.print(Text("  ").append("ok     ", style="green").append(f" {name}: {told}"))
         return
-    console.print(f"  [red]missing[/] {name}: {told}")
+    console.print(Text("  ").append("missing", style="red").append(f" {name}: {told}"))
 
 
 def _data(world: World) -> str:
@@ -142,8 +147,14 @@ def _tools(world: World) -> str:
 def _base(world: World) -> str:
     from agent_rft.training.pretrained import weights_name
 
-    name = weights_name(world.settings.model.path)
+    settings = world.settings
+    name = weights_name(settings.model.path)
     world.base_found = True
+    if settings.reference.engine == "dedicated_vllm" and settings.reference.path:
+        try:
+            name += f", reference {weights_name(settings.reference.path)}"
+        except UserError as error:
+            raise Failed(Fault("reference.path", error.what, error.cure)) from None
     return name
 
 
@@ -154,14 +165,16 @@ def _layout(world: World) -> str:
     if world.data is None:
         raise Failed(told="not tried: the data has faults")
     layout = layout_of(world.settings)
-    check_translation(
-        job_of(world.settings, world.data, "preflight", world.settings.run.folder, Versions(code="", checkpoint=""), False), layout
-    )
+    check_translation(_job(world.settings, world.data), layout)
     world.laid_out = True
     if layout.workers == "cpu":
         return "one worker on the CPU"
     parallel = layout.parallel
     return f"TP{parallel.tensor} x PP{parallel.pipeline} x CP{parallel.context} x DP{layout.data_parallel}, {layout.workers} workers"
+
+
+def _job(settings: Settings, data: Data) -> TrainingJob:
+    return job_of(settings, data, "preflight", settings.run.folder, Versions(code="", checkpoint=""), False)
 
 
 def _plan(world: World) -> str:
@@ -188,6 +201,10 @@ def _engine(world: World) -> str:
     if layout_of(world.settings).workers == "megatron" and ARCHITECTURES not in os.environ:
         cure = f"export {ARCHITECTURES}=9.0 for an H100; NVIDIA's container has it set"
         raise Failed(Fault("engine", f"{ARCHITECTURES} is not set", cure))
+    if world.laid_out and world.data is not None:
+        from agent_rft.training.nemo.backend import check_values
+
+        check_values(_job(world.settings, world.data), layout_of(world.settings))
     return f"NeMo RL {find.VERSION}"
 
 
@@ -258,3 +275,9 @@ def _checkpoints(world: World) -> str:
         what = f"{copies} checkpoints take {needed:.0f} GB and {folder} has {free:.0f} GB free"
         raise Failed(Fault("run.folder", what, "name a larger disk with run.folder=FOLDER, or keep fewer with backend.keep_checkpoints"))
     return f"room for {copies} of {needed / copies:.2g} GB in {folder} ({free:.0f} GB free)"
+
+
+def _store(world: World) -> str:
+    store = open_store(world.settings.store.url)
+    store.close()
+    return store.name

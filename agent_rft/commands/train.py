@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
 import msgspec
 
@@ -49,25 +50,25 @@ def train(recipe: str, overrides: list[str]) -> None:
     asyncio.run(_train(settings, folder, data, resume=False))
 
 
-def looked_over(settings: Settings) -> Data:
-    """The data, if everything that a run needs is there: of a large run more is asked."""
+def looked_over(settings: Settings, but: Collection[str] = ()) -> Data:
+    """The data, if everything is there that is needed: of a large run more is asked, `but` what the occasion does without."""
     if settings.backend.name == "local":
         return read_data(settings, grader_of(settings))
     console.print("before anything is started:")
-    return preflight(settings)
+    return preflight(settings, but)
 
 
 def resume(folder: RunFolder, overrides: list[str]) -> None:
     settings = folder.settings(overrides)
     console.print(f"going on with run {folder.run_id}")
     _warn(settings)
-    asyncio.run(_train(settings, folder, read_data(settings, grader_of(settings)), resume=True))
+    asyncio.run(_train(settings, folder, looked_over(settings, but=["prior check"]), resume=True))
 
 
 def prior(recipe: str, overrides: list[str]) -> None:
     """The prior check alone."""
     settings = settings_for(recipe, overrides)
-    data = read_data(settings, grader_of(settings))
+    data = looked_over(settings, but=["prior check", "checkpoints"])
     folder = RunFolder.new(settings, "prior-")
 
     async def check() -> PriorCheck:
@@ -87,7 +88,7 @@ def evaluate_again(folder: RunFolder) -> None:
     if not summary or summary["halted"]:
         state = "was halted" if summary else "has not ended"
         raise UserError(f"run {folder.run_id} {state}: there is no tuned model to evaluate", f"`make resume RUN={folder.run_id}`")
-    data = read_data(settings, grader_of(settings))
+    data = looked_over(settings, but=["prior check", "checkpoints"])
     lines = written_metrics(folder)
     outcome = Outcome(checkpoint=summary["checkpoint"], steps=summary["steps"], total_steps=summary["steps"], metrics=lines)
 
@@ -146,8 +147,10 @@ def _sample(rows: Sequence[Row], count: int, seed: int) -> Sequence[Row]:
 
 
 async def _evaluated(parts: Parts, data: Data, name: str, checkpoint: str | None, rounds: int) -> list[GradedRollout]:
-    """Kept, so that a resumed run does not ask again. Each round draws afresh; base and tuned of a round draw the same luck."""
-    file, title = f"evaluation/{name}-{rounds}.msgpack", f"evaluating {name}"
+    """Kept, so that a resumed run does not ask the same weights again. Each round draws afresh; base and tuned of a round draw
+    the same luck."""
+    weights = f"-{Path(checkpoint).name}" if checkpoint else ""
+    file, title = f"evaluation/{name}{weights}-{rounds}.msgpack", f"evaluating {name}"
     if kept := parts.folder.kept(file, lambda content: msgspec.msgpack.decode(content, type=list[GradedRollout])):
         return kept
     graded = await _run_rows(parts, data.val, parts.settings.evaluation.samples_per_row, "eval", checkpoint, title, rounds)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import msgspec
+
+SHOWN = 12
+"""Names that are listed where none is near."""
 
 
 class Fault(msgspec.Struct, frozen=True):
@@ -22,7 +26,18 @@ class Fault(msgspec.Struct, frozen=True):
         return f"{self.where}: {self.what}" + (f" ({self.cure})" if self.cure else "")
 
 
-class UserError(Exception):
+class _Travels(Exception):
+    """Goes from process to process as it is. Exception's own way is to make it anew from its message, which takes more here."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unfilled, (type(self), self.args), vars(self)
+
+
+def _unfilled(kind: type[_Travels], arguments: tuple[Any, ...]) -> _Travels:
+    return kind.__new__(kind, *arguments)
+
+
+class UserError(_Travels):
     """Something the user can mend. The command line prints it without a stack trace and exits with 2."""
 
     def __init__(self, what: str, cure: str = "", exit_code: int = 2) -> None:
@@ -44,13 +59,17 @@ class FaultsFound(UserError):
         super().__init__(f"{title}\n{lines}", cure, exit_code)
 
 
-class InfraError(Exception):
+class InfraError(_Travels):
     """Ours, not the model's: a tool, grader, model server or store that did not do its work."""
 
-    def __init__(self, part: str, what: str) -> None:
+    def __init__(self, part: str, what: str, cure: str = "") -> None:
         super().__init__(f"{part}: {what}")
         self.part = part
         self.what = what
+        self.cure = cure
+
+    def __str__(self) -> str:
+        return f"{self.part}: {self.what}" + (f"\n  cure: {self.cure}" if self.cure else "")
 
 
 class Halted(UserError):
@@ -64,4 +83,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The cure for a misspelt name: the nearest known one, else the whole list."""
     names = sorted(known)
     near = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-    return f"did you mean '{near[0]}'?" if near else f"one of: {', '.join(names)}"
+    if near:
+        return f"did you mean '{near[0]}'?"
+    return f"one of: {', '.join(names[:SHOWN])}" + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")

@@ -15,6 +15,10 @@ SHOWN = 3
 AT_ONCE = 3
 """So many changes are tried together at most."""
 LARGE_GPU, LARGE_HOST = 141.0, 2000.0
+SCORED_TOKENS = 512
+"""At once by dedicated_vllm: fewer would hardly take less memory."""
+INT4_CHECKPOINT = "CHECKPOINT"
+"""To be put in by who types it."""
 DEFAULT_LORA = Lora(32, 64, ("q_proj", "k_proj", "v_proj", "o_proj"))
 """What model.lora.rank=32 means where the rest is not said."""
 
@@ -129,13 +133,19 @@ def _reference_changes(setup: Setup) -> Iterator[Change]:
         return _laid_out(setup, f"reference {kind}", price, words, hint, reference=changed)
 
     if setup.model.lora and reference.engine != "adapter_off":
-        yield change("engine", 0, "reference.engine=adapter_off reference.weights=bfloat16", engine="adapter_off", weights="bfloat16")
+        yield change("engine", 0, "reference.engine=adapter_off", engine="adapter_off")
     if reference.engine == "adapter_off":
         yield change("engine", 1, "reference.engine=builtin", engine="builtin")
-    for weights, hint in (("fp8", ""), ("int4", "with reference.path at an int4 checkpoint")):
-        if (reference.engine, reference.weights) not in (("dedicated_vllm", weights), ("dedicated_vllm", "int4")):
-            words = f"reference.engine=dedicated_vllm reference.weights={weights}"
-            yield change("weights", 1 if reference.dedicated else 3, words, hint, engine="dedicated_vllm", weights=weights)
+    now = reference.weights if reference.engine == "dedicated_vllm" else "bfloat16"
+    price, words = 1 if reference.dedicated else 3, "reference.engine=dedicated_vllm reference.weights="
+    if now == "bfloat16":
+        yield change("weights", price, f"{words}fp8", engine="dedicated_vllm", weights="fp8")
+    if now != "int4" or not reference.path:
+        words, hint = f"{words}int4 reference.path={INT4_CHECKPOINT}", f"{INT4_CHECKPOINT}: the base in int4, a folder or an id"
+        yield change("weights", price, words, hint, engine="dedicated_vllm", weights="int4", path=INT4_CHECKPOINT)
+    if reference.engine == "dedicated_vllm" and reference.max_batched_tokens > SCORED_TOKENS:
+        words = f"reference.max_batched_tokens={SCORED_TOKENS}"
+        yield change("batch", 0, words, max_batched_tokens=SCORED_TOKENS)
     if reference.dedicated and reference.gpu_memory_gb < LARGE_GPU:
         yield change("card", 3, f"reference.gpu_memory_gb={LARGE_GPU:g}", "a larger card for it", gpu_memory_gb=LARGE_GPU)
 

@@ -28,6 +28,12 @@ ACTOR_HOST_GB = 1.0
 SAMPLE_BYTES = 40
 """Host memory of one token of the batch: ids, masks, three kinds of log-probabilities, advantages."""
 
+REFERENCE_SHARE = 0.95
+"""Of its card's memory: what vLLM is given as the reference."""
+REPORTED = 1.06
+"""What a card reports, of what it is sold as, in 10^9 bytes. Of 80 an A100 or H100 reports 79.1 GiB or more (84.9, 1.061), of 141 an
+H200 139.7 GiB (1.064). vLLM's share is one of this; all else is planned with what is sold, so that the difference stays as room."""
+
 
 class Share(msgspec.Struct, frozen=True):
     """What one training GPU holds of the model, in parameters. The fullest pipeline stage counts."""
@@ -147,27 +153,43 @@ def _left_beside_vllm(setup: Setup) -> Iterator[Item]:
 def _reference(setup: Setup) -> Iterator[Budget]:
     """Only a dedicated one has a GPU of its own; the others take the policy's turn and need less than training does."""
     reference, shape = setup.layout.reference, setup.shape
-    length = setup.limits.max_trajectory_tokens
-    if not reference.dedicated:
-        return
     if reference.engine == "dedicated_vllm":
-        peak = reference.max_batched_tokens * shape.vocabulary * PROMPT_LOGPROBS / GB
+        yield _scoring_vllm(setup)
+    elif reference.dedicated:
+        tokens = setup.layout.micro_batch * setup.limits.max_trajectory_tokens
         items = (
-            reference_weights(shape, reference.weights),
-            Item("keys and values", "rollouts", kv_bytes(shape) * length / GB, f"of one rollout of {length:,} tokens"),
-            Item("logits", "activations", peak, f"{reference.max_batched_tokens} tokens at once x {shape.vocabulary:,} x 6 B"),
-            forward_item(shape, reference.max_batched_tokens),
-            Item("process", "process", CUDA_PROCESS_GB, "assumed"),
-        )
-    else:
-        tokens = setup.layout.micro_batch * length
-        items = (
-            reference_weights(shape, reference.weights),
+            reference_weights(shape, "bfloat16"),
             forward_item(shape, tokens),
             logits_item(shape, tokens, trained=False),
             Item("process", "process", CUDA_PROCESS_GB, "assumed"),
         )
-    yield Budget(place="reference", count=1, limit=reference.gpu_memory_gb, items=items)
+        yield Budget(place="reference", count=1, limit=reference.gpu_memory_gb, items=items)
+
+
+def _scoring_vllm(setup: Setup) -> Budget:
+    """vLLM takes its share of what the card reports, and takes it whole: what it counts must lie within, what it does not
+    count in the rest. On which side a process's 2 GB lie nobody here has seen, so they are in both."""
+    reference, shape, length = setup.layout.reference, setup.shape, setup.limits.max_trajectory_tokens
+    scored, process = reference.max_batched_tokens, Item("process", "process", CUDA_PROCESS_GB, "assumed")
+    how = f"{scored} tokens at once x {shape.vocabulary:,} x 6 B, which vLLM does not count"
+    logits = Item("logits", "activations", scored * shape.vocabulary * PROMPT_LOGPROBS / GB, how)
+    counted = (
+        reference_weights(shape, reference.weights),
+        Item("keys and values", "rollouts", kv_bytes(shape) * length / GB, f"of one rollout of {length:,} tokens"),
+        forward_item(shape, scored),
+        process,
+    )
+    inside, outside = sum(item.gb for item in counted), logits.gb + process.gb
+    reported = REPORTED * reference.gpu_memory_gb
+    share, rest = REFERENCE_SHARE * reported, (1 - REFERENCE_SHARE) * reported
+    given = f"vLLM is given {REFERENCE_SHARE:.0%} of the {reported:.1f} GB that the card reports"
+    short = ""
+    if inside > share:
+        short = f"{given}, {share:.1f}, and needs {inside:.1f} there"
+    elif outside > rest:
+        short = f"{given}, which leaves {rest:.1f}, and what it does not count needs {outside:.1f}"
+    note = "" if short else f"{given}: {inside:.1f} GB of {share:.1f}; beside it {outside:.1f} of {rest:.1f}"
+    return Budget(place="reference", count=1, limit=reference.gpu_memory_gb, items=(*counted, logits), short=short, note=note)
 
 
 def _host(setup: Setup) -> Budget:

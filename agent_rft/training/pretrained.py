@@ -37,14 +37,14 @@ def weights_name(path: str) -> str:
 
 def config_of(path: str) -> PretrainedConfig:
     if not looks_local(path):
-        _ask_hub(path)
+        ask_hub(path)
     try:
         return AutoConfig.from_pretrained(path)
     except Exception as error:  # no such id, no network, no right to it
         raise UserError(f"model {path} could not be loaded: {first_line(error)}", SOURCE) from error
 
 
-def _ask_hub(path: str) -> None:
+def ask_hub(path: str) -> None:
     """Once, where nothing is cached: a download tries for half a minute to reach a hub that does not answer."""
     try:
         if not isinstance(try_to_load_from_cache(path, "config.json"), str):

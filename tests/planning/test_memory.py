@@ -1,5 +1,8 @@
 """The arithmetic of memory against figures worked out by hand, and against what PyTorch itself keeps."""
 
+import re
+from pathlib import Path
+
 import msgspec
 import pytest
 import torch
@@ -9,8 +12,10 @@ from planned_setups import ALL_LINEAR, LLAMA, item, setup
 from transformers import Qwen2Config
 from transformers.models.qwen2.modeling_qwen2 import Qwen2DecoderLayer, Qwen2RotaryEmbedding
 
+import agent_rft
 from agent_rft.contracts.layouts import Cluster, Generation, Parallel, Reference
 from agent_rft.contracts.training import Lora
+from agent_rft.planning import megatron
 from agent_rft.planning.formulas import kv_bytes, layer_bytes, reference_weights
 from agent_rft.planning.in_process import KV_GROWTH, VLLM_SHARE, local_budgets
 from agent_rft.planning.megatron import megatron_budgets
@@ -72,11 +77,49 @@ def test_the_reference_on_a_gpu_of_its_own(weights, gb: float):
 
 
 def test_an_fp8_reference_fits_80_gb_by_a_hair_and_an_int4_one_well():
-    fp8, int4 = (plan(setup(reference=Reference(engine="dedicated_vllm", weights=weights))) for weights in ("fp8", "int4"))
+    fp8, int4 = (plan(setup(reference=Reference(engine="dedicated_vllm", weights=weights, path="x"))) for weights in ("fp8", "int4"))
     # 72.66 weights + 2.68 keys and values + 0.39 logits + 0.14 a layer at work + 2 assumed = 77.87
     assert fp8.fits and fp8.budget("reference").margin == pytest.approx(2.1, abs=0.05)
     assert "2.1 GB to spare of 80" in fp8.why
     assert int4.fits and int4.budget("reference").margin > 30 and not int4.why
+
+
+def test_what_vllm_counts_of_the_reference_lies_within_its_share_of_what_the_card_reports(monkeypatch: pytest.MonkeyPatch):
+    """80 x 1.06 = 84.8 reported, 95% of it 80.56. 72.66 weights + 2.68 keys and values + 0.14 a layer at work + 2 process = 77.48."""
+    assert "77.5 GB of 80.6" in plan(setup()).budget("reference").note
+    monkeypatch.setattr(megatron, "REFERENCE_SHARE", 0.9)  # 76.32
+    told = plan(setup())
+    assert not told.fits
+    assert told.why == "reference: vLLM is given 90% of the 84.8 GB that the card reports, 76.3, and needs 77.5 there"
+    monkeypatch.setattr(megatron, "REFERENCE_SHARE", 0.914)  # 77.51: the least that does
+    assert plan(setup()).fits
+
+
+def test_what_vllm_does_not_count_has_only_what_it_leaves():
+    """5% of 84.8 GB = 4.24, and 8192 tokens x 128256 words x 6 B = 6.30, with 2 of the process, though int4 leaves the half free."""
+    greedy = Reference(engine="dedicated_vllm", weights="int4", path="awq", max_batched_tokens=8192)
+    told = plan(setup(reference=greedy))
+    assert told.budget("reference").margin > 25 and not told.fits
+    assert told.why.endswith("which leaves 4.2, and what it does not count needs 8.3")
+    assert "reference.max_batched_tokens=512" in told.cure
+
+
+@pytest.mark.parametrize(("sold", "gib"), [(80, 79.1), (141, 139.7)])
+def test_a_card_reports_at_least_what_is_planned_with(sold: float, gib: float):
+    """As CUDA tells it of an H100 (the least of several reports) and an H200."""
+    assert sold < megatron.REPORTED * sold < gib * 1.024**3
+
+
+def test_the_references_share_is_what_vllm_is_given():
+    """Read, since importing it takes NeMo RL."""
+    source = Path(agent_rft.__file__).with_name("training") / "nemo" / "reference.py"
+    assert re.findall(r"^MEMORY_SHARE = (.*)$", source.read_text(), re.MULTILINE) == [str(megatron.REFERENCE_SHARE)]
+    assert '"gpu_memory_utilization": MEMORY_SHARE,' in source.read_text()
+
+
+def test_a_dedicated_worker_holds_the_base_whatever_weights_are_named():
+    one = plan(setup("Qwen/Qwen2.5-7B-Instruct", reference=Reference(engine="dedicated_worker", weights="int4")))
+    assert item(one, "reference", "weights, bfloat16").gb == pytest.approx(7.615616512 * 2)
 
 
 def test_the_built_in_reference_takes_the_host_two_more_sets_of_weights():

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from pydantic import ValidationError
 
 from agent_rft.contracts.errors import FaultsFound
 from agent_rft.contracts.layouts import Layout
@@ -16,7 +17,8 @@ from agent_rft.contracts.ports import Grader, Recorder, Sampler, ToolBox
 from agent_rft.contracts.rollouts import Limits
 from agent_rft.contracts.training import Model, OnStep, Outcome, StepMetrics, TrainingJob
 from agent_rft.training.nemo import find
-from agent_rft.training.nemo.config_tree import unknown_keys
+from agent_rft.training.nemo.config_tree import unknown_keys, value_faults
+from agent_rft.training.nemo.decided import decided_keys
 from agent_rft.training.nemo.keys import known_keys
 from agent_rft.training.nemo.layout import layout_faults, padded_length
 from agent_rft.training.nemo.recipe import nemo_config
@@ -24,7 +26,7 @@ from agent_rft.training.nemo.terminal import other_threads_into
 from agent_rft.training.pretrained import generation_config_of, load_tokenizer, template_of, weights_name
 
 if TYPE_CHECKING:
-    from agent_rft.training.nemo.launch import Speaker
+    from agent_rft.training.nemo.launch import Live, Speaker
 
 T = TypeVar("T")
 WEIGHTS = Path("policy") / "weights"
@@ -47,6 +49,7 @@ class NemoBackend:
     def sampler(self, model: Model, checkpoint: str | None, temperature: float) -> Sampler:
         """One at a time: what spoke before leaves the GPUs first. The tuned model speaks from where it was trained."""
         find.prepare()
+        from agent_rft.training.nemo.failures import one_error
         from agent_rft.training.nemo.ray_session import ensure_ray
         from agent_rft.training.nemo.sampler import GenerationSampler
         from agent_rft.training.nemo.speaking import start_generation
@@ -57,7 +60,9 @@ class NemoBackend:
             ensure_ray(self._layout)
             folder = Path(checkpoint) / WEIGHTS if checkpoint else None
             weights = str(folder if folder and folder.is_dir() else checkpoint or model.path)
-            self._live = ((checkpoint, temperature), *start_generation(self._layout, self._limits, model, weights, speaker, temperature))
+            with one_error():
+                started = start_generation(self._layout, self._limits, model, weights, speaker, temperature)
+            self._live = ((checkpoint, temperature), *started)
         return GenerationSampler(
             self._live[1],
             speaker.tokenizer,
@@ -69,22 +74,33 @@ class NemoBackend:
         )
 
     async def train(self, job: TrainingJob, tools: ToolBox, grader: Grader, recorder: Recorder, on_step: OnStep) -> Outcome:
-        """NeMo RL's loop blocks, and runs event loops of its own: so it has a thread, and its words a file."""
+        """NeMo RL's loop blocks, and runs event loops of its own: so it has a thread, and its words a file. Ctrl-C reaches this
+        side alone."""
         check_translation(job, self._layout)
         find.prepare()
-        from agent_rft.training.nemo.launch import train
+        from agent_rft.training.nemo.failures import one_error
+        from agent_rft.training.nemo.launch import stop, train
         from agent_rft.training.nemo.ray_session import ensure_ray
 
         self.close()
         ensure_ray(self._layout)
-        speaker, loop = self._speaker(job.model), asyncio.get_running_loop()
+        speaker, loop, posts = self._speaker(job.model), asyncio.get_running_loop(), dict[str, Any]()
+        log = Path(job.run_dir) / "nemo.log"
 
         def shown(line: StepMetrics, total: int) -> None:
             loop.call_soon_threadsafe(on_step, line, total)
 
-        with other_threads_into(Path(job.run_dir) / "nemo.log"):
-            work = functools.partial(train, job, self._layout, speaker, tools, grader, recorder, shown)
-            outcome, live = await asyncio.wrap_future(in_thread(work))
+        def work() -> tuple[Outcome, Live | None]:
+            with one_error(str(log), f'`make resume RUN={job.run_id}`, with ARGS="key=value" for other settings'):
+                return train(job, self._layout, speaker, tools, grader, recorder, shown, posts)
+
+        with other_threads_into(log):
+            training = in_thread(work)
+            try:
+                outcome, live = await asyncio.wrap_future(training)
+            except asyncio.CancelledError:
+                stop(posts, training)
+                raise
         if live:
             self._live = ((outcome.checkpoint, job.algorithm.temperature), live.generation, live.close)
         return outcome
@@ -106,14 +122,27 @@ class NemoBackend:
 def check_translation(job: TrainingJob, layout: Layout) -> None:
     """Everything that is wrong with the layout and with keys of NeMo RL's, before anything is started."""
     faults = layout_faults(job, layout)
-    faults += unknown_keys(nemo_config(job, layout, (), 1), known_keys(), layout.overrides)
+    faults += unknown_keys(nemo_config(job, layout, (), 1), known_keys(), layout.overrides) + decided_keys(layout.overrides)
     if faults:
         raise FaultsFound("this layout does not work:", faults, exit_code=2)
+
+
+def check_values(job: TrainingJob, layout: Layout) -> None:
+    """As NeMo RL itself reads its configuration, which has to be there for it: an override of the wrong kind is found."""
+    find.prepare()
+    from nemo_rl.algorithms.grpo import MasterConfig
+
+    try:
+        MasterConfig(**nemo_config(job, layout, (), 1))
+    except ValidationError as error:
+        faults = value_faults(error.errors(), layout.overrides)
+        raise FaultsFound("NeMo RL does not take this configuration:", faults, exit_code=2) from None
 
 
 def in_thread(work: Callable[[], T]) -> Future[T]:
     """A thread that does not keep the process alive: Ctrl-C ends a run now, and it resumes from its last checkpoint."""
     future: Future[T] = Future()
+    future.set_running_or_notify_cancel()  # Ctrl-C ends who waits for it, and not it
 
     def run() -> None:
         try:

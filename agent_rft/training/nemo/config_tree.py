@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 from agent_rft.contracts.errors import Fault, did_you_mean
@@ -38,7 +38,30 @@ def unknown_keys(config: Mapping[str, Any], known: Collection[str], overrides: M
     """Keys that NeMo RL does not know, each under the name that the user wrote where it is one of the overrides."""
     spelling = _Spelling(known)
     written = {key for key, _ in leaves(overrides)}
-    return [spelling.fault(key, f"{OVERRIDES}." if key in written else "") for key, _ in leaves(config) if not spelling.knows(key)]
+    faults = [spelling.fault(key, f"{OVERRIDES}." if key in written else "") for key, _ in leaves(config) if not spelling.knows(key)]
+    for key, value in leaves(overrides):
+        if (below := spelling.below(key)) and not isinstance(value, Mapping):
+            cure = f"name its keys, as in {OVERRIDES}.{key}.{min(below)}=..."
+            faults.append(Fault(f"{OVERRIDES}.{key}", f"is a section of NeMo RL's, and {value!r} is none", cure))
+    return faults
+
+
+def value_faults(errors: Iterable[Mapping[str, Any]], overrides: Mapping[str, Any]) -> list[Fault]:
+    """pydantic's errors under the keys that the user wrote: where a section has several shapes, it tells one error for each."""
+    told: dict[str, Fault] = {}
+    written = [key for key, _ in leaves(overrides)]
+    for error in errors:
+        at = ".".join(str(part) for part in error["loc"])
+        key = next((f"{OVERRIDES}.{key}" for key in written if _in_order(key.split("."), at.split("."))), "")
+        if key or not told:
+            told.setdefault(key or at, Fault(key or at, f"{error['input']!r} does not do", str(error["msg"])))
+    return [fault for where, fault in told.items() if where.startswith(OVERRIDES)] or list(told.values())
+
+
+def _in_order(some: Iterable[str], parts: Iterable[str]) -> bool:
+    """Whether some of the parts are these, one after another; between them stand the names of shapes."""
+    rest = iter(parts)
+    return all(part in rest for part in some)
 
 
 class _Spelling:
@@ -52,6 +75,9 @@ class _Spelling:
 
     def knows(self, key: str) -> bool:
         return self._first_unknown(key) is None
+
+    def below(self, section: str) -> set[str]:
+        return self._below.get(section, set())
 
     def fault(self, key: str, prefix: str) -> Fault:
         parts = key.split(".")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from contextlib import AbstractContextManager, AsyncExitStack
 from typing import Any
 
 import msgspec
@@ -72,6 +72,10 @@ class ToolEnvironment:
         self._post, self._closed_tools, self._grader, self._recorder = post, tools, grader, recorder
         self._tools: ToolBox | None = None
         self._open = AsyncExitStack()
+        if isinstance(recorder, AbstractContextManager):
+            self._open.enter_context(recorder)  # left last: what the tools' end makes of a rollout is recorded too
+        else:
+            self._open.callback(recorder.flush)
         self._ended: dict[str, GradedRollout] = {}
         self._tokenizer = load_tokenizer(post.model_path)
         self._template, ends = template_of(self._tokenizer, generation_config_of(post.model_path))
@@ -113,7 +117,7 @@ class ToolEnvironment:
         await asyncio.to_thread(self._recorder.flush)
 
     async def close(self) -> None:
-        await self.flush()
+        """Every card is safe after it: in the store, or in the file of which the recorder's InfraError tells."""
         await self._open.aclose()
 
     # --- a turn ----------------------------------------------------------------------------------------------------

@@ -44,6 +44,8 @@ def prepare() -> None:
     _put_on_path(str(ROOT))  # for Ray's workers: an editable install reaches them only so
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ENABLE_AUTO_CONNECT", "0")  # what is still under way when Ray has ended would start another
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # of several that fail at once, the first is told
 
 
 def _version(package: Path) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Generator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ import ray
 from nemo_rl.algorithms import grpo
 from nemo_rl.models.generation import configure_generation_config
 from nemo_rl.utils.logger import Logger, LoggerInterface
+from ray.exceptions import RayError
 from transformers import PreTrainedTokenizerBase
 
-from agent_rft.contracts.errors import Halted, UserError
+from agent_rft.contracts.errors import Halted, InfraError, UserError
 from agent_rft.contracts.layouts import Layout
 from agent_rft.contracts.ports import Grader, Recorder, ToolBox
 from agent_rft.contracts.training import OnStep, Outcome, TrainingJob
@@ -23,6 +25,7 @@ from agent_rft.rollouts.templates import ChatTemplate
 from agent_rft.training.journal import MetricsFile
 from agent_rft.training.nemo.compat_v0_7_0 import patched, patches
 from agent_rft.training.nemo.environment import Post, ToolEnvironment
+from agent_rft.training.nemo.failures import plainly
 from agent_rft.training.nemo.policy import GuardedPolicy
 from agent_rft.training.nemo.ports import ReferenceModel
 from agent_rft.training.nemo.prompts import Prompt, Prompts, check_room, training_order, validation_order
@@ -33,6 +36,9 @@ from agent_rft.training.nemo.rollouts import Rollouts
 from agent_rft.training.nemo.watch import State, Watch, keep_state, state_in
 
 STEP_PREFIX = "step_"
+STOP_SECONDS = 5.0
+CLOSE_SECONDS = 90.0
+"""A recorder whose store is away waits a minute for it, and then writes its cards to a file."""
 CPU_WORKER = "agent_rft.training.nemo.cpu_worker.CpuPolicyWorker"
 ADAPTER_OFF_WORKER = "agent_rft.training.nemo.megatron_worker.AdapterOffWorker"
 """Named, not imported: one needs peft, the other Megatron, and NVIDIA's container has neither where this runs."""
@@ -57,6 +63,8 @@ class Live:
         grpo.refit_policy_generation(self._policy, self.generation, self._colocated)
 
     def close(self) -> None:
+        if not ray.is_initialized():  # it has ended, and they with it
+            return
         self._policy.shutdown()
         self.generation.shutdown()
         for cluster in self._clusters:  # both may be one
@@ -64,10 +72,19 @@ class Live:
 
 
 def train(
-    job: TrainingJob, layout: Layout, speaker: Speaker, tools: ToolBox, grader: Grader, recorder: Recorder, on_step: OnStep
+    job: TrainingJob,
+    layout: Layout,
+    speaker: Speaker,
+    tools: ToolBox,
+    grader: Grader,
+    recorder: Recorder,
+    on_step: OnStep,
+    posts: dict[str, Any],
 ) -> tuple[Outcome, Live | None]:
     """Blocks until the last step, or until a guard has ended it. The engine is left standing after a run that came to its end:
-    it can let the tuned model speak before anything is converted. A run that had come to its end before is put up again."""
+    it can let the tuned model speak before anything is converted. A run that had come to its end before is put up again.
+
+    `posts`: holds the environments while there are any, for whoever ends the run from outside."""
     check_room([*job.train_rows, *job.val_rows], speaker.template, job.limits)
     folder = Path(job.run_dir) / "checkpoints"
     order = training_order(job.train_rows, job.algorithm, job.seed)
@@ -80,7 +97,7 @@ def train(
         _where_it_stands(folder, job.resume),
         measures_floor=layout.reference.engine == "dedicated_vllm",
     )
-    with environments(job, layout.environment_actors, tools, grader, recorder) as posts:
+    with environments(posts, job, layout.environment_actors, tools, grader, recorder):
         rollouts = Rollouts(
             watch,
             posts,
@@ -126,8 +143,10 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 
 @contextmanager
-def environments(job: TrainingJob, actors: int, tools: ToolBox, grader: Grader, recorder: Recorder) -> Generator[dict[str, Any]]:
-    """So many processes that call tools, grade and record, by the task names that send rollouts to them."""
+def environments(
+    posts: dict[str, Any], job: TrainingJob, actors: int, tools: ToolBox, grader: Grader, recorder: Recorder
+) -> Generator[None]:
+    """So many processes that call tools, grade and record, put into `posts` by the task names that send rollouts to them."""
     post = Post(
         rows={row.id: row for row in (*job.train_rows, *job.val_rows)},
         model_path=job.model.path,
@@ -137,14 +156,48 @@ def environments(job: TrainingJob, actors: int, tools: ToolBox, grader: Grader, 
         call_cost=job.algorithm.call_cost,
     )
     actor = ray.remote(num_cpus=0, scheduling_strategy=on_this_node(), max_concurrency=10_000)(ToolEnvironment)
-    started = {f"agent-{i}": actor.remote(post, tools, grader, recorder) for i in range(actors)}
+    posts.update({f"agent-{i}": actor.remote(post, tools, grader, recorder) for i in range(actors)})
     try:
-        ray.get([one.ready.remote() for one in started.values()])
-        yield started
-        ray.get([one.close.remote() for one in started.values()])
-    finally:
-        for one in started.values():
-            ray.kill(one)
+        ray.get([one.ready.remote() for one in posts.values()])
+        yield
+    except BaseException as error:
+        for trouble in ended(posts):
+            error.add_note(trouble.what)
+        raise
+    for trouble in ended(posts):
+        raise trouble
+
+
+def ended(posts: dict[str, Any]) -> list[UserError | InfraError]:
+    """Ends the environments, each once its cards are safe; answers what went wrong with that."""
+    if not ray.is_initialized():
+        return []
+    closing = [one.close.remote() for one in posts.values()]
+    done, late = ray.wait(closing, num_returns=len(closing), timeout=CLOSE_SECONDS) if closing else ([], [])
+    troubles = [trouble for one in done if (trouble := _trouble(one))]
+    if late:
+        troubles.append(InfraError("environments", f"{len(late)} did not close within {CLOSE_SECONDS:g} s; cards may be lost"))
+    while posts:
+        ray.kill(posts.popitem()[1])
+    return troubles
+
+
+def stop(posts: dict[str, Any], training: Future[Any]) -> None:
+    """Ends a training from outside: its cards first, then Ray, in which its thread waits. The thread has a moment to see it."""
+    troubles = ended(posts)
+    wait([training], STOP_SECONDS)
+    ray.shutdown()
+    wait([training], STOP_SECONDS)
+    for trouble in troubles:
+        raise trouble
+
+
+def _trouble(closing: Any) -> UserError | InfraError | None:
+    try:
+        ray.get(closing)
+    except RayError as error:
+        return plainly(error)
+    return None
 
 
 def _run(
@@ -179,6 +232,7 @@ def _run(
             _listen(logger, watch)
             _complete(checkpointer, watch, posts, recorder)
             if watch.unfinished:
+                watch.begin()
                 grpo.grpo_train(
                     policy, generation, loader, val_loader, speaker.tokenizer, loss, posts, posts, logger, checkpointer, saved, config
                 )

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from agent_rft.contracts.errors import Fault, did_you_mean
 from agent_rft.contracts.layouts import Layout
 from agent_rft.contracts.rollouts import Limits
-from agent_rft.contracts.training import TrainingJob
+from agent_rft.contracts.training import Algorithm, Model, TrainingJob
+from agent_rft.planning.shapes import CATALOGUE, ModelShape
 
 FUSED = {
     "linear_qkv": ("q_proj", "k_proj", "v_proj"),
@@ -42,11 +43,17 @@ def megatron_modules(names: Sequence[str]) -> list[str]:
 
 def layout_faults(job: TrainingJob, layout: Layout) -> list[Fault]:
     """Everything that cannot work, at once."""
-    machines = _cpu_faults(job, layout) if layout.workers == "cpu" else _megatron_faults(job, layout)
-    return [*machines, *_batch_faults(job, layout), *_reference_faults(job, layout)]
+    shape = CATALOGUE.get(job.model.path)
+    return [*arrangement_faults(job.model, job.algorithm, job.limits, layout, shape), *_row_faults(job)]
 
 
-def _cpu_faults(job: TrainingJob, layout: Layout) -> Iterator[Fault]:
+def arrangement_faults(model: Model, algorithm: Algorithm, limits: Limits, layout: Layout, shape: ModelShape | None) -> list[Fault]:
+    """What no memory mends, however large: the plan asks it too. `shape`: where it is known."""
+    machines = _cpu_faults(model, layout) if layout.workers == "cpu" else _megatron_faults(model, layout, shape)
+    return [*machines, *_batch_faults(algorithm, limits, layout), *_reference_faults(model, algorithm, layout)]
+
+
+def _cpu_faults(model: Model, layout: Layout) -> Iterator[Fault]:
     parallel, cure = layout.parallel, "CPU workers keep the whole model in one process: 1"
     for name, size in (("tensor", parallel.tensor), ("pipeline", parallel.pipeline), ("context", parallel.context)):
         if size != 1:
@@ -59,23 +66,23 @@ def _cpu_faults(job: TrainingJob, layout: Layout) -> Iterator[Fault]:
         yield Fault("backend.nemo.generation.colocated", "is false, and workers cpu have no GPUs to set apart", "true")
     if layout.reference.engine == "dedicated_vllm":
         yield Fault("reference.engine", "is dedicated_vllm, which needs a GPU, with workers cpu", "reference=dedicated_worker or builtin")
-    if job.model.device != "cpu" or job.model.dtype != "float32":
-        yield Fault("model.device", f"is {job.model.device} in {job.model.dtype}, with workers cpu", "model.device=cpu model.dtype=float32")
+    if model.device != "cpu" or model.dtype != "float32":
+        yield Fault("model.device", f"is {model.device} in {model.dtype}, with workers cpu", "model.device=cpu model.dtype=float32")
 
 
-def _megatron_faults(job: TrainingJob, layout: Layout) -> Iterator[Fault]:
-    if job.model.device != "cuda":
-        yield Fault("model.device", f"is {job.model.device}, and Megatron trains on GPUs", "cuda, or backend=nemo_cpu cluster=cpu")
-    if job.model.dtype != "bfloat16":
-        yield Fault("model.dtype", f"is {job.model.dtype}, and Megatron's fused attention and vLLM's run in 16 bits", "bfloat16")
-    if job.model.lora:
-        yield from lora_faults(job.model.lora.target_modules)
+def _megatron_faults(model: Model, layout: Layout, shape: ModelShape | None) -> Iterator[Fault]:
+    if model.device != "cuda":
+        yield Fault("model.device", f"is {model.device}, and Megatron trains on GPUs", "cuda, or backend=nemo_cpu cluster=cpu")
+    if model.dtype != "bfloat16":
+        yield Fault("model.dtype", f"is {model.dtype}, and Megatron's fused attention and vLLM's run in 16 bits", "bfloat16")
+    if model.lora:
+        yield from lora_faults(model.lora.target_modules)
     if not layout.cluster.gpus:
         yield Fault("cluster.gpus_per_node", "is 0, and Megatron trains on GPUs", "the GPUs of one node, or backend=nemo_cpu cluster=cpu")
     elif apart := list(_apart_faults(layout)):
         yield from apart
     else:
-        yield from _cut_faults(layout)
+        yield from _cut_faults(layout, shape)
     yield from _utilization_faults(layout)
 
 
@@ -116,16 +123,27 @@ def _said(number: int | None) -> str:
     return "null" if number is None else str(number)
 
 
-def _cut_faults(layout: Layout) -> Iterator[Fault]:
+def _cut_faults(layout: Layout, shape: ModelShape | None) -> Iterator[Fault]:
     parallel, training, generation = layout.parallel, layout.training_gpus, layout.generation
     sizes = f"tensor {parallel.tensor} x pipeline {parallel.pipeline} x context {parallel.context} = {parallel.size} GPUs a copy"
     if training % parallel.size:
         cure = f"sizes whose product divides {training}, or a cluster with a multiple of {parallel.size} GPUs for training"
         yield Fault("backend.nemo.tensor", f"{sizes}, and {training} GPUs train", cure)
+    elif shape:
+        yield from _uneven("backend.nemo.tensor", "the policy", parallel.tensor, shape.heads, "attention heads")
+    if shape:
+        yield from _uneven("backend.nemo.pipeline", "the policy", parallel.pipeline, shape.layers, "layers")
     rolling_out = layout.cluster.gpus if generation.colocated else layout.cluster.gpus - training
     if rolling_out % generation.tensor:
         what = f"is {generation.tensor}, and {rolling_out} GPUs roll out"
         yield Fault("backend.nemo.generation.tensor", what, f"a number that divides {rolling_out}")
+    elif shape:
+        yield from _uneven("backend.nemo.generation.tensor", "vLLM", generation.tensor, shape.heads, "attention heads")
+
+
+def _uneven(key: str, whose: str, ways: int, number: int, things: str) -> Iterator[Fault]:
+    if number % ways:
+        yield Fault(key, f"is {ways} for {whose}, and the model's {number} {things} do not divide by it", f"a number that divides {number}")
 
 
 def _utilization_faults(layout: Layout) -> Iterator[Fault]:
@@ -137,8 +155,7 @@ def _utilization_faults(layout: Layout) -> Iterator[Fault]:
         yield Fault("backend.nemo.generation.memory_utilization", what, f"at most {most:g}")
 
 
-def _batch_faults(job: TrainingJob, layout: Layout) -> Iterator[Fault]:
-    algorithm, limits = job.algorithm, job.limits
+def _batch_faults(algorithm: Algorithm, limits: Limits, layout: Layout) -> Iterator[Fault]:
     copies = 1 if layout.workers == "cpu" else layout.data_parallel
     rollouts, at_once = algorithm.batch_size * algorithm.rollouts_per_prompt, copies * layout.micro_batch
     if copies > 0 and rollouts % at_once:
@@ -147,20 +164,22 @@ def _batch_faults(job: TrainingJob, layout: Layout) -> Iterator[Fault]:
     if limits.max_turn_tokens >= limits.max_trajectory_tokens:
         what = f"is {limits.max_turn_tokens}, and the whole trajectory, prompt included, may have {limits.max_trajectory_tokens} tokens"
         yield Fault("task.limits.max_turn_tokens", what, "less than max_trajectory_tokens")
-    if len(job.train_rows) < algorithm.batch_size:
-        what = f"is {algorithm.batch_size}, and there are {len(job.train_rows)} training rows: NeMo RL trains on full batches only"
-        yield Fault("algorithm.batch_size", what, f"at most {len(job.train_rows)}")
 
 
-def _reference_faults(job: TrainingJob, layout: Layout) -> Iterator[Fault]:
-    reference, algorithm = layout.reference, job.algorithm
+def _row_faults(job: TrainingJob) -> Iterator[Fault]:
+    rows, wanted = len(job.train_rows), job.algorithm.batch_size
+    if rows < wanted:
+        what = f"is {wanted}, and there are {rows} training rows: NeMo RL trains on full batches only"
+        yield Fault("algorithm.batch_size", what, f"at most {rows}")
+
+
+def _reference_faults(model: Model, algorithm: Algorithm, layout: Layout) -> Iterator[Fault]:
+    reference = layout.reference
     by_vllm = reference.engine == "dedicated_vllm"
-    if reference.engine == "adapter_off" and job.model.lora is None:
+    if reference.engine == "adapter_off" and model.lora is None:
         yield Fault("reference.engine", "is adapter_off, and model.lora is null: there is no adapter to turn off", "reference=builtin")
     if reference.dedicated and not algorithm.kl_coef:
         yield Fault("reference.engine", f"is {reference.engine}, and algorithm.kl_coef is 0: nothing would ask it", "reference=builtin")
-    if reference.weights != "bfloat16" and not by_vllm:
-        yield Fault("reference.weights", f"is {reference.weights}, which only dedicated_vllm can load", "bfloat16")
     if by_vllm and reference.weights == "int4" and not reference.path:
         what = "is null, and weights int4 are a checkpoint of their own: vLLM cannot make them of the base while loading"
         yield Fault("reference.path", what, "a folder or id with the base in int4 (AWQ, GPTQ, compressed-tensors)")

@@ -9,19 +9,12 @@ from agent_rft.contracts.layouts import Layout
 
 
 def nodes_of(layout: Layout) -> Sequence[Mapping[str, Any]]:
-    """The named cluster's nodes. Of this machine, where Ray is to be started here, what it will be started with."""
+    """The named cluster's nodes, and what is free of each. Without a name this machine, on which Ray is to be started."""
     if layout.cluster.address:
         return _nodes_at(layout)
     import torch
 
-    found = torch.cuda.device_count()
-    here: dict[str, float] = {"GPU": found}
-    if not layout.reference.dedicated:
-        return [{"Alive": True, "Resources": here}]
-    # one machine may do for both, if a GPU is left: Ray then has the reference's resource on that same node
-    alone = layout.cluster.gpus + 1
-    beside = {layout.reference.resource: 1.0, "GPU": 1.0} if found >= alone else {}
-    return [{"Alive": True, "Resources": {"GPU": max(0, found - 1)} if beside else here}, {"Alive": bool(beside), "Resources": beside}]
+    return [{"Alive": True, "Resources": {"GPU": torch.cuda.device_count()}}]
 
 
 def _nodes_at(layout: Layout) -> Sequence[Mapping[str, Any]]:
@@ -29,8 +22,11 @@ def _nodes_at(layout: Layout) -> Sequence[Mapping[str, Any]]:
 
     find.prepare()
     import ray
+    from ray._private.state import available_resources_per_node
 
     from agent_rft.training.nemo.ray_session import ensure_ray
 
     ensure_ray(layout)
-    return ray.nodes()
+    free = available_resources_per_node()
+    # of a node that has only just joined Ray does not know yet
+    return [node | {"Available": free.get(node["NodeID"], node["Resources"])} for node in ray.nodes()]

@@ -103,6 +103,11 @@ class GuardedPolicy(Policy):
             self._own_cluster.shutdown()
         return done
 
+    def __del__(self) -> None:
+        """NeMo RL's own raises where the workers are dead already, and Python prints that."""
+        if hasattr(self, "worker_group"):
+            Policy.shutdown(self)
+
 
 def on_cpu(config: Mapping[str, Any]) -> bool:
     """There are two kinds of workers: Megatron's, and ours on the CPU."""

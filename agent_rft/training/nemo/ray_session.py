@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import subprocess
+import sys
 
 import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -28,7 +30,7 @@ def ensure_ray(layout: Layout) -> None:
         try:
             _knock(layout.cluster.address)
             ray.init(address=layout.cluster.address, runtime_env=environment, log_to_driver=False, logging_level=logging.WARNING)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RuntimeError) as error:
             cure = "start it with `ray start --head`, or leave cluster.address=null to have one started here"
             raise UserError(f"no Ray cluster answers at cluster.address={layout.cluster.address}: {error}", cure) from None
         return
@@ -47,10 +49,19 @@ def ensure_ray(layout: Layout) -> None:
 
 
 def _knock(address: str) -> None:
-    """Where HOST:PORT is named: Ray itself tries for minutes to reach what is not there. "auto" and ray:// are its own affair."""
+    """Where HOST:PORT is named: Ray itself tries for minutes to reach what is not there, or is no Ray, and cannot be told to
+    stop; so a process of its own tries. "auto" and ray:// are its own affair."""
     host, colon, port = address.rpartition(":")
-    if colon and "//" not in host:
-        socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+    if not colon or "//" in host:
+        return
+    socket.create_connection((host, int(port)), timeout=KNOCK_SECONDS).close()
+    asks = [sys.executable, "-m", "ray.scripts.scripts", "health-check", "--address", address]
+    try:
+        answer = subprocess.run(asks, capture_output=True, text=True, timeout=KNOCK_SECONDS, check=False)
+    except subprocess.TimeoutExpired:
+        raise OSError(f"what listens there did not answer as Ray does within {KNOCK_SECONDS:g} s") from None
+    if answer.returncode:
+        raise OSError(answer.stderr.strip().rpartition("\n")[2] or f"ray health-check failed with {answer.returncode}")
 
 
 def on_this_node() -> NodeAffinitySchedulingStrategy:

@@ -14,17 +14,22 @@ from nemo_rl.distributed.ray_actor_environment_registry import get_actor_python_
 from nemo_rl.distributed.virtual_cluster import RayVirtualCluster
 from nemo_rl.models.policy.lm_policy import Policy
 from nemo_rl.utils.venvs import create_local_venv_on_each_node
+from ray.exceptions import GetTimeoutError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 from torch import Tensor
 
-from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.errors import InfraError, UserError
 from agent_rft.contracts.layouts import Reference
 from agent_rft.training.nemo.policy import cpu_cluster, register
 
 SLIVER = 0.001
 """Of the resource that marks the reference's machine: enough to be placed there."""
-MEMORY_SHARE = 0.95
+PLACE_SECONDS, LOAD_SECONDS = 120.0, 1800.0
+"""To be given a GPU that is free, and to load 70B from a slow disk."""
 SCORED_AT_ONCE = 16
 """vLLM tries out this many rows of logits as it starts; a few fill a scoring batch."""
+MEMORY_SHARE = 0.95
 """Of its GPU's memory that vLLM may take; nothing else runs there, and 70B in fp8 needs all but 2 GB of 80."""
 VLLM_WORKER = "nemo_rl.models.generation.vllm.vllm_worker.VllmGenerationWorker"
 
@@ -98,9 +103,18 @@ class VllmReference:
                 " temperature, and vLLM scores a prompt without",
                 "set algorithm.temperature=1.0, or use another reference engine",
             )
-        placed = {"num_gpus": 1, "resources": {reference.resource: SLIVER}, "runtime_env": {"py_executable": vllm_python()}}
-        self._scorer: Any = VllmScorer.options(**placed).remote(engine_options(reference, base, longest))
-        ray.get(self._scorer.ready.remote())
+        self._place = one_gpu(reference.resource)
+        self._scorer: Any = VllmScorer.options(
+            num_cpus=0,
+            num_gpus=1,
+            resources={reference.resource: SLIVER},
+            scheduling_strategy=PlacementGroupSchedulingStrategy(self._place),
+            runtime_env={"py_executable": vllm_python()},
+        ).remote(engine_options(reference, base, longest))
+        try:
+            ray.get(self._scorer.ready.remote(), timeout=LOAD_SECONDS)
+        except GetTimeoutError:
+            raise InfraError("reference", f"vLLM was not ready within {LOAD_SECONDS / 60:g} minutes") from None
 
     def logprobs(self, data: Any, micro_batch_size: int) -> Tensor:
         """vLLM makes its own batches."""
@@ -110,6 +124,19 @@ class VllmReference:
 
     def shutdown(self) -> None:
         ray.kill(self._scorer)
+        remove_placement_group(self._place)
+
+
+def one_gpu(resource: str) -> PlacementGroup:
+    """Of the machine that has the resource, taken now: an actor alone would wait for it as long as another run holds it."""
+    place = placement_group([{"GPU": 1, resource: SLIVER}])
+    if not place.wait(PLACE_SECONDS):
+        remove_placement_group(place)
+        raise UserError(
+            f"no GPU of the machine with the resource {resource} was free within {PLACE_SECONDS:g} s",
+            "another run or process of this Ray cluster holds it (`ray status` shows what is in use): end that, or wait for it",
+        )
+    return place
 
 
 def vllm_python() -> str:

@@ -12,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from agent_rft.contracts.events import AskModel, InfraFailed, ModelSpoke
 from agent_rft.rollouts.templates import ChatTemplate
+from agent_rft.training.nemo.failures import one_error
 from agent_rft.training.turns import Ready, Row, ready, spoken
 
 
@@ -61,7 +62,8 @@ class GenerationSampler:
             input_lengths=lengths,
             stop_strings=[None] * len(inputs),
         )
-        outs = asyncio.run(self._side_by_side(batch)) if self._asynchronous else _apart(self._generation.generate(batch, greedy=False))
+        with one_error():
+            outs = asyncio.run(self._side_by_side(batch)) if self._asynchronous else _apart(self._generation.generate(batch, greedy=False))
         answers: list[tuple[list[int], list[float]]] = []
         for one, ids, out in zip(wanted, inputs, outs, strict=True):
             start = len(ids)

@@ -57,8 +57,7 @@ class Watch:
         self.lines = journal.rewind(state.step + (not self.unfinished))  # the line after the last step only validates
         written = {line.step for line in self.lines}
         if state.unwritten and state.unwritten.step not in written:
-            journal.append(state.unwritten)
-            self.lines.append(state.unwritten)
+            self._tell(state.unwritten)
         self._line = state.pending if state.pending and state.step not in written else StepMetrics(step=state.step)
         self._next = StepMetrics(step=state.step + 1)
         self._trained = False
@@ -169,6 +168,10 @@ class Watch:
 
     # --- steps -----------------------------------------------------------------------------------------------------
 
+    def begin(self) -> None:
+        """What came before, NeMo RL's setup, was no step's time."""
+        self._since = time.monotonic()
+
     def step_finished(self) -> None:
         self._write(self._line)
         self._line, self._next = self._next, StepMetrics(step=self._next.step + 1)
@@ -183,6 +186,9 @@ class Watch:
         now = time.monotonic()
         line.seconds = self._spent(now)
         self._since, self._ahead = now - self._ahead, 0.0
+        self._tell(line)
+
+    def _tell(self, line: StepMetrics) -> None:
         self._journal.append(line)
         self.lines.append(line)
         self._on_step(line, self._total)

@@ -26,7 +26,13 @@ def ray_here(nemo_rl: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     """A Ray of the tests' own, on this machine."""
     import ray
 
-    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}})
+    ray.init(
+        "local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": {"PYTHONPATH": os.environ["PYTHONPATH"]}},
+    )
     yield
     ray.shutdown()
 

@@ -24,10 +24,13 @@ from ray.util.placement_group import placement_group_table  # noqa: E402
 
 from agent_rft.contracts.layouts import Cluster as Machines  # noqa: E402
 from agent_rft.contracts.layouts import Layout, Reference  # noqa: E402
+from agent_rft.training.nemo import machines  # noqa: E402
 from agent_rft.training.nemo.placement import missing_resources  # noqa: E402
 from agent_rft.training.nemo.reference import VllmReference, gpu_cluster  # noqa: E402
 
-LAYOUT = Layout(cluster=Machines(gpus_per_node=8), reference=Reference(engine="dedicated_vllm", weights="fp8", resource="apart"))
+LAYOUT = Layout(
+    cluster=Machines(address="auto", gpus_per_node=8), reference=Reference(engine="dedicated_vllm", weights="fp8", resource="apart")
+)
 
 
 def nodes_of(virtual) -> list[str]:
@@ -43,10 +46,12 @@ def main(base: str, folder: str) -> None:
     lacking = [str(fault) for fault in missing_resources(LAYOUT, ray.nodes())]
     apart = cluster.add_node(num_cpus=4, num_gpus=1, resources={"apart": 1})
     cluster.wait_for_nodes()
+    complete = [str(fault) for fault in missing_resources(LAYOUT, machines.nodes_of(LAYOUT))]
     reference = gpu_cluster("apart")
     policy = RayVirtualCluster([8], use_gpus=True, num_gpus_per_node=8, max_colocated_worker_groups=2, name="grpo_policy_cluster")
-    said = {"lacking": lacking, "complete": missing_resources(LAYOUT, ray.nodes()), "apart": apart.node_id}
+    said = {"lacking": lacking, "complete": complete, "apart": apart.node_id}
     said |= {"reference": nodes_of(reference), "policy": nodes_of(policy)}
+    said["taken"] = [str(fault) for fault in missing_resources(LAYOUT, machines.nodes_of(LAYOUT))]
     reference.shutdown()
     scorer = VllmReference(LAYOUT.reference, base, longest=40, temperature=1.0)
     said["vllm"] = ray.get(scorer._scorer.__ray_call__.remote(lambda self: ray.get_runtime_context().get_node_id()))

@@ -97,6 +97,19 @@ def test_a_sample_still_has_no_id_and_a_failed_one_cannot_say_so(nemo_rl):
     assert "loss_multiplier" not in inspect.getsource(rollouts.run_multi_turn_rollout)
 
 
+def test_a_log_of_memory_still_ends_the_run_where_ray_does_not_answer_it(grpo, monkeypatch):
+    from nemo_rl.utils import memory_tracker
+
+    def nobody(**asked):
+        raise RuntimeError("Failed to connect to GCS")
+
+    monkeypatch.setattr(memory_tracker, "memory_summary", nobody)
+    tracker = grpo.MemoryTracker()
+    tracker.snapshot_start_of_stage("Generation", [])
+    with pytest.raises(RuntimeError, match="GCS"):
+        tracker.snapshot_start_of_stage("Policy train", [])
+
+
 def test_validation_still_counts_failures_as_zeros(grpo, monkeypatch):
     """Two rewards, 1 and a failed rollout's 0: NeMo RL's accuracy is 1/2; ours is 1."""
     from types import SimpleNamespace

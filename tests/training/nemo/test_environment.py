@@ -1,20 +1,25 @@
 """A rollout led by NeMo RL ends as our own driver would have ended it: the same machine stands behind both."""
 
 import asyncio
+import sqlite3
+import threading
+from contextlib import closing
 
 import msgspec
 import pytest
+import small_world
+from impatient import Impatient
 from scripted import BASE, COURSES, LIMITS, Exact, Generation, Tools, make_rows
 
 from agent_rft.contracts.jobcards import Versions
-from agent_rft.contracts.rollouts import Ending
+from agent_rft.contracts.rollouts import Ending, Rollout
 from agent_rft.contracts.training import GuardLimits
-from agent_rft.rollouts.driver import Try, collect
+from agent_rft.rollouts.driver import Try, collect, new_rollout_id
 from agent_rft.training.journal import MetricsFile
 from agent_rft.training.nemo.prompts import Prompt, Prompts
 from agent_rft.training.nemo.watch import Watch
 from observability.cards import find_card
-from observability.ingest import StoreRecorder
+from observability.ingest import StoreRecorder, replay
 from observability.store import open_store
 
 pytestmark = pytest.mark.nemo
@@ -212,3 +217,74 @@ def test_state_travels_as_plain_data(world):
     here = world(rows=make_rows(("one",)))
     seats = here.rollouts._seats([Prompt("row-one", False)], 0.0)
     assert pickle.loads(pickle.dumps(seats)) == seats
+
+
+# --- cards that still wait ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dies(ray_here, tmp_path):
+    """Raises while a card waits in an environment, because the store is locked: for so many seconds, or to the end."""
+    import ray
+
+    from agent_rft.training.nemo.environment import Seat
+    from agent_rft.training.nemo.launch import environments
+
+    store = open_store(f"sqlite:///{tmp_path}/cards.db")
+    job = small_world.make_job(BASE, tmp_path / "run")
+
+    def dies(seconds: float | None, error: Exception) -> None:
+        posts = {}
+        with (
+            Impatient(store) as recorder,
+            closing(sqlite3.connect(tmp_path / "cards.db", check_same_thread=False)) as other,
+            environments(posts, job, 2, Tools(), Exact(), recorder),
+        ):
+            other.execute("BEGIN EXCLUSIVE")
+            if seconds is not None:
+                threading.Timer(seconds, other.rollback).start()
+            rollout = Rollout(new_rollout_id(), job.train_rows[0].opening(), (), LIMITS)
+            seat = Seat(job.train_rows[0].id, 0, "train", 0, "run/step-0", 0.0, 0.0, 0.0, rollout, [])
+            ray.get(posts["agent-1"].settle.remote([seat]))
+            raise error
+
+    yield dies, store
+    store.close()
+
+
+def stored(store) -> int:
+    with store.reading() as connection:
+        return connection.exec_driver_sql("SELECT count(*) FROM job_cards").scalar()
+
+
+def test_a_run_that_fails_waits_for_the_cards_of_its_environments(dies):
+    fails, store = dies
+    with pytest.raises(ZeroDivisionError):
+        fails(0.5, ZeroDivisionError())
+    assert stored(store) == 1
+
+
+def test_where_the_store_stays_away_they_are_in_a_file_that_the_error_names(dies, tmp_path):
+    fails, store = dies
+    with pytest.raises(ZeroDivisionError) as found:
+        fails(None, ZeroDivisionError())
+    [file] = tmp_path.glob("cards-unsaved-*.jsonl")
+    [note] = found.value.__notes__
+    assert str(file) in note and note.startswith("1 of 1 cards are not durable")
+    assert replay(store, file) == 1 == stored(store)
+
+
+def test_a_dead_environment_keeps_no_other_from_its_cards(dies, monkeypatch):
+    """The first is killed; the card waits in the second."""
+    import ray
+
+    from agent_rft.training.nemo import launch
+
+    fails, store = dies
+    whole = launch.ended
+    monkeypatch.setattr(launch, "ended", lambda posts: ray.kill(posts["agent-0"]) or whole(posts))
+    with pytest.raises(ZeroDivisionError) as found:
+        fails(0.5, ZeroDivisionError())
+    assert stored(store) == 1
+    [note] = found.value.__notes__
+    assert note.startswith("ToolEnvironment (process ")

@@ -7,7 +7,10 @@ from pathlib import Path
 import pytest
 from nemo_jobs import NEMO_RECIPES, job_and_layout
 
+from agent_rft.contracts.errors import FaultsFound
+from agent_rft.training.nemo.backend import check_translation, check_values
 from agent_rft.training.nemo.config_tree import leaves, put, unknown_keys
+from agent_rft.training.nemo.decided import DECIDED
 from agent_rft.training.nemo.find import VERSION
 from agent_rft.training.nemo.keys import FILE, known_keys
 from agent_rft.training.nemo.recipe import nemo_config
@@ -61,6 +64,62 @@ def test_a_key_that_we_emit_and_the_version_does_not_know_is_named_without_an_ov
 )
 def test_known_keys_and_those_of_free_mappings_pass(key: str):
     assert misspelt(f"{OVERRIDE}.{key}=1") == []
+
+
+@pytest.mark.parametrize(
+    ("override", "setting"),
+    [
+        ("grpo.num_prompts_per_step=4", "algorithm.batch_size"),
+        ("grpo.use_dynamic_sampling=true", "algorithm.*, evaluation.* and seed"),
+        ("checkpointing.enabled=false", "backend.checkpoint_every and backend.keep_checkpoints"),
+        ("policy.generation.temperature=0.5", "algorithm.temperature"),
+        ("policy.megatron_cfg.peft.dim=8", "model.lora.rank"),
+        ("policy.tokenizer.name=other", "model.path"),
+    ],
+)
+def test_what_a_setting_of_ours_decides_is_not_overridden(override: str, setting: str):
+    """Four prompts a step where the guards, the groups' baselines and the cards count sixteen would train without a word."""
+    job, layout = job_and_layout("research_14b", f"{OVERRIDE}.{override}")
+    with pytest.raises(FaultsFound) as found:
+        check_translation(job, layout)
+    assert [str(fault) for fault in found.value.faults] == [
+        f"{OVERRIDE}.{override.partition('=')[0]}: is decided by {setting} (set {setting} instead)"
+    ]
+
+
+@pytest.mark.parametrize("override", ["policy.megatron_cfg.empty_unused_memory_level=2", "policy.megatron_cfg.peft.dropout=0.1"])
+def test_what_no_setting_of_ours_decides_may_be(override: str):
+    check_translation(*job_and_layout("research_14b", f"{OVERRIDE}.{override}"))
+
+
+def test_every_decided_key_is_one_of_the_versions():
+    known = known_keys()
+    assert [key for key in DECIDED if not any(one == key or one.startswith(f"{key}.") for one in known)] == []
+
+
+def test_a_value_where_a_section_stands_is_refused():
+    assert misspelt(f"{OVERRIDE}.policy.megatron_cfg=5") == [
+        f"{OVERRIDE}.policy.megatron_cfg: is a section of NeMo RL's, and 5 is none "
+        f"(name its keys, as in {OVERRIDE}.policy.megatron_cfg.activation_checkpointing=...)"
+    ]
+
+
+@pytest.mark.nemo
+@pytest.mark.parametrize("recipe", NEMO_RECIPES)
+def test_nemo_rl_takes_the_values_of_each_shipped_recipe(nemo_rl, recipe: str):
+    check_values(*job_and_layout(recipe))
+
+
+@pytest.mark.nemo
+def test_a_value_of_the_wrong_kind_is_told_under_its_key_and_once(nemo_rl):
+    """The section has two shapes, and pydantic tells what is wrong with each."""
+    wrong = [f"{OVERRIDE}.policy.megatron_cfg.empty_unused_memory_level=abc", f"{OVERRIDE}.loss_fn.ratio_clip_max=x"]
+    with pytest.raises(FaultsFound) as found:
+        check_values(*job_and_layout("research_14b", *wrong))
+    assert {fault.where: fault.what for fault in found.value.faults} == {
+        f"{OVERRIDE}.policy.megatron_cfg.empty_unused_memory_level": "'abc' does not do",
+        f"{OVERRIDE}.loss_fn.ratio_clip_max": "'x' does not do",
+    }
 
 
 def test_dotted_and_nested_overrides_are_the_same():

@@ -4,10 +4,11 @@ import msgspec
 import pytest
 from nemo_jobs import NEMO_RECIPES, job_and_layout
 
-from agent_rft.contracts.layouts import Layout, Parallel
+from agent_rft.contracts.layouts import Layout, Parallel, Reference
 from agent_rft.contracts.rollouts import Limits
 from agent_rft.training.nemo.layout import layout_faults, lora_faults, megatron_modules, padded_length, sequence_multiple
 
+SIX = "cluster.gpus_per_node=6"
 APART = "backend.nemo.generation.colocated=false"
 
 
@@ -27,6 +28,15 @@ def test_research_70b_takes_qwen_by_one_override():
     assert faults("research_70b", "model=qwen2_5_72b") == {}
 
 
+@pytest.mark.parametrize("engine", ["adapter_off", "builtin", "dedicated_worker"])
+def test_weights_that_a_model_names_for_vllm_are_nothing_to_another_engine(engine: str):
+    """Qwen's recipe names int4 and where it lies; the others have the base itself."""
+    qwen = ("research_70b", "model=qwen2_5_72b")
+    assert job_and_layout(*qwen)[1].reference == Reference(engine="dedicated_vllm", weights="int4", path="Qwen/Qwen2.5-72B-Instruct-AWQ")
+    assert job_and_layout(*qwen, f"reference={engine}")[1].reference == Reference(engine=engine)
+    assert faults(*qwen, f"reference={engine}") == {}
+
+
 def test_tensor_8_on_4_gpus_is_one_error_with_both_numbers_and_the_cure():
     found = faults("research_70b", "cluster=h100_x4", "backend.nemo.generation.tensor=4")
     assert list(found) == ["backend.nemo.tensor"]
@@ -39,6 +49,15 @@ def test_tensor_8_on_4_gpus_is_one_error_with_both_numbers_and_the_cure():
     ("recipe", "overrides", "where", "words"),
     [
         ("research_14b", ["backend.nemo.tensor=3"], "backend.nemo.tensor", "3 GPUs a copy, and 4 GPUs train"),
+        # 6 GPUs / 3 = 2 copies: the machines would do, but Qwen 14B has 40 heads, in 48 layers
+        ("research_14b", [SIX, "backend.nemo.tensor=3"], "backend.nemo.tensor", "is 3 for the policy, and the model's 40 attention heads"),
+        (
+            "research_14b",
+            [SIX, "algorithm.batch_size=12", "backend.nemo.generation.tensor=3"],
+            "backend.nemo.generation.tensor",
+            "40 attention heads",
+        ),
+        ("research_14b", ["cluster.gpus_per_node=10", "backend.nemo.pipeline=5"], "backend.nemo.pipeline", "48 layers do not divide"),
         ("research_14b", ["backend.nemo.generation.tensor=3"], "backend.nemo.generation.tensor", "is 3, and 4 GPUs roll out"),
         # 4 GPUs / tensor 2 = 2 copies x 48 sequences = 96; a step has 16 prompts x 8 = 128 rollouts
         ("research_14b", ["backend.nemo.micro_batch=48"], "backend.nemo.micro_batch", "= 96 do not divide the step's 128 rollouts"),
@@ -50,7 +69,6 @@ def test_tensor_8_on_4_gpus_is_one_error_with_both_numbers_and_the_cure():
         ("research_14b", ["model.device=cpu"], "model.device", "backend=nemo_cpu cluster=cpu"),
         ("research_14b", ["model.lora.target_modules=[q_proj, o_proj]"], "model.lora.target_modules", "k_proj, v_proj missing"),
         ("research_14b", ["model.lora=null"], "reference.engine", "no adapter to turn off"),
-        ("research_14b", ["reference.weights=int4"], "reference.weights", "only dedicated_vllm can load"),
         ("research_70b", ["reference.weights=int4"], "reference.path", "a checkpoint of their own"),
         ("research_70b", ["algorithm.temperature=0.7"], "algorithm.temperature", "is 0.7: NeMo RL divides the policy's logits by it"),
         ("research_70b", ["algorithm.kl_coef=0"], "reference.engine", "nothing would ask it"),
@@ -71,8 +89,8 @@ def test_one_thing_wrong_is_one_fault_under_its_key(recipe: str, overrides: list
 
 
 def test_everything_wrong_is_said_at_once():
-    found = faults("research_14b", "backend.nemo.tensor=3", "model.dtype=float32", "reference.weights=fp8", train=15)
-    assert list(found) == ["model.dtype", "backend.nemo.tensor", "algorithm.batch_size", "reference.weights"]
+    found = faults("research_14b", "backend.nemo.tensor=3", "model.dtype=float32", "model.lora=null", train=15)
+    assert list(found) == ["model.dtype", "backend.nemo.tensor", "reference.engine", "algorithm.batch_size"]
     assert "there are 15 training rows" in found["algorithm.batch_size"]
 
 

@@ -42,6 +42,7 @@ def test_on_eight_and_one_gpus_the_reference_lies_alone_on_its_machine_and_says_
     assert said["reference"] == [said["apart"]] and said["vllm"] == said["apart"]
     assert len(said["policy"]) == 8 and said["apart"] not in said["policy"]
     assert said["complete"] == [] and len(said["lacking"]) == 1 and "apart" in said["lacking"][0]
+    assert ["another run holds" in fault for fault in said["taken"]] == [True, True]
     torch.testing.assert_close(torch.tensor(said["scored"]), plain_logprobs(base, here.make_batch(base, rows=3)), rtol=0, atol=1e-5)
 
 
@@ -87,6 +88,16 @@ def test_a_temperature_that_vllm_would_not_apply_is_refused(nemo_rl):
 
     with pytest.raises(UserError, match=r"temperature=0\.6"):
         VllmReference(Reference(engine="dedicated_vllm"), "base", longest=10, temperature=0.6)
+
+
+@pytest.mark.nemo
+def test_a_gpu_that_another_run_holds_is_not_waited_for_without_end(ray_here, monkeypatch):
+    """This Ray has none at all: to whoever waits it is the same."""
+    from agent_rft.training.nemo import reference
+
+    monkeypatch.setattr(reference, "PLACE_SECONDS", 1.0)
+    with pytest.raises(UserError, match=r"no GPU of the machine with the resource reference_gpu was free within 1 s\n.*ray status"):
+        reference.VllmReference(Reference(engine="dedicated_vllm"), "base", longest=10, temperature=1.0)
 
 
 # --- the policy's own kind of worker ---------------------------------------------------------------------------------
@@ -157,12 +168,13 @@ def node(alive=True, **resources) -> dict:
     return {"Alive": alive, "Resources": {"CPU": 8.0, **resources}}
 
 
-DEDICATED = Layout(cluster=Cluster(gpus_per_node=8), reference=Reference(engine="dedicated_worker"))
+EIGHT = Cluster(address="auto", gpus_per_node=8)
+DEDICATED = Layout(cluster=EIGHT, reference=Reference(engine="dedicated_worker"))
 
 
 def test_a_complete_cluster_lacks_nothing():
     assert missing_resources(DEDICATED, [node(GPU=8.0), node(GPU=1.0, reference_gpu=1.0)]) == []
-    assert missing_resources(Layout(cluster=Cluster(gpus_per_node=8)), [node(GPU=8.0)]) == []
+    assert missing_resources(Layout(cluster=EIGHT), [node(GPU=8.0)]) == []
     assert missing_resources(Layout(workers="cpu", reference=Reference(engine="dedicated_worker")), [node()]) == []
 
 
@@ -183,3 +195,31 @@ def test_what_is_missing_is_named_with_the_command_that_starts_it(nodes, said):
         assert part in fault.what and "ray start --address=" in fault.cure
     if "resource" in said[-1]:
         assert """--num-gpus=1 --resources='{"reference_gpu": 1}'""" in faults[-1].cure
+
+
+def partly(free: dict, **resources) -> dict:
+    """Ray leaves out of what is free a resource of which nothing is."""
+    return node(**resources) | {"Available": {"CPU": 8.0, **free}}
+
+
+REFERENCE_NODE = {"GPU": 1.0, "reference_gpu": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "said"),
+    [
+        ([partly({"GPU": 8.0}, GPU=8.0), partly(REFERENCE_NODE, **REFERENCE_NODE)], []),
+        ([partly({}, GPU=8.0), partly(REFERENCE_NODE, **REFERENCE_NODE)], ["of Ray's 1 only 0 are free: another run holds their GPUs"]),
+        ([partly({"GPU": 7.0}, GPU=8.0), partly({"GPU": 8.0}, GPU=8.0), partly(REFERENCE_NODE, **REFERENCE_NODE)], []),
+        (
+            [partly({"GPU": 8.0}, GPU=8.0), partly({"reference_gpu": 0.999}, **REFERENCE_NODE)],
+            ["reference_gpu is taken: another run holds it"],
+        ),
+        ([partly({}, GPU=8.0), partly({}, **REFERENCE_NODE)], ["only 0 are free", "is taken"]),
+    ],
+)
+def test_what_another_run_holds_is_not_there_for_this_one(nodes, said):
+    faults = missing_resources(DEDICATED, nodes)
+    assert len(faults) == len(said)
+    for fault, part in zip(faults, said, strict=True):
+        assert part in fault.what and fault.cure == "wait until it has ended; `ray status` says what is taken"

@@ -1,8 +1,11 @@
 """Whole trainings through NeMo RL's own setup() and grpo_train(), on CPU workers, in a world of a few thousand weights."""
 
 import asyncio
+import gc
 import json
 import math
+import os
+import signal
 
 import pytest
 import small_world
@@ -10,7 +13,9 @@ import torch
 from letters import DiesWithFile, LettersOnly
 from safetensors.torch import load_file
 
+from agent_rft.contracts.errors import InfraError, UserError
 from agent_rft.contracts.layouts import Cluster, Layout, Reference
+from agent_rft.contracts.training import Lora
 from agent_rft.rollouts.driver import Try, collect
 from agent_rft.training.advantages import group_advantages
 from agent_rft.training.nemo.backend import NemoBackend
@@ -159,6 +164,42 @@ def test_a_reference_of_its_own_changes_no_loss(ray_here, tmp_path):
         one.train(evaluate_every=9, checkpoint_every=9, algorithm={"max_steps": 2})
         lines.append([(line["loss"], line["kl_to_ref"], line["grad_norm"], line["train_reward"]) for line in one.lines])
     assert lines[0] == lines[1] and lines[0][1][1] > 0
+
+
+def test_an_environment_that_dies_is_one_error_and_the_run_goes_on_from_its_last_checkpoint(run):
+    with pytest.raises(InfraError) as found:
+        run.train(on_step=lambda line, total: kill("ToolEnvironment"))
+    assert found.value.what.startswith("ToolEnvironment (process ") and " died: " in found.value.what
+    log = run.path / "nemo.log"
+    assert found.value.cure.startswith(f"{log} and ") and "`make resume RUN=run`" in found.value.cure
+    assert "Traceback" in log.read_text()
+    again = run.train(resume=True)
+    assert (again.halted, again.steps) == ("", 3) and [line["step"] for line in run.lines] == [0, 1, 2, 3]
+
+
+def kill(name):
+    """One process of Ray's, by the class that it runs."""
+    import psutil
+
+    pid = next(process.pid for process in psutil.process_iter() if process.name().startswith(f"ray::{name}"[:15]))
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_a_workers_word_on_the_users_mistake_is_all_that_is_told(run, capfd):
+    with pytest.raises(UserError) as found:
+        run.train(model={"lora": Lora(4, 8.0, ("foo",))})
+    assert found.value.what.startswith("LoRA does not fit") and found.value.cure == "name its layers in model.lora.target_modules"
+    gc.collect()
+    assert "Exception ignored" not in capfd.readouterr().err
+
+
+def test_an_engine_whose_ray_has_ended_is_left_alone(nemo_rl, monkeypatch):
+    import ray
+
+    from agent_rft.training.nemo.launch import Live
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    Live(None, None, [None], False).close()  # there is nothing of them that could be called
 
 
 def test_a_run_id_with_checkpoints_is_not_overwritten(run):

@@ -152,6 +152,17 @@ def test_the_time_of_a_validation_is_on_the_line_that_it_judges(make, path, cloc
     assert [line.rollout_seconds for line in lines] == [6, 1, 8, 2]
 
 
+def test_nemo_rls_setup_is_no_steps_time(make, path, clock):
+    """50 s of setup, then 20 s of rollouts and training."""
+    watch = make()
+    clock.now += 50
+    watch.begin()
+    clock.now += 20
+    learn(watch)
+    watch.step_finished()
+    assert [line.seconds for line in MetricsFile(path).lines()] == [20]
+
+
 # --- going on later ---------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +216,15 @@ def test_a_line_that_a_checkpoint_was_ahead_of_has_its_time(make, tmp_path, cloc
     validate(watch, 1.0, seconds=10)
     keep_state(watch.state, tmp_path)
     assert [line.seconds for line in make(state_in(tmp_path)).lines] == [20]
+
+
+def test_the_table_hears_of_a_line_that_a_checkpoint_was_ahead_of(make, tmp_path):
+    watch = make()
+    learn(watch)
+    keep_state(watch.state, tmp_path)
+    shown = []
+    make(state_in(tmp_path), on_step=lambda line, total: shown.append((line.step, total)))
+    assert shown == [(0, 3)]
 
 
 def test_a_run_that_was_killed_after_its_last_checkpoint_still_has_its_last_line(make, path, tmp_path):
