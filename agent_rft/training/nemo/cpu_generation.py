@@ -50,7 +50,8 @@ class CpuGeneration(GenerationInterface):
             raise UserError("workers on the CPU sample from the whole distribution", "leave policy.generation.top_p and top_k alone")
         self.cfg = config
         self._policy: Any = None
-        self._worker: Any = CpuGenerationWorker.remote(config, torch.initial_seed() % 2**31)
+        actor: Any = CpuGenerationWorker
+        self._worker: Any = actor.remote(config, torch.initial_seed() % 2**31)
 
     def generate(self, data: Any, greedy: bool = False) -> Any:
         verify_right_padding(data, pad_value=self.cfg["_pad_token_id"])
