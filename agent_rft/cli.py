@@ -67,9 +67,7 @@ def parser() -> argparse.ArgumentParser:
     planned = commands.add_parser("plan", help="memory, time and cost: what fits, and what would")
     planned.add_argument("words", nargs="*", metavar="[RECIPE] KEY=VALUE", help="without a recipe: all of them in one table")
     planned.set_defaults(run=_plan)
-    data = commands.add_parser("data", help="remake the generated data set and its corpus")
-    data.add_argument("--keep-rows", action="store_true", help="only the corpus; rows that are there stay")
-    data.set_defaults(run=_data)
+    _add_data(commands.add_parser("data", help="make, look at and change data sets; alone it remakes the generated one"))
     validate = commands.add_parser("validate", help="every fault in the data at once")
     validate.add_argument("--file", action="append", default=[], help="check these JSONL files instead of the recipe's")
     _with_recipe(validate, _validate)
@@ -81,9 +79,13 @@ def parser() -> argparse.ArgumentParser:
     smoke.add_argument("--url", help="default: the recipe's host and port")
     _with_recipe(smoke, _smoke)
     grade = commands.add_parser("grade", help="try a grader on cases")
-    grade.add_argument("--grader", required=True)
+    grade.add_argument("--grader", required=True, metavar="NAME|FILE.json")
     grade.add_argument("--cases", required=True, metavar="FILE.jsonl")
-    grade.set_defaults(run=_grade)
+    _with_recipe(grade, _grade)
+    judge = commands.add_parser("judge", help="a judge that answers by rules from a file, to try graders with")
+    judge.add_argument("--script", required=True, metavar="FILE.json")
+    judge.add_argument("--port", type=int, default=8601)
+    judge.set_defaults(run=_judge)
     _add_cards(commands.add_parser("card", help="job cards"))
     _with_recipe(commands.add_parser("migrate", help="bring the store's tables up to date"), _migrate)
     tiny = commands.add_parser("tiny-base", help="remake the tiny base model")
@@ -91,6 +93,65 @@ def parser() -> argparse.ArgumentParser:
     tiny.add_argument("--seed", type=int, default=7, help="7 made the shipped one")
     tiny.set_defaults(run=_tiny_base)
     return top
+
+
+def _add_data(data: argparse.ArgumentParser) -> None:
+    data.add_argument("--keep-rows", action="store_true", help="only the corpus; rows that are there stay")
+    data.set_defaults(run=_data)
+    kinds = data.add_subparsers(metavar="KIND")
+
+    def kind(name: str, run: Callable[[argparse.Namespace], None], help_: str, *, out: bool = True) -> argparse.ArgumentParser:
+        made = kinds.add_parser(name, help=help_)
+        made.set_defaults(run=run)
+        if out:
+            made.add_argument("--out", required=True)
+        return made
+
+    card = kind("card", _data_card, "the card of files that are there", out=False)
+    _with_splits(card)
+    card.add_argument("--name", default="", help="default: the folder's")
+    card.add_argument("--source", default="", help="where the rows come from, in words")
+    _with_splits(kind("check", _data_check, "leaks between training and validation", out=False), val_needed=True)
+    split = kind("split", _data_split, "training and validation, stratified, whole groups to one side")
+    split.add_argument("file")
+    split.add_argument("--val-share", type=float, default=0.2)
+    split.add_argument("--seed", type=int, default=42)
+    split.add_argument("--group-by", default="", help="a key of the metadata")
+    split.add_argument("--name", default="")
+    sliced = kind("slice", _data_slice, "rows by metadata")
+    sliced.add_argument("file")
+    sliced.add_argument("--where", action="append", required=True, metavar="KEY=VALUE")
+    kind("export-openai", _data_export, "OpenAI's RFT shape").add_argument("file")
+    finqa = kind("finqa", _data_finqa, "FinQA's published JSON as an agentic task")
+    _with_splits(finqa)
+    finqa.add_argument("--keep-yes-no", action="store_true")
+    refresh = kind("refresh", _data_refresh, "a new curriculum from what a model can do")
+    refresh.add_argument("folder")
+    refresh.add_argument("--prior", required=True, metavar="runs/ID/prior.json")
+    cards = kind("from-cards", _data_from_cards, "rows from job cards")
+    cards.add_argument("--store", default=DEFAULT_STORE)
+    cards.add_argument("--val", help="rows in here stay held out")
+    cards.add_argument("--kind", action="append", default=[])
+    cards.add_argument("--tool", action="append", default=[])
+    cards.add_argument("--least-reward", type=float)
+    cards.add_argument("--most-reward", type=float)
+    cards.add_argument("--run", dest="run_id", metavar="RUN")
+    cards.add_argument("--limit", type=int, default=1000)
+    made = kind("synthesise", _data_synthesise, "rows from a stronger model, each solved again")
+    made.add_argument("--corpus", required=True)
+    made.add_argument("--val", help="rows in here stay held out")
+    made.add_argument("--url", required=True, metavar="http://HOST:PORT/v1")
+    made.add_argument("--model", required=True)
+    made.add_argument("--key-variable", default="OPENAI_API_KEY")
+    made.add_argument("--grader", default="numeric")
+    made.add_argument("--count", type=int, default=50)
+    made.add_argument("--solves", type=int, default=3)
+    made.add_argument("--threads", type=int, default=8)
+
+
+def _with_splits(command: argparse.ArgumentParser, *, val_needed: bool = False) -> None:
+    command.add_argument("--train", required=True)
+    command.add_argument("--val", required=val_needed)
 
 
 def _with_recipe(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
@@ -176,6 +237,69 @@ def _data(arguments: argparse.Namespace) -> None:
     make_data(arguments.keep_rows)
 
 
+def _data_card(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.datasets import card
+
+    card(arguments.train, arguments.val, arguments.name, arguments.source)
+
+
+def _data_check(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.datasets import check
+
+    check(arguments.train, arguments.val)
+
+
+def _data_split(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.datasets import split
+
+    split(arguments.file, arguments.out, arguments.val_share, arguments.seed, arguments.group_by, arguments.name)
+
+
+def _data_slice(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.datasets import slice_rows
+
+    slice_rows(arguments.file, arguments.where, arguments.out)
+
+
+def _data_export(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.datasets import export_openai
+
+    export_openai(arguments.file, arguments.out)
+
+
+def _data_finqa(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.datasets import finqa
+
+    finqa(arguments.train, arguments.val, arguments.out, arguments.keep_yes_no)
+
+
+def _data_refresh(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.datasets import refresh
+
+    refresh(arguments.folder, arguments.prior, arguments.out)
+
+
+def _data_from_cards(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.datasets import from_cards
+    from agent_rft.datasets.from_cards import Choice
+
+    choice = Choice(
+        kinds=tuple(arguments.kind),
+        least_reward=arguments.least_reward,
+        most_reward=arguments.most_reward,
+        tools=tuple(arguments.tool),
+    )
+    from_cards(arguments.store, arguments.out, arguments.val, choice, arguments.run_id, arguments.limit)
+
+
+def _data_synthesise(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.datasets import synthesise
+    from agent_rft.datasets.synthesis import Plan
+
+    asked = (arguments.url, arguments.model, arguments.key_variable, arguments.grader, arguments.count)
+    synthesise(arguments.corpus, arguments.out, arguments.val, *asked, Plan(solves=arguments.solves), arguments.threads)
+
+
 def _validate(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.data import validate
 
@@ -197,7 +321,13 @@ def _smoke(arguments: argparse.Namespace) -> None:
 def _grade(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.data import grade
 
-    grade(arguments.grader, arguments.cases)
+    grade(arguments.grader, arguments.cases, *_recipe(arguments))
+
+
+def _judge(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.serve import serve_judge
+
+    serve_judge(arguments.script, arguments.port)
 
 
 def _card_show(arguments: argparse.Namespace) -> None:

@@ -190,9 +190,25 @@ class ToolSettings(Section):
     faults: FaultSettings = FaultSettings()
 
 
+class JudgeSettings(Section):
+    """Where model graders ask. The key is in the environment, JUDGE_API_KEY."""
+
+    url: str | None = None
+    """An OpenAI-compatible server, up to /v1."""
+    models: dict[str, str] = {}
+    """What stands in for a grader's model there: {gpt-4.1: Qwen/Qwen2.5-72B-Instruct}."""
+    cache: str | None = None
+    """A folder that keeps replies."""
+
+
 class GraderSettings(Section):
     name: str = "numeric"
     options: dict[str, Any] = {}
+    file: str | None = None
+    """A grader's JSON, instead of a name."""
+    judge: JudgeSettings = JudgeSettings()
+    embeddings: EmbeddingSettings = EmbeddingSettings()
+    """For text_similarity by cosine."""
     pass_at: Share = 1.0
     """From which reward on a try counts as a success."""
 

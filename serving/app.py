@@ -13,8 +13,11 @@ from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.types import Scope
 
 from agent_rft.contracts.ports import Grader, ToolProvider
+from agent_rft.graders.pure import Build
 from serving.auth import Bearer
+from serving.azure import azure_routes
 from serving.grading import grade_route
+from serving.openai_graders import openai_routes, pure_only
 from serving.openapi import COMPONENTS, document_tools
 from serving.tool_calls import ToolEndpoint, ToolRunner
 
@@ -28,13 +31,18 @@ def create_app(
     graders: Mapping[str, Grader],
     bearer: str | None,
     *,
+    build: Build = pure_only,
     call_deadline_seconds: float = 15.0,
     grade_deadline_seconds: float = 120.0,
     max_body_bytes: int = 1_000_000,
 ) -> Litestar:
-    """Everything but /health and /schema asks for the bearer; None lets everybody in."""
+    """Everything but /health and /schema asks for the bearer; None lets everybody in.
+
+    `graders` are served by their names; `build` makes those that come in as JSON.
+    """
     gate = Bearer(bearer)
-    endpoint = ToolEndpoint(tools, gate, ToolRunner(tools, call_deadline_seconds), max_body_bytes)
+    runner = ToolRunner(tools, call_deadline_seconds)
+    endpoint = ToolEndpoint(tools, gate, runner, max_body_bytes)
 
     @get("/health", summary="Whether it is up, and what it serves", tags=["server"])
     async def health() -> dict[str, Any]:
@@ -49,6 +57,8 @@ def create_app(
             ASGIRouteHandler("/tools", is_mount=True, copy_scope=False)(endpoint.__call__),
             ASGIRouteHandler(list(SHORT_FORMS), copy_scope=False)(endpoint.__call__),
             grade_route(graders, gate, grade_deadline_seconds),
+            *openai_routes(build, gate, grade_deadline_seconds),
+            *azure_routes(graders, runner, gate, grade_deadline_seconds),
             health,
         ],
         logging_config=None,  # Litestar's own logs each request; what fails is logged below instead

@@ -12,7 +12,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent_rft.commands.parts import grader_of, read_data
+from agent_rft.commands.grading import grader_of
+from agent_rft.commands.parts import read_data
 from agent_rft.commands.preflight import preflight
 from agent_rft.commands.serve import provider_of
 from agent_rft.compose import settings_for
@@ -220,7 +221,7 @@ def test_words_of_the_users_are_printed_as_they_are(look, tmp_path: Path):
 def record(folder: Path, verdict: str, **changes: str) -> None:
     """A verdict as `make prior` leaves it, measured on what the recipe names."""
     settings = settings_for(TINY, [])
-    grader = grader_of(settings)
+    grader = grader_of(settings.grader)
     ref = grader.ref
     measured = {
         "code": "any",

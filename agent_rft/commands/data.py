@@ -6,13 +6,13 @@ from pathlib import Path
 
 from rich.table import Table
 
-from agent_rft.commands.parts import console, grader_of, known_tools
+from agent_rft.commands.grading import grader_named, grader_of, services_of
+from agent_rft.commands.parts import console, known_tools
 from agent_rft.compose import settings_for
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.datasets.rows_io import validate_files, write_research
 from agent_rft.datasets.validate import Report
 from agent_rft.graders.cases import grade_cases
-from agent_rft.graders.registry import load_grader
 
 RESEARCH = Path("data/research")
 
@@ -26,7 +26,7 @@ def make_data(keep_rows: bool) -> None:
 def validate(recipe: str, overrides: list[str], files: list[str]) -> None:
     settings = settings_for(recipe, overrides)
     paths = {"files": [Path(file) for file in files]} if files else {"train": Path(settings.task.train), "val": Path(settings.task.val)}
-    report = validate_files(paths, known_tools(settings), grader_of(settings))
+    report = validate_files(paths, known_tools(settings), grader_of(settings.grader))
     _show(report)
     if report.faults:
         raise FaultsFound(f"{len(report.faults)} faults:", report.faults)
@@ -46,11 +46,16 @@ def _show(report: Report) -> None:
         console.print(f"warning: {warning}", style="yellow")
 
 
-def grade(name: str, cases: str) -> None:
+def grade(name: str, cases: str, recipe: str, overrides: list[str]) -> None:
+    """`recipe` and overrides say where judges are (grader.judge.url=...)."""
     path = Path(cases)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}", "name a UTF-8 JSONL file of cases: --cases FILE.jsonl") from None
-    for line in grade_cases(lines, load_grader(name), cases):
-        print(line)
+    services = services_of(settings_for(recipe, overrides).grader)
+    try:
+        for line in grade_cases(lines, grader_named(name, services), cases):
+            print(line)
+    finally:
+        services.close()

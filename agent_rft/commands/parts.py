@@ -14,6 +14,7 @@ import msgspec
 from rich.console import Console
 
 from agent_rft import __version__
+from agent_rft.commands.grading import grader_of, services_of
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.contracts.graded import GradedRollout
@@ -25,9 +26,8 @@ from agent_rft.contracts.rollouts import Limits
 from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import Algorithm, Backend, GuardLimits, Lora, Model, TrainingJob
 from agent_rft.datasets.filings import TOOLS
-from agent_rft.datasets.rows import dataset_hash
+from agent_rft.datasets.rows import version_of
 from agent_rft.datasets.rows_io import read_rows, validate_files
-from agent_rft.graders.registry import load_grader
 from agent_rft.rollouts.cards import card_of
 from agent_rft.rollouts.tool_client import HttpTools
 from agent_rft.settings import NemoSettings, Settings
@@ -59,12 +59,13 @@ class Data(msgspec.Struct, frozen=True):
 def read_data(settings: Settings, grader: Grader) -> Data:
     """The rows of both splits, with the system prompt before each; every fault in them at once."""
     paths = {"train": Path(settings.task.train), "val": Path(settings.task.val)}
-    report = validate_files(paths, known_tools(settings), grader)
+    asked = None if getattr(grader, "waits", False) else grader  # one that asks others would ask them about every row
+    report = validate_files(paths, known_tools(settings), asked)
     if report.faults:
         raise FaultsFound("the data has faults:", report.faults, "mend them; `make validate` shows them again, with the warnings")
     train, val = read_rows(paths["train"]), read_rows(paths["val"])
     prompted = [tuple(_with_system(row, settings.task.system_prompt) for row in rows) for rows in (train, val)]
-    return Data(prompted[0], prompted[1], dataset_hash([*train, *val]))
+    return Data(prompted[0], prompted[1], version_of({"train": train, "val": val}))
 
 
 def known_tools(settings: Settings) -> list[str]:
@@ -110,8 +111,10 @@ class Parts(msgspec.Struct, frozen=True):
 @asynccontextmanager
 async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGenerator[Parts]:
     """Everything a run talks to, up and answering, in the versions that the run began with."""
-    grader, backend = grader_of(settings), backend_of(settings)
+    backend, services = backend_of(settings), services_of(settings.grader)
     async with AsyncExitStack() as stack:
+        stack.callback(services.close)
+        grader = grader_of(settings.grader, services)
         store = open_store(settings.store.url)
         stack.callback(store.close)
         recorder = stack.enter_context(StoreRecorder(store))
@@ -137,10 +140,6 @@ async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGene
 def server_command(folder: RunFolder, port: int) -> list[str]:
     """Our own server, with the settings that the run was started with."""
     return [sys.executable, "-m", "agent_rft", "serve", "--settings", str(folder.settings_file), "--port", str(port)]
-
-
-def grader_of(settings: Settings) -> Grader:
-    return load_grader(settings.grader.name, **settings.grader.options)
 
 
 def backend_of(settings: Settings) -> Backend:

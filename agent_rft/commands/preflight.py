@@ -12,7 +12,8 @@ from typing import Any
 import msgspec
 from rich.text import Text
 
-from agent_rft.commands.parts import Data, console, grader_of, job_of, layout_of, limits_of, model_of, read_data, served_tools
+from agent_rft.commands.grading import grader_of
+from agent_rft.commands.parts import Data, console, job_of, layout_of, limits_of, model_of, read_data, served_tools
 from agent_rft.commands.plan import plan_for
 from agent_rft.commands.run_folder import VERSIONS
 from agent_rft.commands.serve import provider_of
@@ -29,7 +30,8 @@ from agent_rft.rollouts.driver import Try, start
 from agent_rft.settings import Settings
 from observability.store import open_store
 
-GRADED_ROWS = 50
+GRADED_ROWS, JUDGED_ROWS = 50, 4
+"""Rows that the grader is tried on; a judge is paid for each."""
 BYTES_A_TRAINED_WEIGHT = 14
 """In a checkpoint: the weight itself, its float32 master and Adam's two moments."""
 ARCHITECTURES = "TORCH_CUDA_ARCH_LIST"
@@ -59,7 +61,7 @@ class World(msgspec.Struct):
 def preflight(settings: Settings, but: Collection[str] = ()) -> Data:
     """Prints the list; raises with everything that is wrong; answers the data, which it had to read anyway. `but`: checks that
     the occasion does without."""
-    world = World(settings, grader_of(settings))
+    world = World(settings, grader_of(settings.grader))
     checks: dict[str, Callable[[World], str]] = {
         "data": _data,
         "grader": _grader,
@@ -123,7 +125,8 @@ def _grader(world: World) -> str:
         grade = grade_rollout(row, rollout, world.grader)
         return bool(grade and grade.reward is not None and grade.reward >= pass_at)
 
-    rows = [row for row in world.data.train if row.reference_answer is not None][:GRADED_ROWS]
+    asked = GRADED_ROWS if not getattr(world.grader, "waits", False) else JUDGED_ROWS
+    rows = [row for row in world.data.train if row.reference_answer is not None][:asked]
     wrong = [row.id for row in rows if not passes(row, str(row.reference_answer)) or passes(row, "")]
     if wrong:
         what = f"{ref.name} fails the reference answer itself, or passes an empty one, on {len(wrong)} of {len(rows)} rows"

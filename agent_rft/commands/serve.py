@@ -5,22 +5,27 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from contextlib import closing
 from pathlib import Path
 
 from rich.table import Table
 
-from agent_rft.commands.parts import console, grader_of, served_tools
+from agent_rft.commands.grading import embedder_of, grader_of, services_of
+from agent_rft.commands.parts import console, served_tools
 from agent_rft.compose import load, settings_for
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.ports import ToolProvider
 from agent_rft.datasets.filings import TOOLS
+from agent_rft.graders.registry import build_grader
+from agent_rft.graders.scripted_judge import ScriptedJudge, read_script
 from agent_rft.rollouts.smoke import SmokeCheck, smoke
 from agent_rft.rollouts.tool_client import HttpTools
-from agent_rft.settings import EmbeddingSettings, Settings
+from agent_rft.settings import Settings
 from serving.app import create_app
+from serving.judge import judge_app
 from serving.server import BEARER_VARIABLE, serve
 from serving.tools.corpus import CorpusTools
-from serving.tools.embeddings import EndpointEmbedder, LocalEmbedder, embedding_index
+from serving.tools.embeddings import embedding_index
 from serving.tools.faults import FlakyTools
 from serving.tools.retrieval import LexicalIndex
 
@@ -30,11 +35,23 @@ def serve_forever(settings: Settings) -> None:
     if not bearer:
         bearer = secrets.token_urlsafe(24)
         console.print(f"{BEARER_VARIABLE} is not set; for this server it is\n  export {BEARER_VARIABLE}={bearer}")
-    grader = grader_of(settings)
-    app = create_app(provider_of(settings), {grader.ref.name: grader}, bearer)
     host, port = settings.serving.host, settings.serving.port
-    console.print(f"serving on http://{host}:{port} (/health, /schema, /tools/NAME, /grade); Ctrl-C stops it")
-    serve(app, host, port)
+    own, callers = services_of(settings.grader), services_of(settings.grader, endpoints=False)
+    with closing(own), closing(callers):
+        grader = grader_of(settings.grader, own)
+        app = create_app(provider_of(settings), {grader.ref.name: grader}, bearer, build=lambda spec: build_grader(spec, callers))
+        console.print(f"serving on http://{host}:{port} (/health, /schema, /tools/NAME, /grade, and OpenAI's and Azure's); Ctrl-C stops it")
+        serve(app, host, port)
+
+
+def serve_judge(script: str, port: int) -> None:
+    try:
+        text = Path(script).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {script}: {error}", "name a judge's script; examples/judges/figures.json is one") from None
+    app = judge_app(ScriptedJudge(read_script(text, script)))
+    console.print(f"a judge by the rules of {script}: grader.judge.url=http://127.0.0.1:{port}/v1; Ctrl-C stops it")
+    serve(app, "127.0.0.1", port)
 
 
 def settings_of(recipe: str, overrides: list[str], file: str | None, port: int | None) -> Settings:
@@ -54,16 +71,6 @@ def provider_of(settings: Settings) -> ToolProvider:
             provider, failure_rate=faults.failure_rate, hang_rate=faults.hang_rate, latency_seconds=faults.latency_seconds, seed=faults.seed
         )
     return provider
-
-
-def embedder_of(embeddings: EmbeddingSettings) -> EndpointEmbedder | LocalEmbedder:
-    if embeddings.url:
-        return EndpointEmbedder(embeddings.url, embeddings.url_model, os.environ.get("EMBEDDINGS_API_KEY", ""))
-    if embeddings.model:
-        return LocalEmbedder(embeddings.model)
-    raise UserError(
-        "tools.retriever=embeddings names no embeddings", "set tools.embeddings.model=FOLDER or tools.embeddings.url=http://..."
-    )
 
 
 def smoke_test(recipe: str, overrides: list[str], url: str | None) -> None:

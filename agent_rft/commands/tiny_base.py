@@ -8,7 +8,8 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from agent_rft.commands.parts import console, grader_of, limits_of, model_of
+from agent_rft.commands.grading import grader_of
+from agent_rft.commands.parts import console, limits_of, model_of
 from agent_rft.compose import settings_for
 from agent_rft.contracts.ports import ToolProvider
 from agent_rft.datasets.filings import TOOLS, Filing
@@ -61,5 +62,5 @@ def measured(folder: Path, world: Sequence[Filing]) -> PriorCheck:
     _, rows = make_rows(world)
     sampler = LocalBackend().sampler(model_of(settings), None, settings.algorithm.temperature)
     tools = InProcessTools(tools_of(world))
-    graded = asyncio.run(evaluate(rows, TRIES, sampler, tools, grader_of(settings), limits_of(settings), settings.seed, "tiny-base"))
+    graded = asyncio.run(evaluate(rows, TRIES, sampler, tools, grader_of(settings.grader), limits_of(settings), settings.seed, "tiny-base"))
     return check_prior(graded)

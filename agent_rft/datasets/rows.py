@@ -9,7 +9,8 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
@@ -30,6 +31,7 @@ class Line(msgspec.Struct, frozen=True):
 
     where: str
     value: dict[str, Any] | None = None
+    """Only where there is no row: a hundred thousand lines held twice would fill the memory."""
     row: Row | None = None
     faults: tuple[Fault, ...] = ()
 
@@ -48,7 +50,7 @@ def parse_line(line: bytes, where: str, default_id: str) -> Line:
     if not isinstance(value, dict):
         return Line(where, faults=(Fault(where, f"not an object but {_kind(value)}", SHAPE),))
     row, found = row_of(cast(dict[str, Any], value), default_id)
-    return Line(where, cast(dict[str, Any], value), row, tuple(Fault(where, what, cure) for what, cure in found))
+    return Line(where, None if row else cast(dict[str, Any], value), row, tuple(Fault(where, what, cure) for what, cure in found))
 
 
 def row_of(value: dict[str, Any], default_id: str) -> tuple[Row | None, list[Found]]:
@@ -80,15 +82,25 @@ def _built(known: dict[str, Any], value: dict[str, Any], extra: dict[str, Any], 
         prompt=known["prompt"] if "prompt" in known else messages[-1].content,
         reference_answer=known.get("reference_answer"),
         expected=msgspec.convert(known.get("expected", {}), Expected),
-        tools=tuple(ToolSpec.from_openai(tool) for tool in value.get("tools") or ()),
+        tools=_specs(json.dumps(value["tools"])) if value.get("tools") else (),
         metadata=known.get("metadata", {}),
         messages=messages,
         extra=extra,
     )
 
 
+@lru_cache(256)
+def _specs(tools: str) -> tuple[ToolSpec, ...]:
+    """Rows that are told of the same tools share them: they are most of a row's bytes."""
+    return tuple(ToolSpec.from_openai(tool) for tool in json.loads(tools))
+
+
 def encode_row(row: Row) -> str:
     """One line, always the same for the same row; reading it gives the row again."""
+    return json.dumps(_value_of(row), ensure_ascii=False, allow_nan=False)
+
+
+def _value_of(row: Row) -> dict[str, Any]:
     value: dict[str, Any] = {"id": row.id}
     if not row.messages or row.prompt != row.messages[-1].content:
         value["prompt"] = row.prompt
@@ -100,15 +112,29 @@ def encode_row(row: Row) -> str:
     value |= {"expected": expected} if expected else {}
     value |= {"tools": [tool.as_openai() for tool in row.tools]} if row.tools else {}
     value |= {"metadata": row.metadata} if row.metadata else {}
-    return json.dumps({**value, **row.extra}, ensure_ascii=False, allow_nan=False)
+    return {**value, **row.extra}
+
+
+def encode_openai_row(row: Row) -> str:
+    """One line of OpenAI's RFT shape: `messages` and `tools` are reserved, what else the row holds is item.* to a grader."""
+    value = {"messages": [_openai_message(m) for m in row.opening()]} | _value_of(row)
+    if not row.messages:
+        del value["prompt"]  # it is the one message
+    return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def dataset_hash(rows: Iterable[Row]) -> str:
-    """Over every row in order: the version that runs and cards name."""
+    """Over every row in order, whatever the order of the keys within a row."""
     digest = hashlib.sha256()
     for row in rows:
-        digest.update(encode_row(row).encode() + b"\n")
+        digest.update(json.dumps(_value_of(row), ensure_ascii=False, allow_nan=False, sort_keys=True).encode() + b"\n")
     return digest.hexdigest()[:16]
+
+
+def version_of(splits: Mapping[str, Sequence[Row]]) -> str:
+    """The version of a data set: which rows are in which split. What runs and cards name."""
+    body = json.dumps({split: dataset_hash(rows) for split, rows in splits.items()}, sort_keys=True)
+    return hashlib.sha256(body.encode()).hexdigest()[:16]
 
 
 # --- what can be wrong with each key ------------------------------------------------------------------------------------

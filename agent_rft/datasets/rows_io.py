@@ -5,29 +5,44 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.contracts.ports import Grader
 from agent_rft.contracts.rows import Row
+from agent_rft.datasets.leaks import Placed
 from agent_rft.datasets.research import WORLD_SEED, make_rows, make_world
-from agent_rft.datasets.rows import encode_row
+from agent_rft.datasets.rows import encode_openai_row, encode_row
 from agent_rft.datasets.validate import Report, parse_lines, validate
 
 
 def read_rows(path: Path) -> list[Row]:
     """Every row, or every fault of the file at once."""
+    return [row for _, row in read_placed(path)]
+
+
+def read_placed(path: Path) -> list[Placed]:
+    """Every row with its file and line, or every fault of the file at once."""
     lines = parse_lines(str(path), _content(path))
     if faults := [fault for line in lines for fault in line.faults]:
         raise FaultsFound(f"{path} cannot be used", faults, "`make validate` checks every file at once")
-    return [line.row for line in lines if line.row]
+    return [(line.where, line.row) for line in lines if line.row]
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    write_lines(path, map(encode_row, rows))
+
+
+def write_openai_rows(path: Path, rows: Sequence[Row]) -> None:
+    write_lines(path, map(encode_openai_row, rows))
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     half = path.with_name(f".{path.name}.{os.getpid()}")
-    half.write_text("".join(encode_row(row) + "\n" for row in rows), encoding="utf-8", newline="\n")
+    with half.open("w", encoding="utf-8", newline="\n") as file:
+        file.writelines(line + "\n" for line in lines)
     half.replace(path)
 
 

@@ -53,9 +53,13 @@ def _choose(groups: Sequence[Counter[Stratum]], wanted: Counter[Stratum]) -> set
         if all(have[stratum] + count <= wanted[stratum] for stratum, count in group.items()):
             chosen.add(at)
             have += group
+    kinds = [tuple(sorted(group.items())) for group in groups]
     while True:
         before = _distance(have, wanted)
-        moves = ((_distance(_moved(have, group, at in chosen), wanted), at) for at, group in enumerate(groups))
+        alike: dict[object, int] = {}
+        for at, kind in enumerate(kinds):
+            alike.setdefault((kind, at in chosen), at)  # groups of the same make-up move the sizes alike: the first stands for all
+        moves = ((_distance(_moved(have, groups[at], at in chosen), wanted), at) for at in alike.values())
         after, at = min(moves, default=(before, -1))
         if after >= before:
             return chosen

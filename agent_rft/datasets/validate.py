@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
+import io
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, cast
@@ -13,16 +12,12 @@ import msgspec
 from agent_rft.contracts.errors import Fault, did_you_mean
 from agent_rft.contracts.ports import Grader
 from agent_rft.contracts.rows import Row
+from agent_rft.datasets.leaks import Leak, Placed, find_leaks, normalised
 from agent_rft.datasets.rows import Line, parse_line
 from agent_rft.datasets.split import stratum_of
 
 FEWEST_ROWS, MOST_ROWS = 200, 1000
 LEAST_HELD_OUT, MOST_HELD_OUT = 0.10, 0.20
-FILLER = frozenset(
-    ("a", "an", "the", "of", "in", "for", "to", "was", "were", "is", "are", "did", "does", "what", "which", "how", "much", "many")
-)
-Placed = tuple[str, Row]
-"""Where a row stands, and the row."""
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -44,6 +39,8 @@ class Report(msgspec.Struct, frozen=True):
     """Rows that could be read, by split."""
     shared_evidence: int
     """Validation rows that ask for the same metric of the same document as a training row: allowed, but told."""
+    leaks: tuple[Leak, ...] = ()
+    """Told above as faults (the same question) and warnings (nearly the same)."""
 
 
 def validate(
@@ -59,20 +56,22 @@ def validate(
         faults += _unreadable_reference(line, grader) if grader else []
     rows = {split: [(line.where, line.row) for line in of_split if line.row] for split, of_split in lines.items()}
     train, val = rows.get("train", []), rows.get("val", [])
-    leaks, near = _leaks(train, val)
+    leaks = find_leaks(train, val)
+    same, near = ([leak.fault() for leak in leaks if leak.kind == kind] for kind in ("same", "near"))
     return Report(
-        faults=tuple(_in_order(faults + leaks, every)),
+        faults=tuple(_in_order(faults + same, every)),
         warnings=(*_size_advice(rows), *_lopsided(train, val), *near, *(w for placed in rows.values() for w in _asked_twice(placed))),
-        counts=tuple(count for split, placed in rows.items() for count in _counts(split, placed)),
+        counts=tuple(count for split, placed in rows.items() for count in counts_of(split, placed)),
         sizes={split: len(placed) for split, placed in rows.items()},
         shared_evidence=_shared_evidence(train, val),
+        leaks=tuple(leaks),
     )
 
 
 def parse_lines(name: str, content: bytes) -> list[Line]:
     """A byte-order mark, blank lines and CRLF are nobody's fault. Rows without an id are called FILE:LINE."""
     short = name.replace("\\", "/").rsplit("/", 1)[-1]
-    lines = content.removeprefix(b"\xef\xbb\xbf").split(b"\n")
+    lines = io.BytesIO(content.removeprefix(b"\xef\xbb\xbf"))
     return [parse_line(line.strip(), f"{name}:{n}", f"{short}:{n}") for n, line in enumerate(lines, start=1) if line.strip()]
 
 
@@ -101,9 +100,13 @@ def _duplicate_ids(lines: Sequence[Line]) -> list[Fault]:
 def _unknown_tools(line: Line, known: Collection[str]) -> list[Fault]:
     return [
         Fault(line.where, f"unknown tool '{name}'", did_you_mean(name, known))
-        for name in _tool_names(line.value or {})
+        for name in (_tools_of(line.row) if line.row else _tool_names(line.value or {}))
         if name not in known
     ]
+
+
+def _tools_of(row: Row) -> list[str]:
+    return list(dict.fromkeys([*(tool.name for tool in row.tools), *row.expected.must_use_tools]))
 
 
 def _tool_names(value: dict[str, Any]) -> list[str]:
@@ -129,22 +132,6 @@ def _unreadable_reference(line: Line, grader: Grader) -> list[Fault]:
         if what
         else []
     )
-
-
-def _leaks(train: Sequence[Placed], val: Sequence[Placed]) -> tuple[list[Fault], list[Fault]]:
-    """(faults, warnings): the same question on both sides, and one with the same words in another order."""
-    same = {_normalised(row): where for where, row in train}
-    reworded = {_content_words(row): where for where, row in train}
-    faults: list[Fault] = []
-    warnings: list[Fault] = []
-    for where, row in val:
-        if twin := same.get(_normalised(row)):
-            faults.append(
-                Fault(where, f"'{row.id}' asks what training asks at {twin}", "a leak makes validation worthless: take one of them out")
-            )
-        elif twin := reworded.get(_content_words(row)):
-            warnings.append(Fault(where, f"'{row.id}' has the same words as training's {twin}", "take one out if they ask the same"))
-    return faults, warnings
 
 
 def _in_order(faults: Iterable[Fault], lines: Sequence[Line]) -> list[Fault]:
@@ -182,7 +169,7 @@ def _asked_twice(placed: Sequence[Placed]) -> list[Fault]:
     first: dict[str, Placed] = {}
     found: list[Fault] = []
     for where, row in placed:
-        before, other = first.setdefault(_normalised(row), (where, row))
+        before, other = first.setdefault(normalised(row), (where, row))
         if before != where:
             how = "" if other.reference_answer == row.reference_answer else ", and expects another answer"
             found.append(Fault(where, f"'{row.id}' asks the same as {before}{how}", "keep one of them"))
@@ -192,7 +179,7 @@ def _asked_twice(placed: Sequence[Placed]) -> list[Fault]:
 # --- counts -------------------------------------------------------------------------------------------------------------
 
 
-def _counts(split: str, placed: Sequence[Placed]) -> list[Count]:
+def counts_of(split: str, placed: Sequence[Placed]) -> list[Count]:
     strata = Counter(stratum_of(row) for _, row in placed)
     return [Count(split, *stratum, rows, rows / len(placed)) for stratum, rows in sorted(strata.items())]
 
@@ -203,13 +190,3 @@ def _shared_evidence(train: Sequence[Placed], val: Sequence[Placed]) -> int:
 
     in_train = {asked(row) for _, row in train if row.expected.evidence_path}
     return sum(asked(row) in in_train for _, row in val)
-
-
-def _normalised(row: Row) -> str:
-    """The whole opening without case, spacing and sentence marks; signs that carry meaning (-, %, +, #) stay."""
-    said = " ".join(message.content for message in row.opening())
-    return " ".join(re.sub(r"[.,;:!?\"'“”‘’()\[\]]", " ", unicodedata.normalize("NFKC", said).casefold()).split())
-
-
-def _content_words(row: Row) -> tuple[str, ...]:
-    return tuple(sorted(word for word in re.sub(r"\bs\b", " ", _normalised(row)).split() if word not in FILLER))

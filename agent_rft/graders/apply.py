@@ -25,7 +25,7 @@ def grade_rollout(row: Row, rollout: Rollout, grader: Grader) -> Grade | None:
         grade = grader.grade(row.item(), sample_of(rollout))
     except Exception as error:  # whatever it is, it is the grader's and never the model's
         return Grade(grader.ref, None, errors={"other_error": f"{type(error).__name__}: {error}"})
-    grade = _checked(grade)
+    grade = checked(grade)
     if rollout.ending is not Ending.ANSWERED and grade.reward:
         return msgspec.structs.replace(grade, reward=0.0, passed=False, parts={**grade.parts, "unanswered": rollout.ending.value})
     return grade
@@ -36,7 +36,7 @@ def failed_part(grade: Grade) -> str:
     return f"grader:{grade.grader.name}"
 
 
-def _checked(grade: Grade) -> Grade:
+def checked(grade: Grade) -> Grade:
     """A reward is a number from 0 to 1; anything else is a failed grader, and a failed grader says why."""
     reward = grade.reward
     if reward is None:

@@ -7,13 +7,14 @@ import sys
 from fractions import Fraction
 from typing import Any, cast
 
+from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.grades import Grade
 from agent_rft.graders import quantities
 from agent_rft.graders.base import PASS_THRESHOLD, grader_ref
 from agent_rft.graders.quantities import Quantity, quantity_of, read_quantity
 
 VERSION = "1"
-TOLERANCE = Fraction(1, 1000)
+TOLERANCE = 0.001
 """Off by a tenth of a percent of the reference, or less."""
 ROUNDING_DIGITS = 2
 """A rounded number shows at least this many digits: $1B is no rounding of $998M."""
@@ -24,19 +25,23 @@ ROUNDING_LIMIT = Fraction(1, 100)
 class NumericGrader:
     """Grades `sample.output_text` against `item.reference_answer`.
 
-    With `use_row_tolerance`, a row's `expected.tolerance_rel` stands in for the tenth of a percent, for half the reward.
+    `tolerance`: the share of the reference that an answer may be off for half the reward. With `use_row_tolerance`, a row's
+    `expected.tolerance_rel` stands in for it.
     """
 
-    def __init__(self, use_row_tolerance: bool = False) -> None:
-        self._use_row_tolerance = use_row_tolerance
-        parameters = {"use_row_tolerance": use_row_tolerance, "pass_threshold": PASS_THRESHOLD}
+    def __init__(self, use_row_tolerance: bool = False, tolerance: float = TOLERANCE) -> None:
+        exact = _share(tolerance)
+        if exact is None:
+            raise UserError(f"grader 'numeric' cannot use the tolerance {tolerance!r}", f"a number from 0 to 1, like {TOLERANCE}")
+        self._use_row_tolerance, self._tolerance = use_row_tolerance, exact
+        parameters = {"use_row_tolerance": use_row_tolerance, "tolerance": float(tolerance), "pass_threshold": PASS_THRESHOLD}
         self.ref = grader_ref("numeric", VERSION, (sys.modules[__name__], quantities), parameters)
 
     def grade(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade:
         reference = quantity_of(item.get("reference_answer"))
         if reference is None:
             return self._failed("invalid_variable_error", f"item.reference_answer is not one number: {_clip(item.get('reference_answer'))}")
-        tolerance = _row_tolerance(item) if self._use_row_tolerance else TOLERANCE
+        tolerance = self._row_tolerance(item) if self._use_row_tolerance else self._tolerance
         if tolerance is None:
             return self._failed("invalid_variable_error", "item.expected.tolerance_rel is not a number from 0 to 1")
         text = sample.get("output_text")
@@ -47,12 +52,17 @@ class NumericGrader:
         parts = {"why": why, "answer": _shown(answer), "reference": _shown(reference)}
         return Grade(self.ref, reward, reward >= PASS_THRESHOLD, parts)
 
+    def _row_tolerance(self, item: dict[str, Any]) -> Fraction | None:
+        expected = item.get("expected")
+        value = cast(dict[str, Any], expected).get("tolerance_rel") if isinstance(expected, dict) else None
+        return self._tolerance if value is None else _share(value)
+
     def _failed(self, flag: str, what: str) -> Grade:
         """The dataset's or the caller's fault: no score, so that it cannot look like a bad answer."""
         return Grade(self.ref, None, errors={flag: what})
 
 
-def credit(answer: Quantity, reference: Quantity, tolerance: Fraction = TOLERANCE) -> tuple[float, str]:
+def credit(answer: Quantity, reference: Quantity, tolerance: Fraction) -> tuple[float, str]:
     """The reward and why. Exact arithmetic: no float decides a border case."""
     if answer.unit_contradicts(reference):
         return 0.0, "another unit"
@@ -71,11 +81,7 @@ def is_rounding(coarse: Quantity, fine: Quantity) -> bool:
     return coarse.significant >= ROUNDING_DIGITS and 2 * abs(coarse.value - fine.value) <= coarse.resolution
 
 
-def _row_tolerance(item: dict[str, Any]) -> Fraction | None:
-    expected = item.get("expected")
-    value = cast(dict[str, Any], expected).get("tolerance_rel") if isinstance(expected, dict) else None
-    if value is None:
-        return TOLERANCE
+def _share(value: object) -> Fraction | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or not 0 <= value <= 1:
         return None
     return Fraction(repr(value))

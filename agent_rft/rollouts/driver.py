@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 
 import msgspec
@@ -42,24 +44,62 @@ async def collect(
     on_done: OnDone | None = None,
     in_flight: int = 128,
 ) -> list[GradedRollout]:
-    """Run and grade every try, `in_flight` at a time, and answer them in the order they were asked for."""
+    """Run and grade every try, `in_flight` at a time, and answer them in the order they were asked for.
+
+    A grader that waits for others (`waits`) is asked in threads, while the other rollouts go on.
+    """
     rollouts = [start(attempt, limits) for attempt in tries]
     done: list[GradedRollout | None] = [None] * len(tries)
 
-    def finished(position: int) -> None:
-        attempt, rollout = tries[position], rollouts[position]
-        graded = GradedRollout(attempt.row, attempt.sample_index, rollout, grade_or_fail(attempt.row, rollout, grader))
+    def keep(position: int, grade: Grade | None) -> None:
+        attempt = tries[position]
+        graded = GradedRollout(attempt.row, attempt.sample_index, rollouts[position], grade)
         done[position] = graded
         if on_done:
             on_done(graded)
 
-    if sampler.batched:
-        for first in range(0, len(rollouts), in_flight):
-            wave = list(range(first, min(first + in_flight, len(rollouts))))
-            await _run_in_waves({i: rollouts[i] for i in wave}, sampler, tools, finished)
-    else:
-        await _run_side_by_side(rollouts, sampler, tools, finished, in_flight)
+    def grade_at(position: int) -> Grade | None:
+        return grade_or_fail(tries[position].row, rollouts[position], grader)
+
+    async with _grading(grade_at, keep, in_flight if getattr(grader, "waits", False) else 0) as finished:
+        if sampler.batched:
+            for first in range(0, len(rollouts), in_flight):
+                wave = list(range(first, min(first + in_flight, len(rollouts))))
+                await _run_in_waves({i: rollouts[i] for i in wave}, sampler, tools, finished)
+        else:
+            await _run_side_by_side(rollouts, sampler, tools, finished, in_flight)
     return [graded for graded in done if graded]
+
+
+@asynccontextmanager
+async def _grading(
+    grade_at: Callable[[int], Grade | None], keep: Callable[[int, Grade | None], None], threads: int
+) -> AsyncGenerator[Callable[[int], None]]:
+    """What to call with the position of a rollout that has finished: it is graded at once, or in one of so many threads.
+
+    Left, every rollout is graded; left by an error, no further one is.
+    """
+    if not threads:
+        yield lambda position: keep(position, grade_at(position))
+        return
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="grading")
+    loop = asyncio.get_running_loop()
+
+    async def keep_later(position: int, grade: asyncio.Future[Grade | None]) -> None:
+        keep(position, await grade)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+
+            def finished(position: int) -> None:
+                # begun here and not in the task: a sampler that computes in this thread would hold that up
+                group.create_task(keep_later(position, loop.run_in_executor(pool, grade_at, position)))
+
+            yield finished
+    except BaseExceptionGroup as several:
+        raise several.exceptions[0] from None
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def start(attempt: Try, limits: Limits) -> Rollout:

@@ -13,10 +13,9 @@ from yarl import URL
 
 from agent_rft.contracts.errors import InfraError, UserError
 from agent_rft.contracts.messages import ToolCall
+from agent_rft.contracts.retries import TryAgain, may_pass, pause_before_next, seconds_asked_for
 from agent_rft.contracts.rollouts import ToolResult
 
-WORTH_ANOTHER_TRY = frozenset({408, 429})
-"""And every 5xx: the server's trouble, which may pass."""
 LONGEST_PAUSE_SECONDS = 10.0
 LONGEST_NAME = 200
 
@@ -35,14 +34,6 @@ class CallStats(msgspec.Struct):
     """Gave nothing after all retries."""
     retried: int = 0
     """Needed more than one attempt, whatever came of it."""
-
-
-class TryAgain(Exception):
-    """This attempt failed, the next may not."""
-
-    def __init__(self, what: str, pause_seconds: float = 0.0) -> None:
-        super().__init__(what)
-        self.pause_seconds = pause_seconds
 
 
 class HttpTools:
@@ -107,8 +98,9 @@ class HttpTools:
                 if attempt > self._retries:
                     stats.failed += 1
                     raise InfraError(f"tool:{call.name}", f"{trouble}, {attempt} attempts") from trouble
-                pause = max(trouble.pause_seconds, self._backoff_seconds * 2 ** (attempt - 1) * random.uniform(0.5, 1.5))
-            await asyncio.sleep(min(pause, LONGEST_PAUSE_SECONDS))
+                asked = min(trouble.pause_seconds, LONGEST_PAUSE_SECONDS)
+                pause = pause_before_next(attempt, asked, self._backoff_seconds, LONGEST_PAUSE_SECONDS, random.uniform(0.5, 1.5))
+            await asyncio.sleep(pause)
             attempt += 1
 
     def _url_of(self, name: str) -> URL:
@@ -134,8 +126,8 @@ class HttpTools:
         said = f"{self._base_url} answered {status}: {reply[:300].decode(errors='replace')}"
         if status in (401, 403):
             raise UserError(f"the tool server refuses our bearer: {said}", "set TOOL_BEARER to the server's own")
-        if status >= 500 or status in WORTH_ANOTHER_TRY:
-            raise TryAgain(said, float(retry_after) if retry_after.isdigit() else 0.0)
+        if may_pass(status):
+            raise TryAgain(said, seconds_asked_for(retry_after, time.time()))
         try:
             answer = msgspec.json.decode(reply, type=Answer)
         except (msgspec.MsgspecError, UnicodeDecodeError) as error:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.contracts.messages import Message, ToolCall, ToolSpec
 from agent_rft.contracts.rows import Expected, Row
-from agent_rft.datasets.rows import dataset_hash, encode_row, row_of
-from agent_rft.datasets.rows_io import read_rows, write_rows
+from agent_rft.datasets.rows import dataset_hash, encode_openai_row, encode_row, row_of, version_of
+from agent_rft.datasets.rows_io import read_rows, write_openai_rows, write_rows
 
 SEED_ROW = {
     "id": "row-2842",
@@ -116,6 +116,53 @@ def test_any_row_survives_writing_and_reading_and_the_bytes_stay_the_same(writte
     read = row(json.loads(line))
     assert read == written
     assert encode_row(read) == line
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows)
+def test_any_row_survives_openais_shape_for_model_and_grader_alike(written):
+    line = encode_openai_row(written)
+    read = row(json.loads(line))
+    assert next(iter(json.loads(line))) == "messages"
+    assert (read.opening(), read.tools, read.item()) == (written.opening(), written.tools, written.item())
+    assert encode_openai_row(read) == line
+
+
+def test_openais_shape_reserves_messages_and_tools_and_keeps_the_rest_as_item(tmp_path):
+    write_openai_rows(tmp_path / "rows.jsonl", [row({**SEED_ROW, "human_ceiling": 0.9})])
+    (line,) = (tmp_path / "rows.jsonl").read_text().splitlines()
+    written = json.loads(line)
+    assert written["messages"] == [{"role": "user", "content": SEED_ROW["prompt"]}]
+    assert written["tools"] == SEED_ROW["tools"]
+    kept = ("id", "reference_answer", "expected", "metadata")
+    assert {key: held for key, held in written.items() if key not in ("messages", "tools")} == {
+        **{key: SEED_ROW[key] for key in kept},
+        "human_ceiling": 0.9,
+    }
+    (read,) = read_rows(tmp_path / "rows.jsonl")
+    assert read.item()["human_ceiling"] == 0.9
+
+
+def shuffled(value: object) -> object:
+    """The same JSON with every object's keys in the opposite order."""
+    if isinstance(value, dict):
+        return {key: shuffled(held) for key, held in reversed(value.items())}
+    return [shuffled(held) for held in value] if isinstance(value, list) else value
+
+
+@settings(max_examples=50, deadline=None)
+@given(rows)
+def test_the_hash_does_not_depend_on_the_order_of_keys(written):
+    assert dataset_hash([row(shuffled(json.loads(encode_row(written))))]) == dataset_hash([written])
+
+
+def test_the_version_says_which_rows_are_in_which_split():
+    one, two = row(SEED_ROW), row({**SEED_ROW, "id": "row-2"})
+    versions = {
+        version_of({"train": train, "val": val}) for train, val in (([one], [two]), ([two], [one]), ([one, two], []), ([], [one, two]))
+    }
+    assert len(versions) == 4
+    assert version_of({"val": [two], "train": [one]}) == version_of({"train": [one], "val": [two]})
 
 
 def test_a_file_is_read_back_as_it_was_written(tmp_path):

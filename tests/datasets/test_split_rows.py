@@ -59,6 +59,21 @@ def test_groups_never_straddle_the_split(given_rows, share, seed):
     assert split_rows(given_rows, share, seed, group_of) == (train, val)
 
 
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.lists(strata, min_size=1, max_size=6), max_size=12), val_shares)
+def test_no_single_group_moved_across_would_bring_the_sizes_nearer(groups, share):
+    given_rows = rows_of([(stratum, number) for number, group in enumerate(groups) for stratum in group])
+    wanted = val_sizes(Counter(map(stratum_of, given_rows)), share)
+    _, val = split_rows(given_rows, share, 1, group_of)
+
+    def distance(held_out: set[str]) -> int:
+        have = Counter(stratum_of(row) for row in given_rows if group_of(row) in held_out)
+        return sum((have[stratum] - wanted[stratum]) ** 2 for stratum in set(have) | set(wanted))
+
+    chosen = {group_of(row) for row in val}
+    assert all(distance(chosen ^ {str(number)}) >= distance(chosen) for number in range(len(groups)))
+
+
 def test_groups_of_one_fill_every_stratum_exactly():
     given_rows = rows_of([(("qa", difficulty), n) for n, difficulty in enumerate(["easy"] * 10 + ["hard"] * 20)])
     _, val = split_rows(given_rows, 0.2, 1, group_of)
@@ -69,6 +84,12 @@ def test_where_no_group_fits_the_nearest_size_is_taken():
     given_rows = rows_of([(("qa", "easy"), group) for group in (1, 1, 1, 2, 2, 2, 3, 3, 3, 3)])  # a fifth would be 2
     _, val = split_rows(given_rows, 0.2, 1, group_of)
     assert len(val) == 3
+
+
+def test_one_group_more_is_taken_where_that_comes_nearer():
+    given_rows = rows_of([(("qa", "easy"), group) for group in range(7) for _ in range(3)])  # a quarter would be 5: 6 is nearer than 3
+    _, val = split_rows(given_rows, 0.25, 1, group_of)
+    assert len(val) == 6
 
 
 def test_another_seed_draws_another_split():

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import math
 from decimal import Decimal
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.graders.numeric import NumericGrader
+from agent_rft.graders.spec import read_spec
 
 GRADER = NumericGrader()
 
@@ -268,3 +271,31 @@ def test_grading_never_raises_says_the_same_twice_and_can_be_sent(reference, out
     assert (grade.reward is None) == bool(grade.errors)
     assert grade == GRADER.grade(item, sample)
     json.dumps([grade.parts, grade.errors], allow_nan=False)
+
+
+@pytest.mark.parametrize(("tolerance", "worth"), [(0.001, 0), (0.0095, 0), (0.01, 0.5), (1, 0.5)])
+def test_the_tolerance_is_an_option(tolerance, worth):
+    """8.42 off of 842: one percent to the digit."""
+    assert reward("$842M", "$850.42M", NumericGrader(tolerance=tolerance)) == worth
+
+
+def test_a_rows_own_tolerance_stands_before_the_graders():
+    grader = NumericGrader(use_row_tolerance=True, tolerance=0.02)
+    assert reward("$842M", "$850.42M", grader) == 0.5
+    assert reward("$842M", "$850.42M", grader, tolerance_rel=0.001) == 0
+
+
+def test_another_tolerance_is_another_grader_and_the_default_is_not():
+    assert NumericGrader(tolerance=0.02).ref.hash != NumericGrader().ref.hash == NumericGrader(tolerance=0.001).ref.hash
+
+
+@pytest.mark.parametrize("tolerance", [-0.1, 1.5, math.nan, "0.1", True, None])
+def test_a_tolerance_is_a_share(tolerance):
+    with pytest.raises(UserError, match="cannot use the tolerance"):
+        NumericGrader(tolerance=tolerance)
+
+
+def test_in_json_too():
+    assert read_spec({"type": "numeric", "tolerance": 0.02}).tolerance == 0.02
+    with pytest.raises(FaultsFound, match=r"grader.tolerance: 1.5 is not from 0 to 1"):
+        read_spec({"type": "numeric", "tolerance": 1.5})

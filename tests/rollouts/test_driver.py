@@ -1,6 +1,7 @@
 """The driver: machines meet samplers, tools and a grader; whatever breaks outside becomes data, never an exception."""
 
 import asyncio
+import threading
 import time
 
 import pytest
@@ -53,6 +54,19 @@ class Exact:
 class Broken(Exact):
     def grade(self, item: dict, sample: dict) -> Grade:
         raise RuntimeError("judge unreachable")
+
+
+class Waiting(Exact):
+    """Asks somebody else, and waits for the answer."""
+
+    waits = True
+
+    def __init__(self, wait=lambda: None) -> None:
+        self.wait = wait
+
+    def grade(self, item: dict, sample: dict) -> Grade:
+        self.wait()
+        return super().grade(item, sample)
 
 
 def tries(count: int) -> list[Try]:
@@ -115,6 +129,70 @@ async def test_a_grader_that_fails_is_infrastructure_not_a_zero(batched: bool):
     [graded] = await collect(tries(1), ScriptedSampler(search_then("13.4%"), batched), Tools(), Broken(), Limits())
     assert (graded.rollout.ending, graded.rollout.failed_part, graded.reward) == (Ending.INFRA_FAILED, "grader:exact", None)
     assert "judge unreachable" in graded.rollout.reason
+
+
+@BOTH
+async def test_a_grader_that_waits_is_asked_for_all_finished_rollouts_at_once(batched: bool):
+    together = threading.Barrier(8, timeout=10)  # passes only when eight wait in it at the same time
+    grader = Waiting(together.wait)
+    sampler = ScriptedSampler(lambda ask: "13.4%" if ask.seed % 2 else "12%", batched)
+    graded = await collect(tries(8), sampler, Tools(), grader, Limits())
+    assert [g.reward for g in graded] == [0, 1, 0, 1, 0, 1, 0, 1], "in the order of the tries"
+
+
+@BOTH
+async def test_the_other_rollouts_go_on_while_a_grader_waits(batched: bool):
+    others_done = threading.Event()
+    grader = Waiting(lambda: None if others_done.wait(10) else pytest.fail("the other rollout was held up"))
+
+    class Telling(Tools):
+        async def call(self, rollout_id: str, call: ToolCall) -> ToolResult:
+            if call.call_id == "call-2-1":
+                others_done.set()
+            return await super().call(rollout_id, call)
+
+    # the first answers at once, the second calls a tool in two turns first
+    sampler = ScriptedSampler(lambda ask: CALL if ask.seed == 1 and ask.turn < 2 else "13.4%", batched)
+    graded = await collect(tries(2), sampler, Telling(), grader, Limits())
+    assert [g.reward for g in graded] == [1, 1]
+
+
+@BOTH
+async def test_a_waiting_grader_that_fails_is_infrastructure_for_its_own_rollout_alone(batched: bool):
+    class Unreachable(Waiting):
+        def grade(self, item: dict, sample: dict) -> Grade:
+            if sample["output_text"] == "1":
+                return Grade(self.ref, None, errors={"model_grader_server_error": "down"})
+            return super().grade(item, sample)
+
+    graded = await collect(tries(3), ScriptedSampler(lambda ask: str(ask.seed), batched), Tools(), Unreachable(), Limits())
+    assert [(g.rollout.ending, g.rollout.failed_part, g.reward) for g in graded] == [
+        (Ending.ANSWERED, "", 0.0),
+        (Ending.INFRA_FAILED, "grader:exact", None),
+        (Ending.ANSWERED, "", 0.0),
+    ]
+
+
+@BOTH
+async def test_what_on_done_raises_is_not_lost_where_the_grader_waits(batched: bool):
+    def refuse(_) -> None:
+        raise UserError("the store refuses the card")
+
+    with pytest.raises(UserError, match="refuses the card"):
+        await collect(tries(2), ScriptedSampler(lambda ask: "x", batched), Tools(), Waiting(), Limits(), on_done=refuse)
+
+
+@BOTH
+async def test_a_grader_that_does_not_wait_stays_in_the_one_thread(batched: bool):
+    seen = set()
+
+    class Pure(Exact):
+        def grade(self, item: dict, sample: dict) -> Grade:
+            seen.add(threading.get_ident())
+            return super().grade(item, sample)
+
+    await collect(tries(4), ScriptedSampler(lambda ask: "x", batched), Tools(), Pure(), Limits())
+    assert seen == {threading.get_ident()}
 
 
 @BOTH

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, AsyncExitStack
 from typing import Any
 
@@ -29,6 +30,8 @@ from agent_rft.rollouts.machine import advance
 from agent_rft.training.advantages import shaped
 from agent_rft.training.pretrained import generation_config_of, load_tokenizer, template_of
 
+THREADS = 64
+"""Rollouts that one process grades at once."""
 FAILED = float("nan")
 """The reward of a rollout that infrastructure failed, until it is taken out of the batch."""
 
@@ -84,6 +87,8 @@ class ToolEnvironment:
     async def ready(self) -> bool:
         """Opens the tool client, in the event loop that it will be used in."""
         if self._tools is None:
+            # a grader that waits for a judge takes a thread for as long
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="grading"))
             opens = hasattr(self._closed_tools, "__aenter__")
             self._tools = await self._open.enter_async_context(self._closed_tools) if opens else self._closed_tools  # pyright: ignore
         return True

@@ -1,0 +1,253 @@
+"""`rft data ...`: versions of data sets, made from files, job cards, a stronger model or FinQA, and looked at."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from rich.table import Table
+
+from agent_rft.commands.parts import console
+from agent_rft.contracts.errors import FaultsFound, InfraError, UserError
+from agent_rft.contracts.jobcards import JobCard
+from agent_rft.contracts.rows import Row
+from agent_rft.datasets.filings import TOOLS
+from agent_rft.datasets.finqa_files import write_finqa
+from agent_rft.datasets.from_cards import Approved, Choice, Redact, rows_of_cards
+from agent_rft.datasets.harvest import only_new
+from agent_rft.datasets.leaks import find_leaks
+from agent_rft.datasets.redaction import redact as redact_shapes
+from agent_rft.datasets.refresh import refresh as refreshed_by
+from agent_rft.datasets.rows import dataset_hash
+from agent_rft.datasets.rows_io import read_placed, read_rows, write_openai_rows, write_rows
+from agent_rft.datasets.slices import select
+from agent_rft.datasets.split import split_rows
+from agent_rft.datasets.synthesis import Ask, Outcome, Plan, Source, accepted, run_trial
+from agent_rft.datasets.version_files import CARD, card_files, read_card, read_version, write_version
+from agent_rft.datasets.versions import DatasetCard, Origin
+from agent_rft.evaluation.prior import PriorCheck
+from agent_rft.graders.registry import load_grader
+from agent_rft.graders.wire import Wire
+from observability.cards import find_card, recent_cards
+from observability.store import open_store
+from serving.tools.corpus import text_of
+
+LONGEST_DOCUMENT = 20_000
+"""Characters of a document that a model is shown."""
+
+
+def card(train: str, val: str | None, name: str, source: str) -> None:
+    """The card of files that are there, made where there is none, or where they were changed since."""
+    splits = {"train": Path(train)} | ({"val": Path(val)} if val else {})
+    _show(card_files(splits, Origin(name=name or Path(train).absolute().parent.name, source=source, made_by=_command())))
+
+
+def split(file: str, out: str, val_share: float, seed: int, group_by: str, name: str) -> None:
+    """`group_by`: a key of the metadata; rows that share its value stay on one side. Empty for none."""
+    rows = read_rows(Path(file))
+    if group_by and (without := [row.id for row in rows if group_by not in row.metadata]):
+        raise UserError(f"{len(without)} rows have no '{group_by}' in their metadata: {', '.join(without[:5])}", "group by another key")
+
+    def group_of(row: Row) -> str:
+        return str(row.metadata[group_by])
+
+    train, val = split_rows(rows, val_share, seed, group_of if group_by else None)
+    origin = Origin(name=name or Path(out).name, source=f"split of {file}", made_by=_command(), parents=_parents([Path(file)]))
+    _show(write_version(Path(out), {"train": train, "val": val}, origin))
+
+
+def check(train: str, val: str) -> None:
+    """Every validation row that training already asks, in the same words or nearly, with the place of both."""
+    placed = read_placed(Path(train)), read_placed(Path(val))
+    leaks = find_leaks(*placed)
+    if leaks:
+        told = "row" if len(leaks) == 1 else "rows"
+        raise FaultsFound(f"{len(leaks)} of {len(placed[1])} validation {told} leak:", [leak.fault() for leak in leaks])
+    console.print(f"no leak: none of {len(placed[1])} validation rows is asked by the {len(placed[0])} training rows", style="green")
+
+
+def slice_rows(file: str, where: list[str], out: str) -> None:
+    """The rows for which every condition holds, as a file; its own card comes with `rft data card`."""
+    chosen = select(read_rows(Path(file)), where)
+    if not chosen:
+        raise UserError(f"no row of {file} meets {' and '.join(where)}", "loosen a condition")
+    write_rows(Path(out), chosen)
+    console.print(f"{out}: {len(chosen)} rows, {dataset_hash(chosen)}")
+
+
+def export_openai(file: str, out: str) -> None:
+    rows = read_rows(Path(file))
+    write_openai_rows(Path(out), rows)
+    console.print(f"{out}: {len(rows)} rows in OpenAI's RFT shape")
+
+
+def finqa(train: str, val: str | None, out: str, keep_yes_no: bool) -> None:
+    paths = {"train": Path(train)} | ({"val": Path(val)} if val else {})
+    origin = Origin(name=Path(out).name, source=f"FinQA: {', '.join(map(str, paths.values()))}", made_by=_command())
+    made = write_finqa(paths, Path(out), origin, keep_yes_no)
+    _show(made)
+    console.print(f"train with task=finqa tools=finqa task.train={out}/train.jsonl task.val={out}/val.jsonl tools.corpus={out}/reports")
+
+
+def refresh(folder: str, prior: str, out: str) -> None:
+    """A new version from what a model can do: `prior` is the prior.json of a run on this data set's training rows."""
+    before, rows = read_version(Path(folder))
+    try:
+        measured = msgspec.json.decode(Path(prior).read_bytes(), type=PriorCheck)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UserError(f"cannot read {prior}: {error}", "name a run's prior.json: `rft prior` writes one") from None
+    fresh = refreshed_by(rows["train"], measured.rows)
+    left_out = {"solved always, retired": len(fresh.retired), "never solved, for review": len(fresh.review)}
+    source = f"{before.origin.name}, kept by {prior}: solved sometimes, and {fresh.unmeasured} rows that it did not measure"
+    origin = Origin(name=Path(out).name, source=source, made_by=_command(), parents=(before.hash,), left_out=left_out)
+    made = write_version(Path(out), {**rows, "train": fresh.kept}, origin)
+    for file, held in (("retired.jsonl", fresh.retired), ("review.jsonl", fresh.review)):
+        write_rows(Path(out) / file, held)
+    _show(made)
+
+
+# --- from job cards -----------------------------------------------------------------------------------------------------
+
+
+def from_cards(
+    store_url: str,
+    out: str,
+    val: str | None,
+    choice: Choice,
+    run_id: str | None,
+    limit: int,
+    *,
+    approved: Approved | None = None,
+    redact: Redact = redact_shapes,
+) -> None:
+    """Training rows from the newest `limit` cards. `val`: what is held out; it becomes the new version's validation split."""
+    held_out = read_rows(Path(val)) if val else []
+    harvest = rows_of_cards(_cards(store_url, choice, run_id, limit), choice, held_out, redact=redact, approved=approved)
+    if not harvest.rows:
+        why = ", ".join(f"{count} {reason}" for reason, count in harvest.left_out.items())
+        raise UserError(f"no card became a row: {why or 'the store holds none that fits'}", "loosen a filter; `rft card list` shows cards")
+    splits = {"train": harvest.rows} | ({"val": held_out} if val else {})
+    parents = _parents([Path(val)]) if val else ()
+    source = f"{len(harvest.rows)} job cards"
+    origin = Origin(name=Path(out).name, source=source, made_by=_command(), parents=parents, left_out=harvest.left_out)
+    _show(write_version(Path(out), splits, origin))
+
+
+def _cards(store_url: str, choice: Choice, run_id: str | None, limit: int) -> Iterator[JobCard]:
+    store = open_store(store_url)
+    try:
+        kind = choice.kinds[0] if len(choice.kinds) == 1 else None
+        for line in recent_cards(store, limit, run_id, kind):
+            yield find_card(store, line.rollout_id).card
+    finally:
+        store.close()
+
+
+# --- from a stronger model ----------------------------------------------------------------------------------------------
+
+
+def synthesise(
+    corpus: str, out: str, val: str | None, url: str, model: str, key_variable: str, grader: str, count: int, plan: Plan, threads: int
+) -> None:
+    """One proposal for each of the corpus's first `count` documents. `key_variable` names the variable that holds the API key."""
+    sources, judge = _sources(Path(corpus), count), load_grader(grader)
+    plan = msgspec.structs.replace(plan, tools=plan.tools or TOOLS)
+    held_out = read_rows(Path(val)) if val else []
+    with Wire() as wire, ThreadPoolExecutor(threads) as pool:
+        ask = asks_endpoint(wire, url, model, os.environ.get(key_variable, ""))
+        outcomes = list(pool.map(lambda at: run_trial(sources[at], at, judge, plan, ask), range(len(sources))))
+    harvest = only_new(accepted(outcomes), held_out)
+    left_out = {**_reasons(outcomes), **harvest.left_out}
+    if not harvest.rows:
+        _nothing_made(outcomes, left_out)
+    splits = {"train": harvest.rows} | ({"val": held_out} if val else {})
+    source = f"{model} asked about {len(sources)} documents of {corpus}, {plan.solves} solves each"
+    parents = _parents([Path(val)]) if val else ()
+    origin = Origin(name=Path(out).name, source=source, made_by=_command(), parents=parents, left_out=left_out)
+    _show(write_version(Path(out), splits, origin))
+
+
+def asks_endpoint(wire: Wire, url: str, model: str, key: str) -> Callable[[Ask], str]:
+    """Asks an OpenAI-compatible server; `url` is its base, like http://host:8000/v1."""
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+
+    def ask(wanted: Ask) -> str:
+        messages = [{"role": message.role, "content": message.content} for message in wanted.messages]
+        payload = {"model": model, "messages": messages, "temperature": wanted.temperature, "seed": wanted.seed}
+        reply = wire.post(f"{url.rstrip('/')}/chat/completions", payload, headers)
+        try:
+            said: Any = msgspec.json.decode(reply)["choices"][0]["message"]["content"]
+        except (msgspec.MsgspecError, KeyError, IndexError, TypeError) as error:
+            raise InfraError("model", f"{url} answers in another shape: {reply[:200].decode(errors='replace')}") from error
+        return said if isinstance(said, str) else ""
+
+    return ask
+
+
+def _sources(corpus: Path, count: int) -> list[Source]:
+    files = [file for file in sorted(corpus.rglob("*")) if file.suffix in (".html", ".txt")][:count]
+    if not files:
+        raise UserError(f"corpus folder {corpus} holds no .html or .txt file", "`make data` makes the running example's")
+    root = corpus.absolute().parent
+    texts = [text_of(file.read_text(encoding="utf-8", errors="replace"))[:LONGEST_DOCUMENT] for file in files]
+    return [Source(file.absolute().relative_to(root).as_posix(), text) for file, text in zip(files, texts, strict=True)]
+
+
+def _reasons(outcomes: Sequence[Outcome]) -> dict[str, int]:
+    prefix = {"rejected": "", "infra_failed": "infrastructure: "}
+    return dict(Counter(prefix[one.ending] + one.why for one in outcomes if one.ending in prefix))
+
+
+def _nothing_made(outcomes: Sequence[Outcome], left_out: dict[str, int]) -> None:
+    failed = [one for one in outcomes if one.ending == "infra_failed"]
+    if len(failed) == len(outcomes):
+        raise InfraError(failed[0].why, failed[0].detail, "is the server up, and the model's name right?")
+    why = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
+    raise UserError(f"no proposal became a row: {why}", "a stronger model, fewer solves, or other documents")
+
+
+# --- what every command tells -------------------------------------------------------------------------------------------
+
+
+def _command() -> str:
+    """As it was typed, without the password of a store."""
+    return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", shlex.join(["rft", *sys.argv[1:]]))
+
+
+def _parents(files: Sequence[Path]) -> tuple[str, ...]:
+    """The versions that files belong to; the rows' own hash where they have no card."""
+    return tuple(_version_holding(file) or dataset_hash(read_rows(file)) for file in files)
+
+
+def _version_holding(file: Path) -> str | None:
+    if not (file.parent / CARD).exists():
+        return None
+    found = read_card(file.parent)
+    hashes = {part.file: part.hash for part in found.splits.values()}
+    return found.hash if hashes.get(file.name) == dataset_hash(read_rows(file)) else None
+
+
+def _show(made: DatasetCard) -> None:
+    title = f"{made.origin.name}, version {made.hash}: {made.rows} rows"
+    table = Table("split", "task_type", "difficulty", title=title, title_justify="left")
+    table.add_column("rows", justify="right")
+    table.add_column("share", justify="right")
+    for count in made.slices:
+        table.add_row(count.split, count.task_type, count.difficulty, str(count.rows), f"{count.share:.0%}")
+    console.print(table)
+    for why, count in made.origin.left_out.items():
+        console.print(f"left out: {count} {why}")
+    if made.origin.parents:
+        console.print(f"made from {', '.join(made.origin.parents)}")
+    for leak in made.leaks.named:
+        console.print(f"leak: {leak.fault()}", style="yellow")
+    if (hidden := made.leaks.same + made.leaks.near - len(made.leaks.named)) > 0:
+        console.print(f"and {hidden} more leaks; `rft data check` names them all", style="yellow")
