@@ -29,6 +29,9 @@ resume: .make/local .make/data $(NEMO) ## go on with a run that was stopped (RUN
 prior: .make/local .make/data $(NEMO) ## can the base model sometimes do it? buckets, verdict, plots
 	$(RFT) prior $(CONF) $(ARGS)
 
+regrade: .make/local ## a run of before under another grader, without a model (RUN=id GRADER=name@version)
+	$(RFT) regrade --run $(RUN) --grader $(GRADER) $(ARGS)
+
 evaluate: .make/local .make/data $(NEMO) ## base against tuned again, for a finished run (RUN=id)
 	$(RFT) evaluate $(RUN)
 

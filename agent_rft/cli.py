@@ -82,6 +82,15 @@ def parser() -> argparse.ArgumentParser:
     grade.add_argument("--grader", required=True, metavar="NAME|FILE.json")
     grade.add_argument("--cases", required=True, metavar="FILE.jsonl")
     _with_recipe(grade, _grade)
+    _add_graders(commands.add_parser("grader", help="register, check, approve and activate versions of graders"))
+    regrade = commands.add_parser("regrade", help="stored job cards under a grader version, without running a model")
+    regrade.add_argument("--grader", required=True, metavar="NAME@VERSION")
+    regrade.add_argument("--run", dest="run_id", metavar="RUN")
+    regrade.add_argument("--card", action="append", default=[], metavar="ID")
+    regrade.add_argument("--kind", choices=("train", "eval", "prior", "production"))
+    regrade.add_argument("--rows", action="append", default=[], metavar="FILE.jsonl")
+    regrade.add_argument("--call-cost", type=float)
+    _with_recipe(regrade, _regrade)
     judge = commands.add_parser("judge", help="a judge that answers by rules from a file, to try graders with")
     judge.add_argument("--script", required=True, metavar="FILE.json")
     judge.add_argument("--port", type=int, default=8601)
@@ -93,6 +102,30 @@ def parser() -> argparse.ArgumentParser:
     tiny.add_argument("--seed", type=int, default=7, help="7 made the shipped one")
     tiny.set_defaults(run=_tiny_base)
     return top
+
+
+def _add_graders(grader: argparse.ArgumentParser) -> None:
+    kinds = grader.add_subparsers(required=True, metavar="WHAT")
+    register = kinds.add_parser("register", help="a new version, never changed afterwards")
+    register.add_argument("source", metavar="FILE.json|NAME")
+    register.add_argument("--by", required=True, metavar="WHO")
+    register.add_argument("--as", dest="wanted", metavar="NAME@VERSION", help="default: the next number")
+    check = kinds.add_parser("check", help="the reports that it needs: cases, regrade and adversarial, agreement with people")
+    check.add_argument("name", metavar="NAME@VERSION")
+    check.add_argument("--cases", metavar="FILE.jsonl")
+    check.add_argument("--run", dest="run_id", metavar="RUN", help="whose rollouts are graded again")
+    check.add_argument("--labels", action="store_true", help="people's labels of that run must be there")
+    check.add_argument("--rows", action="append", default=[], metavar="FILE.jsonl")
+    approve = kinds.add_parser("approve", help="by another person than the one who registered it")
+    activate = kinds.add_parser("activate", help="from now on it trains and gates")
+    for one in (approve, activate):
+        one.add_argument("name", metavar="NAME@VERSION")
+        one.add_argument("--by", required=True, metavar="WHO")
+    listed = kinds.add_parser("list", help="every version and where it stands")
+    for one, run in ((register, _grader_register), (check, _grader_check), (approve, _grader_approve)):
+        _with_settings(one, run)
+    _with_settings(activate, _grader_activate)
+    _with_settings(listed, _grader_list)
 
 
 def _add_data(data: argparse.ArgumentParser) -> None:
@@ -156,6 +189,14 @@ def _with_splits(command: argparse.ArgumentParser, *, val_needed: bool = False) 
 
 def _with_recipe(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
     command.add_argument("words", nargs="*", metavar="[RECIPE] KEY=VALUE", help=f"default recipe: {DEFAULT_RECIPE}")
+    command.set_defaults(run=run)
+
+
+def _with_settings(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
+    """For a command with words of its own, beside which argparse would not find the settings."""
+    command.add_argument(
+        "--set", dest="words", action="append", default=[], metavar="KEY=VALUE", help="store.url=..., grader.judge.url=..."
+    )
     command.set_defaults(run=run)
 
 
@@ -322,6 +363,56 @@ def _grade(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.data import grade
 
     grade(arguments.grader, arguments.cases, *_recipe(arguments))
+
+
+def _regrade(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.grading import building
+    from agent_rft.commands.regrade import regrade
+
+    cards, kind, rows = arguments.card, arguments.kind, arguments.rows
+    with building(*_recipe(arguments)) as (url, build):
+        chosen = {"run_id": arguments.run_id, "cards": cards, "kind": kind, "rows": rows, "call_cost": arguments.call_cost}
+        regrade(url, arguments.grader, build, **chosen)
+
+
+def _grader_register(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.graders import register
+    from agent_rft.commands.grading import building
+
+    with building(*_recipe(arguments)) as (url, build):
+        register(url, arguments.source, arguments.by, build, arguments.wanted)
+
+
+def _grader_check(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.graders import check
+    from agent_rft.commands.grading import building
+
+    with building(*_recipe(arguments)) as (url, build):
+        check(url, arguments.name, build, cases=arguments.cases, run_id=arguments.run_id, labels=arguments.labels, rows=arguments.rows)
+
+
+def _grader_approve(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.graders import approve
+    from agent_rft.commands.grading import building
+
+    with building(*_recipe(arguments)) as (url, _):
+        approve(url, arguments.name, arguments.by)
+
+
+def _grader_activate(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.graders import activate
+    from agent_rft.commands.grading import building
+
+    with building(*_recipe(arguments)) as (url, _):
+        activate(url, arguments.name, arguments.by)
+
+
+def _grader_list(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.graders import list_graders
+    from agent_rft.commands.grading import building
+
+    with building(*_recipe(arguments)) as (url, _):
+        list_graders(url)
 
 
 def _judge(arguments: argparse.Namespace) -> None:

@@ -206,6 +206,8 @@ class GraderSettings(Section):
     options: dict[str, Any] = {}
     file: str | None = None
     """A grader's JSON, instead of a name."""
+    allow_inactive: bool = False
+    """Train with a grader that is not active; every card of the run says so."""
     judge: JudgeSettings = JudgeSettings()
     embeddings: EmbeddingSettings = EmbeddingSettings()
     """For text_similarity by cosine."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +16,7 @@ from observability.tables import card_steps, grades, job_cards
 
 BEYOND = "\U0010ffff"  # sorts after anything an id holds
 SHOWN = 5  # ids named in an error
+FETCHED = 200  # cards read in one go
 
 
 class CardLine(msgspec.Struct, frozen=True):
@@ -35,10 +37,29 @@ class CardLine(msgspec.Struct, frozen=True):
 
 def find_card(store: Store, id_or_prefix: str) -> StoredCard:
     """The one card with this rollout id, or the one whose id begins so."""
+    return next(cards_by_id(store, [whole_id(store, id_or_prefix)]))
+
+
+def card_ids(store: Store, run_id: str, kind: str | None = None) -> list[str]:
+    """Of one run, in the order in which it started them."""
+    select = _narrowed(sa.select(job_cards.c.rollout_id), run_id, kind).order_by(job_cards.c.started_at, job_cards.c.rollout_id)
     with store.reading() as connection:
-        rollout_id = _only_id(connection, id_or_prefix)
-        row = _rows_of(connection, job_cards, "rollout_id", rollout_id)[0]
-        return card_of(row, _rows_of(connection, card_steps, "position", rollout_id), _rows_of(connection, grades, "id", rollout_id))
+        return list(connection.scalars(select))
+
+
+def whole_id(store: Store, id_or_prefix: str) -> str:
+    with store.reading() as connection:
+        return _only_id(connection, id_or_prefix)
+
+
+def cards_by_id(store: Store, rollout_ids: Sequence[str]) -> Iterator[StoredCard]:
+    """In the order of the ids, a batch in memory at a time."""
+    for first in range(0, len(rollout_ids), FETCHED):
+        batch = rollout_ids[first : first + FETCHED]
+        with store.reading() as connection:
+            cards = {row["rollout_id"]: row for row in _all_of(connection, job_cards, "rollout_id", batch)}
+            steps, given = _by_card(_all_of(connection, card_steps, "position", batch)), _by_card(_all_of(connection, grades, "id", batch))
+        yield from (card_of(cards[one], steps.get(one, []), given.get(one, [])) for one in batch if one in cards)
 
 
 def count_cards(store: Store, run_id: str | None = None, kind: str | None = None) -> int:
@@ -68,9 +89,16 @@ def _narrowed(select: sa.Select[Any], run_id: str | None, kind: str | None) -> s
     return select if kind is None else select.where(job_cards.c.kind == kind)
 
 
-def _rows_of(connection: sa.Connection, table: sa.Table, order: str, rollout_id: str) -> list[Values]:
-    select = sa.select(table).where(table.c.rollout_id == rollout_id).order_by(table.c[order])
+def _all_of(connection: sa.Connection, table: sa.Table, order: str, rollout_ids: Sequence[str]) -> list[Values]:
+    select = sa.select(table).where(table.c.rollout_id.in_(rollout_ids)).order_by(table.c[order])
     return [dict(zip(table.c.keys(), row, strict=True)) for row in connection.execute(select)]
+
+
+def _by_card(rows: Sequence[Values]) -> dict[str, list[Values]]:
+    found: dict[str, list[Values]] = {}
+    for row in rows:
+        found.setdefault(row["rollout_id"], []).append(row)
+    return found
 
 
 def _only_id(connection: sa.Connection, wanted: str) -> str:

@@ -130,3 +130,63 @@ grades = sa.Table(  # append-only: a grader that was mended adds a row, and both
     sa.Index(None, "rollout_id", "id"),
     sqlite_autoincrement=True,  # an id is never given twice, so a removed grade leaves a gap
 )
+
+# --- graders: what may train and gate, and why. Nothing here is ever changed; a new row says what is so from now on ---------
+
+grader_versions = sa.Table(
+    "grader_versions",
+    metadata,
+    sa.Column("name", Key, primary_key=True),
+    sa.Column("version", Key, primary_key=True),
+    sa.Column("hash", sa.String, nullable=False),
+    sa.Column("spec", Json, nullable=False),
+    sa.Column("code", sa.String, nullable=False),
+    sa.Column("created_by", Words, nullable=False),
+    sa.Column("created_at", Instant, nullable=False),
+)
+
+
+def _of_grader(table: str, *columns: sa.Column[Any]) -> sa.Table:
+    """A table of what happened to grader versions, in the order in which it did."""
+    return sa.Table(
+        table,
+        metadata,
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+        sa.Column("name", Key, nullable=False),
+        sa.Column("version", Key, nullable=False),
+        *columns,
+        sa.Column("at", Instant, nullable=False),
+        sa.ForeignKeyConstraint(["name", "version"], ["grader_versions.name", "grader_versions.version"]),
+        sa.Index(None, "name", "version", "id"),
+        sqlite_autoincrement=True,
+    )
+
+
+grader_states = _of_grader(
+    "grader_states",
+    sa.Column("state", sa.String, nullable=False),  # registered, active, retired: the newest counts
+    sa.Column("by", Words, nullable=False),
+)
+grader_reports = _of_grader(
+    "grader_reports",
+    sa.Column("kind", sa.String, nullable=False),  # cases, regrade, adversarial, kappa: the newest of each counts
+    sa.Column("passed", sa.Boolean, nullable=False),
+    sa.Column("why", Words, nullable=False),
+    sa.Column("figures", Json, nullable=False),
+)
+grader_approvals = _of_grader("grader_approvals", sa.Column("by", Words, nullable=False))
+
+human_labels = sa.Table(  # append-only: of a labeller's labels for one rollout the newest counts
+    "human_labels",
+    metadata,
+    sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+    sa.Column("rollout_id", Key, sa.ForeignKey("job_cards.rollout_id", ondelete="CASCADE")),
+    sa.Column("row_id", sa.String),  # where a label is about a row and no one rollout
+    sa.Column("labeller", Words, nullable=False),
+    sa.Column("score", sa.Double),
+    sa.Column("label", Words),
+    sa.Column("note", Words, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Index(None, "rollout_id", "id"),
+    sqlite_autoincrement=True,
+)

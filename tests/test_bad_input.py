@@ -103,3 +103,17 @@ def test_cases_that_are_not_cases(tmp_path: Path):
 def test_runs_and_cards_that_are_not_there(tmp_path: Path):
     refused(rft("resume", "no-such-run", folder=tmp_path), "no-such-run", "settings.yaml")
     refused(rft("card", "show", "0190", folder=tmp_path), "0190")
+
+
+def test_a_grader_that_nobody_has_activated(train, tmp_path: Path):
+    grader = write(tmp_path / "loose.json", {"type": "numeric", "name": "numeric", "tolerance": 0.01})
+    (tmp_path / "filings").mkdir()
+    (tmp_path / "filings" / "a.txt").write_text("Revenue was $842M.")
+    found = train(
+        [ROW],
+        [{**ROW, "id": "b", "prompt": "And the margin?"}],
+        f"grader.file={grader}",
+        "tools.corpus=filings",
+        f"model.path={ROOT}/models/research-tiny",
+    )
+    refused(found, "is not registered, and not active", "grader.allow_inactive=true")

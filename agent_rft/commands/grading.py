@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from agent_rft.compose import settings_for
 from agent_rft.contracts.errors import Fault, FaultsFound, UserError
 from agent_rft.contracts.ports import Grader
 from agent_rft.graders.registry import GRADERS, Judges, Services, build_grader, load_grader
@@ -41,6 +43,14 @@ def spec_in(path: Path) -> GraderSpec:
         raise FaultsFound(f"{path} holds no grader", [Fault(str(path), f"broken JSON: {error}")], exit_code=2) from None
     inner = value.get("grader") if isinstance(value, dict) and "type" not in value else None  # pyright: ignore[reportUnknownMemberType]
     return read_spec(value if inner is None else inner, str(path))
+
+
+@contextmanager
+def building(recipe: str, overrides: list[str]) -> Generator[tuple[str, Callable[[GraderSpec], Grader]]]:
+    """The store of a recipe, and how graders are built with its services, which end with the block."""
+    settings = settings_for(recipe, overrides)
+    with closing(services_of(settings.grader)) as services:
+        yield settings.store.url, lambda spec: build_grader(spec, services)
 
 
 def services_of(settings: GraderSettings, *, endpoints: bool = True) -> Services:

@@ -15,6 +15,7 @@ from rich.console import Console
 
 from agent_rft import __version__
 from agent_rft.commands.grading import grader_of, services_of
+from agent_rft.commands.registered import inactive
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.contracts.graded import GradedRollout
@@ -127,7 +128,7 @@ async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGene
             checkpoint=backend.name_of(model_of(settings), None),
             dataset=data.hash,
             tool_set=served_tools(url)[1],
-            grader=f"{grader.ref.name}@{grader.ref.version}#{grader.ref.hash}",
+            grader=f"{grader.ref.name}@{grader.ref.version}#{grader.ref.hash}{_standing(store, grader, settings.grader.allow_inactive)}",
             seed=settings.seed,
         )
         folder.hold_to(versions)
@@ -135,6 +136,14 @@ async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGene
         client = HttpTools(url, bearer, timeout_seconds=wire.timeout_seconds, retries=wire.retries, concurrency=wire.concurrency)
         tools = await stack.enter_async_context(client)
         yield Parts(folder, settings, backend, tools, grader, store, recorder, versions)
+
+
+def _standing(store: Store, grader: Grader, allow_inactive: bool) -> str:
+    """How the run is marked. Nothing but an active grader trains or gates, unless that is asked for."""
+    why = inactive(store, grader.ref)
+    if why and not allow_inactive:
+        raise UserError(why, "check, approve and activate it (`rft grader list`); or grader.allow_inactive=true, which marks the run")
+    return " (inactive)" if why else ""
 
 
 def server_command(folder: RunFolder, port: int) -> list[str]:

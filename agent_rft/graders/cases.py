@@ -13,6 +13,8 @@ from agent_rft.contracts.ports import Grader
 
 SHAPE = '{"item": {"reference_answer": ...}, "sample": {"output_text": "..."}}'
 Case = tuple[dict[str, Any], dict[str, Any]]
+CLOSE = 1e-6
+"""As near as a reward must come to the one that a case was worked out to have."""
 
 
 def grade_cases(lines: Iterable[str], grader: Grader, source: str = "cases") -> list[str]:
@@ -47,3 +49,13 @@ def _graded(item: dict[str, Any], sample: dict[str, Any], grader: Grader) -> str
     grade = grader.grade(item, sample)
     told: dict[str, Any] = {"reward": grade.reward, "parts": grade.parts, "grader": msgspec.to_builtins(grade.grader)}
     return json.dumps({**told, "errors": grade.errors} if grade.errors else told, ensure_ascii=False)
+
+
+def unlike(case: dict[str, Any], got: dict[str, Any], where: str) -> str | None:
+    """How a grade differs from what its case was worked out to have: `reward`, or `errors`, a list of flags."""
+    reward, flags = got["reward"], sorted(got.get("errors", {}))
+    if "errors" in case:
+        return None if reward is None and flags == sorted(case["errors"]) else f"{where}: wanted {case['errors']}, got {flags or reward}"
+    if isinstance(reward, int | float) and isinstance(case["reward"], int | float) and abs(reward - case["reward"]) <= CLOSE:
+        return None
+    return f"{where}: wanted {case['reward']}, got {flags or reward}"

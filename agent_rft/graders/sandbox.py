@@ -159,7 +159,7 @@ class _Worker:
         orders, self._orders = os.pipe()
         self._reports, reports = os.pipe()
         pipe = subprocess.PIPE
-        inside = [*command, str(orders), str(reports), filter_program(platform.machine()).hex(), *_packages()]
+        inside = [*command, str(orders), str(reports), filter_program(platform.machine()).hex(), *_packages().values()]
         self._process = subprocess.Popen(
             inside, stdin=pipe, stdout=pipe, stderr=pipe, pass_fds=(orders, reports), env={}, start_new_session=True
         )
@@ -328,7 +328,8 @@ def sandbox_command() -> list[str]:
         *(_AS_ROOT if os.geteuid() == 0 else _AS_USER),
         *("--hostname", "sandbox", "--die-with-parent", "--as-pid-1", "--clearenv"),
         *(word for name, value in ENVIRONMENT.items() for word in ("--setenv", name, value)),
-        *_bound([*SYSTEM, *_python_folders(), *_packages()]),
+        *_bound([*SYSTEM, *_python_folders()]),
+        *(word for path, inside in _packages().items() for word in ("--ro-bind", path, inside)),
         *("--ro-bind", str(WORKER), "/worker.py", "--proc", "/proc", "--dev", "/dev", "--remount-ro", "/dev"),
         *("--perms", "0777", "--size", str(SCRATCH_BYTES), "--tmpfs", SCRATCH, "--remount-ro", "/", "--chdir", SCRATCH),
         *("--", python, "-s", "-S", "-P", "-B", "/worker.py"),
@@ -352,7 +353,8 @@ def _python_folders() -> list[str]:
     return [os.path.join(os.path.realpath(prefix), part) for prefix in {sys.base_prefix, sys.base_exec_prefix} for part in ("bin", "lib")]
 
 
-def _packages() -> list[str]:
-    """What is installed beside this package: graders may import numpy and the like."""
+def _packages() -> dict[str, str]:
+    """What is installed beside this package: graders may import numpy and the like. Inside it has a place of its own, since an
+    environment may lie where the sandbox has its scratch folder."""
     paths = sysconfig.get_paths()
-    return sorted({paths["purelib"], paths["platlib"]})
+    return {path: f"/packages{at}" for at, path in enumerate(sorted({paths["purelib"], paths["platlib"]}))}

@@ -16,12 +16,15 @@ from alembic.runtime.migration import MigrationContext
 
 import observability.store as stores
 from agent_rft.contracts.errors import UserError
+from observability.cards import find_card
 from observability.ingest import StoreRecorder
 from observability.store import alembic_config, migrate, open_store
 from observability.tables import metadata
 
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
+GRADER_TABLES = {"grader_versions", "grader_states", "grader_reports", "grader_approvals", "human_labels"}
+TABLES = {"alembic_version", "job_cards", "card_steps", "grades"} | GRADER_TABLES
 
 
 def table_names(store):
@@ -30,7 +33,7 @@ def table_names(store):
 
 def test_an_embedded_store_makes_its_folder_and_tables_by_itself(tmp_path):
     store = open_store(f"sqlite:///{tmp_path}/new/folder/cards.db")
-    assert table_names(store) == {"alembic_version", "job_cards", "card_steps", "grades"}
+    assert table_names(store) == TABLES
     open_store(f"sqlite:///{tmp_path}/new/folder/cards.db")  # and is simply opened the next time
 
 
@@ -42,9 +45,9 @@ def test_a_commit_to_an_embedded_store_is_on_the_disk_when_it_returns(sqlite_sto
 
 def test_postgresql_is_only_migrated_when_told_to(postgres):
     url = postgres()
-    with pytest.raises(UserError, match=r"revision none, this code needs 0001\n.*make migrate"):
+    with pytest.raises(UserError, match=r"revision none, this code needs 0002\n.*make migrate"):
         open_store(url)
-    assert migrate(url) == "0001"
+    assert migrate(url) == "0002"
     assert "job_cards" in table_names(open_store(url))
 
 
@@ -73,6 +76,18 @@ def test_down_and_up_again_with_cards_in_place(store, make_card):
     assert recorder.acknowledged == 1
 
 
+def test_a_store_of_the_first_revision_keeps_its_cards_and_gains_the_graders(store, make_card):
+    with StoreRecorder(store) as recorder:
+        recorder.record(make_card())
+    with store.writing() as connection:
+        command.downgrade(alembic_config(connection), "0001")
+    assert table_names(store) == TABLES - GRADER_TABLES
+    with store.writing() as connection:
+        command.upgrade(alembic_config(connection), "head")
+    assert table_names(store) == TABLES
+    assert find_card(store, make_card().rollout_id).card.grade == make_card().grade
+
+
 def test_a_migration_that_fails_leaves_the_store_as_it_was(store):
     with store.writing() as connection:
         command.downgrade(alembic_config(connection), "base")
@@ -86,7 +101,7 @@ def test_a_store_newer_than_the_code_is_refused(url):
     migrate(url)
     with stores._store(url).writing() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(UserError, match=r"revision 9999, newer than this code \(0001\)"):
+    with pytest.raises(UserError, match=r"revision 9999, newer than this code \(0002\)"):
         open_store(url)
     with pytest.raises(UserError, match="update agent-rft"):
         migrate(url)
@@ -143,7 +158,7 @@ def test_migrations_of_one_postgresql_database_take_turns(postgres):
         assert table_names(store) == set()
     migrating.join(timeout=10)
     assert "job_cards" in table_names(store)
-    assert migrate(url) == "0001"  # and one that finds the work done has nothing to do
+    assert migrate(url) == "0002"  # and one that finds the work done has nothing to do
 
 
 def test_the_migrations_are_found_where_the_package_is_installed(tmp_path):

@@ -1,0 +1,215 @@
+"""`rft grader ...`: how a grader version comes to train and gate.
+
+A version is registered under a hash over all that decides its score, shows what it does (`check`), is approved by a second
+person and activated. Only then does it train or gate.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from agent_rft.commands.grading import spec_in
+from agent_rft.commands.parts import code_version, console
+from agent_rft.commands.registered import (
+    GIVEN,
+    Build,
+    against,
+    built,
+    next_version,
+    refuse_shipped,
+    shipped,
+    split,
+    standing_grader,
+    without_secrets,
+)
+from agent_rft.commands.regrade import SHOWN, rescored, rows_of, show_difference, tell_partial
+from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.grades import Grade, GraderRef
+from agent_rft.contracts.ports import Grader
+from agent_rft.contracts.rows import Row
+from agent_rft.graders.agreement import difference
+from agent_rft.graders.registry import GRADERS
+from agent_rft.graders.reports import (
+    Label,
+    Report,
+    ReportKind,
+    Standing,
+    adversarial_report,
+    cases_report,
+    kappa_report,
+    missing_for_activation,
+    missing_reports,
+    regrade_report,
+    same_person,
+)
+from agent_rft.graders.spec import read_spec
+from observability import graders as register_of_graders
+from observability.cards import card_ids
+from observability.graders import GraderVersion, find_version, grader_versions_of, labelled_scores
+from observability.store import Store, open_store
+
+TRIED_ROWS = 50
+"""Rows that adversarial answers are made for: seven a row, and a judge is paid for each."""
+
+
+# --- the life of a version ----------------------------------------------------------------------------------------------
+
+
+def register(url: str, source: str, by: str, build: Build, wanted: str | None = None) -> None:
+    """`source`: a JSON file, or the name of one of ours. `wanted`: NAME@VERSION; left out, the next number under its name."""
+    spec = read_spec({"type": source, "name": source}) if source in GRADERS else spec_in(Path(source))
+    with closing(open_store(url)) as store:
+        hash_ = build(spec).ref.hash
+        name, version = split(wanted) if wanted else (spec.name, "")
+        same = [one for one in grader_versions_of(store, name) if one.ref.hash == hash_]
+        if same and not version:
+            console.print(f"{name}@{same[0].ref.version} is this grader already, hash {hash_}")
+            return
+        ref = GraderRef(name, version or next_version(store, name, hash_), hash_)
+        split(f"{ref.name}@{ref.version}")
+        refuse_shipped(ref)
+        body = without_secrets(msgspec.to_builtins(spec))
+        new = register_of_graders.register(store, ref, cast(dict[str, Any], body), code_version(), by)
+        console.print(f"{ref.name}@{ref.version} is registered{'' if new else ' already'}, hash {ref.hash}")
+    console.print(f"next: rft grader check {ref.name}@{ref.version} --cases FILE.jsonl --run RUN")
+
+
+def check(
+    url: str, name: str, build: Build, *, cases: str | None, run_id: str | None, labels: bool = False, rows: Sequence[str] = ()
+) -> None:
+    """The reports that can be made from what is given, each kept. Exit code 1 where one does not pass."""
+    if not cases and not run_id:
+        raise UserError("nothing to check the grader on", "--cases FILE.jsonl, --run RUN, or both")
+    with closing(open_store(url)) as store:
+        version = find_version(store, name)
+        grader = built(version, build)
+        made = [cases_report(_lines(cases), grader, cases)] if cases else []
+        if run_id:
+            made += _reports_on_run(store, version, grader, build, run_id, rows_of(run_id, rows), labels)
+        for report in made:
+            register_of_graders.add_report(store, version.ref, report.kind, report.passed, report.why, report.figures)
+        _show_reports(name, made)
+        console.print(_next_step(name, missing_for_activation(_standing(store, version))))
+    if failed := [report.kind for report in made if not report.passed]:
+        raise UserError(f"{name} does not pass: {', '.join(failed)}", "mend it and register it as another version", exit_code=1)
+
+
+def approve(url: str, name: str, by: str) -> None:
+    with closing(open_store(url)) as store:
+        version = find_version(store, name)
+        if same_person(by, version.created_by):
+            raise UserError(f"{by} registered {name} and cannot approve it too", "a second person approves: --by OTHER")
+        _refuse_where(missing_reports(_standing(store, version)), f"there is not enough to approve {name} on:", name)
+        register_of_graders.add_approval(store, version.ref, by)
+        console.print(f"{by} approves {name}\nnext: rft grader activate {name} --by WHO")
+
+
+def activate(url: str, name: str, by: str) -> None:
+    with closing(open_store(url)) as store:
+        version = find_version(store, name)
+        if version.state == "active":
+            console.print(f"{name} is active already")
+            return
+        _refuse_where(missing_for_activation(_standing(store, version)), f"{name} cannot be activated; missing:", name)
+        before = against(store, version.ref.name)
+        register_of_graders.activate(store, version.ref, by)
+        console.print(f"{name} is active now, in place of {before}")
+
+
+def list_graders(url: str) -> None:
+    with closing(open_store(url)) as store:
+        versions = grader_versions_of(store)
+        table = Table("grader", "state", "hash", "by", "passed", "approved", box=SIMPLE_HEAD)
+        for name in sorted(set(GRADERS) - {one.ref.name for one in versions if one.state == "active"}):
+            if ships := shipped(name):
+                table.add_row(f"{name}@{ships.ref.version}", "ships, stands", ships.ref.hash, "-", "-", "-")
+        for one in versions:
+            passed = [kind for kind, report in register_of_graders.newest_reports(store, one.ref).items() if report.passed]
+            approved = ", ".join(register_of_graders.approvers(store, one.ref))
+            row = (f"{one.ref.name}@{one.ref.version}", one.state, one.ref.hash, one.created_by, " ".join(passed), approved)
+            table.add_row(*(cell or "-" for cell in row))
+    console.print(table, soft_wrap=False)
+
+
+# --- reports ------------------------------------------------------------------------------------------------------------
+
+
+def _reports_on_run(
+    store: Store, version: GraderVersion, grader: Grader, build: Build, run_id: str, rows: Mapping[str, Row], labels: bool
+) -> list[Report]:
+    """The run's rollouts as they lie in the store: the same for the version that stands and for the one that would."""
+    ids, people = card_ids(store, run_id), labelled_scores(store, run_id)
+    if not ids:
+        raise UserError(f"no card of run {run_id} is in {store.name}", "`rft card list` shows runs")
+    if labels and not people:
+        raise UserError(f"nobody has labelled a rollout of run {run_id}", "`rft label`, or leave --labels out")
+    tried, after, before, partial = dict[str, Row](), dict[str, Grade](), dict[str, Grade](), 0
+    for one in rescored(store, ids, grader, rows, "grading with the new version"):
+        after[one.rollout_id], before[one.rollout_id] = one.grade, one.first
+        partial += not one.whole_row
+        if len(tried) < TRIED_ROWS:
+            tried[one.row.id] = one.row
+    tell_partial(partial)
+    stands, standing = against(store, version.ref.name), standing_grader(store, version.ref.name, build)
+    if standing:
+        again = rescored(store, ids, standing, rows, "grading with the active version")
+        before = {one.rollout_id: one.grade for one in again}
+    else:
+        why = f": this code does not build {stands}" if stands != GIVEN else ""
+        console.print(f"compared with each rollout's first grade{why}")
+    show_difference(difference(before, after))
+    made = [regrade_report(before, after, stands, run_id), adversarial_report(list(tried.values()), grader)]
+    return [*made, kappa_report([Label(key, score) for key, score in people.items()], after)] if people else made
+
+
+def _standing(store: Store, version: GraderVersion) -> Standing:
+    stored = register_of_graders.newest_reports(store, version.ref)
+    reports = {kind: Report(cast(ReportKind, kind), one.passed, one.why, one.figures) for kind, one in stored.items()}
+    run_id = reports["regrade"].figures["run"] if "regrade" in reports else None
+    return Standing(
+        registered_by=version.created_by,
+        reports=reports,
+        approved_by=register_of_graders.approvers(store, version.ref),
+        against=against(store, version.ref.name),
+        labelled=bool(run_id and labelled_scores(store, run_id)),
+    )
+
+
+def _refuse_where(missing: Sequence[str], title: str, name: str) -> None:
+    if missing:
+        lines = "\n".join(f"  {line}" for line in missing)
+        raise UserError(
+            f"{title}\n{lines}", f"rft grader check {name} --cases FILE.jsonl --run RUN, then rft grader approve {name} --by OTHER"
+        )
+
+
+def _next_step(name: str, missing: Sequence[str]) -> str:
+    if not missing:
+        return f"next: rft grader activate {name} --by WHO"
+    return "missing before it can be active:\n" + "\n".join(f"  {line}" for line in missing)
+
+
+def _lines(cases: str) -> list[str]:
+    try:
+        return Path(cases).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {cases}: {error}", "name a UTF-8 JSONL file of cases: --cases FILE.jsonl") from None
+
+
+# --- what is shown ------------------------------------------------------------------------------------------------------
+
+
+def _show_reports(name: str, reports: Sequence[Report]) -> None:
+    table = Table("report", "outcome", "why", title=name, title_justify="left", box=SIMPLE_HEAD)
+    for report in reports:
+        table.add_row(report.kind, "passes" if report.passed else "fails", report.why)
+    console.print(table, soft_wrap=False)
+    for wrong in next((report.figures["wrong"] for report in reports if report.kind == "cases"), [])[:SHOWN]:
+        console.print(f"  {wrong}")

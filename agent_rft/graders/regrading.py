@@ -1,0 +1,113 @@
+"""Stored rollouts under another grader, without running a model: what they are graded from, and what it would have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from statistics import fmean
+
+import msgspec
+
+from agent_rft.contracts.grades import Grade, GraderRef
+from agent_rft.contracts.jobcards import JobCard
+from agent_rft.contracts.ports import Grader
+from agent_rft.contracts.rollouts import Ending, Rollout
+from agent_rft.contracts.rows import Row
+from agent_rft.graders.agreement import SAME
+from agent_rft.training.advantages import group_advantages, is_flat, shaped
+
+
+class Versioned:
+    """A grader under the name and the version that it was registered with. Its hash stays that of what decides."""
+
+    def __init__(self, grader: Grader, name: str, version: str) -> None:
+        self._grader = grader
+        self.ref = GraderRef(name, version, grader.ref.hash)
+        self.waits = bool(getattr(grader, "waits", False))
+
+    def grade(self, item: dict[str, object], sample: dict[str, object]) -> Grade:
+        return msgspec.structs.replace(self._grader.grade(item, sample), grader=self.ref)
+
+
+def row_of(card: JobCard, rows: Mapping[str, Row]) -> tuple[Row, bool]:
+    """What was asked, and whether all of it is known: a card keeps neither the row's `expected` nor its own keys.
+
+    `rows`, by id, fill that in. A row that has another reference answer by now is another row.
+    """
+    known = rows.get(card.row_id)
+    if known is not None and known.reference_answer == card.reference_answer:
+        return known, True
+    asked = next((message.content for message in reversed(card.rollout.opening) if message.role == "user"), "")
+    held = Row(card.row_id, asked, card.reference_answer, tools=card.rollout.tools, metadata=card.metadata, messages=card.rollout.opening)
+    return held, False
+
+
+def gradable(card: JobCard) -> Rollout | None:
+    """The rollout as a grader may judge it; None where infrastructure failed before there was anything to judge.
+
+    Where only the grader failed, the answer is there all the same: a failed judge is asked again.
+    """
+    rollout = card.rollout
+    if rollout.ending is None:
+        return None
+    if rollout.ending.graded:
+        return rollout
+    if rollout.failed_part.startswith("grader:") and rollout.answer:
+        return msgspec.structs.replace(rollout, ending=Ending.ANSWERED)
+    return None
+
+
+class Worth(msgspec.Struct, frozen=True):
+    """A training rollout's reward under the grader that trained it, and under the other."""
+
+    group: tuple[str, int | None, str]
+    """Run, step and row: the tries that it was compared with."""
+    before: float | None
+    after: float | None
+    tool_calls: int
+    advantage: float | None
+    """As it was recorded."""
+
+
+class TrainingEffect(msgspec.Struct, frozen=True, kw_only=True):
+    """What training would have been told: within each group, how much better than the others a try did."""
+
+    groups: int
+    flat_before: int
+    flat_after: int
+    """Groups that teach nothing."""
+    reversed: int
+    """Rollouts that were encouraged and would have been discouraged, or the other way round."""
+    mean_shift: float | None
+    """Mean distance between the two advantages."""
+    unlike_record: int
+    """Rollouts whose recorded advantage is not the one computed here: the run charged for calls otherwise."""
+
+
+def training_effect(rollouts: Iterable[Worth], call_cost: float) -> TrainingEffect:
+    groups: dict[tuple[str, int | None, str], list[Worth]] = {}
+    for one in rollouts:
+        groups.setdefault(one.group, []).append(one)
+    pairs, flat_before, flat_after, unlike = list[tuple[float, float]](), 0, 0, 0
+    for tries in groups.values():
+        before, after = (_trained_on(tries, rewards, call_cost) for rewards in ([t.before for t in tries], [t.after for t in tries]))
+        flat_before += is_flat(before)
+        flat_after += is_flat(after)
+        old, new = group_advantages(before), group_advantages(after)
+        pairs += [(one, other) for one, other in zip(old, new, strict=True) if one is not None and other is not None]
+        unlike += sum(_unlike(one, held.advantage) for one, held in zip(old, tries, strict=True))
+    return TrainingEffect(
+        groups=len(groups),
+        flat_before=flat_before,
+        flat_after=flat_after,
+        reversed=sum(one * other < -SAME for one, other in pairs),
+        mean_shift=fmean(abs(one - other) for one, other in pairs) if pairs else None,
+        unlike_record=unlike,
+    )
+
+
+def _trained_on(tries: Sequence[Worth], rewards: Sequence[float | None], call_cost: float) -> list[float | None]:
+    return [None if reward is None else shaped(reward, one.tool_calls, call_cost) for one, reward in zip(tries, rewards, strict=True)]
+
+
+def _unlike(computed: float | None, recorded: float | None) -> bool:
+    return computed is not None and recorded is not None and abs(computed - recorded) > 1e-4

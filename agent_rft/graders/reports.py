@@ -1,0 +1,189 @@
+"""What a grader version has to show before it may train or gate: four reports, each with its figures and a verdict.
+
+The limits are where a person would object anyway; what lies on the right side of them is still looked at by a second person.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, Literal, cast, get_args
+
+import msgspec
+
+from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.grades import Grade, GraderRef
+from agent_rft.contracts.ports import Grader
+from agent_rft.contracts.rows import Row
+from agent_rft.graders.adversarial import Ceiling, try_adversarial
+from agent_rft.graders.agreement import SAME, Difference, cohen_kappa, difference, weighted_kappa
+from agent_rft.graders.base import PASS_THRESHOLD
+from agent_rft.graders.cases import grade_cases, unlike
+
+ReportKind = Literal["cases", "regrade", "adversarial", "kappa"]
+KINDS: tuple[ReportKind, ...] = get_args(ReportKind)
+MIN_RANK_CORRELATION = 0.5
+"""A grader that ranks the rollouts otherwise than the active one measures something else: it is a new grader, not a version."""
+MIN_KAPPA = 0.6
+"""From here on agreement is commonly called substantial (Landis and Koch, 1977)."""
+MIN_LABELS = 10
+"""Of fewer samples neither kappa nor its interval means much."""
+LEVELS = (0.0, 0.25, 0.5, 0.75, 1.0)
+"""Graded scores are compared in quarters."""
+
+
+class Report(msgspec.Struct, frozen=True):
+    kind: ReportKind
+    passed: bool
+    why: str
+    """The outcome in a line."""
+    figures: dict[str, Any]
+
+
+class Label(msgspec.Struct, frozen=True):
+    """What people found of a rollout: their scores' mean, where several did."""
+
+    rollout_id: str
+    score: float
+
+
+# --- cases --------------------------------------------------------------------------------------------------------------
+
+
+def cases_report(lines: Sequence[str], grader: Grader, source: str) -> Report:
+    """Every case gets the reward, or sets exactly the error flags, that were worked out by hand."""
+    given = [json.loads(line) for line in grade_cases(lines, grader, source)]
+    wanted = [(number, json.loads(line.removeprefix("\ufeff"))) for number, line in enumerate(lines, start=1) if line.strip()]
+    bare = [number for number, case in wanted if "reward" not in case and "errors" not in case]
+    if bare or not wanted:
+        which = f"line {bare[0]} of {source} says" if bare else f"{source} holds no case, so nothing says"
+        raise UserError(f"{which} not what is expected", 'add "reward": 1, or "errors": ["invalid_variable_error"]')
+    wrong = [found for (number, case), got in zip(wanted, given, strict=True) if (found := unlike(case, got, f"{source}:{number}"))]
+    return Report("cases", not wrong, f"{len(wanted) - len(wrong)} of {len(wanted)} cases right", {"cases": len(wanted), "wrong": wrong})
+
+
+# --- the same rollouts under two graders --------------------------------------------------------------------------------
+
+
+def regrade_report(before: Mapping[str, Grade], after: Mapping[str, Grade], against: str, run_id: str) -> Report:
+    """`against`: the grader that stands now, as its reference reads; `before` are its grades."""
+    found = difference(before, after)
+    return Report(
+        "regrade", not (why := _objection(found)), why or _outcome(found), {**figures_of(found), "against": against, "run": run_id}
+    )
+
+
+def _objection(found: Difference) -> str:
+    if not found.scored_by_both:
+        return "no rollout was scored by both graders"
+    if lost := found.count("lost its score"):
+        return f"{lost} of {found.samples} rollouts get no score any more"
+    if found.spearman is not None and found.spearman < MIN_RANK_CORRELATION:
+        return f"rank correlation {found.spearman:.2f}, below {MIN_RANK_CORRELATION}: it measures something else"
+    return ""
+
+
+def _outcome(found: Difference) -> str:
+    ranks = "not defined" if found.spearman is None else f"{found.spearman:.2f}"
+    return f"{len(found.changed)} of {found.samples} rollouts change, rank correlation {ranks}"
+
+
+def figures_of(found: Difference) -> dict[str, Any]:
+    return cast(dict[str, Any], msgspec.to_builtins(found))
+
+
+# --- answers that earn nothing ------------------------------------------------------------------------------------------
+
+
+def adversarial_report(rows: Sequence[Row], grader: Grader, ceiling: Ceiling | None = None) -> Report:
+    result = try_adversarial(rows, grader, ceiling)
+    above = [kind.kind for kind in result.kinds if not kind.below_ceiling]
+    why = (
+        f"too much, or no score, for: {', '.join(above)}"
+        if above
+        else f"{len(result.kinds)} kinds of answers on {len(rows)} rows earn nothing"
+    )
+    return Report("adversarial", result.passed, why if result.kinds else "no row to try", cast(dict[str, Any], msgspec.to_builtins(result)))
+
+
+# --- people -------------------------------------------------------------------------------------------------------------
+
+
+def kappa_report(labels: Sequence[Label], grades: Mapping[str, Grade]) -> Report:
+    """Pass or fail by kappa, which decides, and the graded scores by weighted kappa, for who looks."""
+    scored = [(label.score, reward, bool(grades[label.rollout_id].passed)) for label, reward in _scored(labels, grades)]
+    passing = cohen_kappa([(score >= PASS_THRESHOLD, passed) for score, _, passed in scored])
+    graded = [(_quarter(score), _quarter(reward)) for score, reward, _ in scored]
+    figures = {
+        "labels": len(labels),
+        "pass or fail": msgspec.to_builtins(passing),
+        "linear": msgspec.to_builtins(weighted_kappa(graded, LEVELS, "linear")),
+        "quadratic": msgspec.to_builtins(weighted_kappa(graded, LEVELS, "quadratic")),
+    }
+    if len(scored) < MIN_LABELS:
+        return Report("kappa", False, f"{len(scored)} labelled rollouts with a score, {MIN_LABELS} at least are needed", figures)
+    if passing.kappa is None or passing.low is None or passing.high is None:
+        return Report("kappa", False, "all pass, or all fail, with people and grader alike: label others too", figures)
+    told = f"kappa {passing.kappa:.2f} (95%: {passing.low:.2f} to {passing.high:.2f}) on {len(scored)} rollouts"
+    if passing.kappa < MIN_KAPPA or passing.low <= 0:
+        return Report("kappa", False, f"{told}; at least {MIN_KAPPA} is needed, and an interval above 0", figures)
+    return Report("kappa", True, told, figures)
+
+
+def _scored(labels: Sequence[Label], grades: Mapping[str, Grade]) -> Iterable[tuple[Label, float]]:
+    for label in labels:
+        grade = grades.get(label.rollout_id)
+        if grade is not None and grade.reward is not None:
+            yield label, grade.reward
+
+
+def _quarter(score: float) -> float:
+    """The nearest level; halfway counts upwards."""
+    return LEVELS[min(int(score * 4 + 0.5 + SAME), 4)]
+
+
+# --- the gate -----------------------------------------------------------------------------------------------------------
+
+
+class Standing(msgspec.Struct, frozen=True, kw_only=True):
+    """Where a version stands on its way to being active."""
+
+    registered_by: str
+    reports: dict[str, Report]
+    """The newest of each kind."""
+    approved_by: tuple[str, ...] = ()
+    against: str
+    """The grader that it would take the place of, now."""
+    labelled: bool
+    """People have labelled rollouts of the run that it was re-graded on."""
+
+
+def missing_reports(standing: Standing) -> list[str]:
+    """What keeps the version from being approved, in words."""
+    needed: Collection[ReportKind] = KINDS if standing.labelled else KINDS[:-1]
+    lines = [line for kind in needed if (line := _missing(kind, standing.reports.get(kind)))]
+    regraded = standing.reports.get("regrade")
+    if regraded and regraded.passed and regraded.figures["against"] != standing.against:
+        lines.append(f"the regrade report compares with {regraded.figures['against']}, but {standing.against} is active now")
+    return lines
+
+
+def missing_for_activation(standing: Standing) -> list[str]:
+    second = [who for who in standing.approved_by if not same_person(who, standing.registered_by)]
+    lines = missing_reports(standing)
+    return lines if second else [*lines, f"the approval of a second person, other than {standing.registered_by}"]
+
+
+def _missing(kind: ReportKind, report: Report | None) -> str:
+    if report is None:
+        return f"the {kind} report"
+    return "" if report.passed else f"a {kind} report that passes: {report.why}"
+
+
+def same_person(one: str, other: str) -> bool:
+    return one.strip().casefold() == other.strip().casefold()
+
+
+def named(ref: GraderRef) -> str:
+    """As runs and cards name a grader."""
+    return f"{ref.name}@{ref.version}#{ref.hash}"

@@ -1,0 +1,188 @@
+"""The register of grader versions in the job-card store: what each is, what it has shown, who approved it, which one stands.
+
+Every function adds rows and changes none. Who says who they are is believed: the store's own access rights are what keeps
+others out.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, cast
+
+import msgspec
+import sqlalchemy as sa
+
+from agent_rft.contracts.errors import UserError, did_you_mean
+from agent_rft.contracts.grades import Grade, GraderRef
+from observability.records import grade_row
+from observability.store import Store
+from observability.tables import grader_approvals, grader_reports, grader_states, grader_versions, grades, human_labels, job_cards
+
+State = Literal["registered", "active", "retired"]
+LABELS = {"pass": 1.0, "fail": 0.0}
+"""What a label is worth where no score was given."""
+
+
+class GraderVersion(msgspec.Struct, frozen=True, kw_only=True):
+    ref: GraderRef
+    spec: dict[str, Any]
+    """Its JSON, from which it is built again."""
+    code: str
+    """The code it was registered from."""
+    created_by: str
+    created_at: dt.datetime
+    state: State
+
+
+class StoredReport(msgspec.Struct, frozen=True, kw_only=True):
+    kind: str
+    passed: bool
+    why: str
+    figures: dict[str, Any]
+    at: dt.datetime
+
+
+def register(store: Store, ref: GraderRef, spec: Mapping[str, Any], code: str, by: str) -> bool:
+    """False where this very version is there already. A version stands for one hash, for good."""
+    at, key = _now(), {"name": ref.name, "version": ref.version}
+    with store.writing() as connection:
+        _alone(connection, ref.name)
+        found = connection.scalar(sa.select(grader_versions.c.hash).where(*_is(grader_versions, ref)))
+        if found == ref.hash:
+            return False
+        if found is not None:
+            raise UserError(
+                f"{ref.name}@{ref.version} is registered with hash {found}; this one's is {ref.hash}",
+                f"what it decides has changed: register it as another version, --as {ref.name}@VERSION",
+            )
+        values = {"hash": ref.hash, "spec": dict(spec), "code": code, "created_by": by, "created_at": at}
+        connection.execute(sa.insert(grader_versions), [key | values])
+        connection.execute(sa.insert(grader_states), [key | {"state": "registered", "by": by, "at": at}])
+    return True
+
+
+def grader_versions_of(store: Store, name: str | None = None) -> list[GraderVersion]:
+    """In the order in which they were registered."""
+    newest = sa.select(sa.func.max(grader_states.c.id)).group_by(grader_states.c.name, grader_states.c.version)
+    joined = grader_versions.join(grader_states, sa.and_(*(grader_versions.c[key] == grader_states.c[key] for key in ("name", "version"))))
+    select = sa.select(grader_versions, grader_states.c.state).select_from(joined).where(grader_states.c.id.in_(newest))
+    if name is not None:
+        select = select.where(grader_versions.c.name == name)
+    with store.reading() as connection:
+        return [
+            _version(row) for row in connection.execute(select.order_by(grader_versions.c.created_at, grader_versions.c.version)).mappings()
+        ]
+
+
+def find_version(store: Store, name_at_version: str) -> GraderVersion:
+    versions = {f"{one.ref.name}@{one.ref.version}": one for one in grader_versions_of(store)}
+    if found := versions.get(name_at_version):
+        return found
+    cure = did_you_mean(name_at_version, versions) if versions else "register it first: rft grader register FILE.json --by WHO"
+    raise UserError(f"no grader version {name_at_version} is registered in {store.name}", cure)
+
+
+def active_version(store: Store, name: str) -> GraderVersion | None:
+    return next((one for one in grader_versions_of(store, name) if one.state == "active"), None)
+
+
+def activate(store: Store, ref: GraderRef, by: str) -> None:
+    """It takes the place of the one that is active under its name. Whether it may is the caller's to judge."""
+    at = _now()
+    with store.writing() as connection:
+        _alone(connection, ref.name)
+        states = connection.execute(
+            sa.select(grader_states).where(grader_states.c.name == ref.name).order_by(grader_states.c.id)
+        ).mappings()
+        current = {row["version"]: row["state"] for row in states}
+        changes = [(version, "retired") for version, state in current.items() if state == "active" and version != ref.version]
+        changes += [(ref.version, "active")] if current.get(ref.version) != "active" else []
+        for version, state in changes:
+            values = {"name": ref.name, "version": version, "state": state, "by": by, "at": at}
+            connection.execute(sa.insert(grader_states), [values])
+
+
+def add_report(store: Store, ref: GraderRef, kind: str, passed: bool, why: str, figures: Mapping[str, Any]) -> None:
+    values = {"kind": kind, "passed": passed, "why": why, "figures": dict(figures), "at": _now()}
+    with store.writing() as connection:
+        connection.execute(sa.insert(grader_reports), [{"name": ref.name, "version": ref.version} | values])
+
+
+def newest_reports(store: Store, ref: GraderRef) -> dict[str, StoredReport]:
+    """The newest of each kind."""
+    select = sa.select(grader_reports).where(*_is(grader_reports, ref)).order_by(grader_reports.c.id)
+    fields = StoredReport.__struct_fields__
+    with store.reading() as connection:
+        return {row["kind"]: StoredReport(**{name: row[name] for name in fields}) for row in connection.execute(select).mappings()}
+
+
+def add_approval(store: Store, ref: GraderRef, by: str) -> None:
+    with store.writing() as connection:
+        connection.execute(sa.insert(grader_approvals), [{"name": ref.name, "version": ref.version, "by": by, "at": _now()}])
+
+
+def approvers(store: Store, ref: GraderRef) -> tuple[str, ...]:
+    select = sa.select(grader_approvals.c.by).where(*_is(grader_approvals, ref)).order_by(grader_approvals.c.id)
+    with store.reading() as connection:
+        return tuple(connection.scalars(select))
+
+
+# --- grades and labels of rollouts --------------------------------------------------------------------------------------
+
+
+def append_grades(store: Store, given: Sequence[tuple[str, Grade]]) -> None:
+    """(rollout id, grade). What a rollout was given before stays; the newest grade is what lists show."""
+    at = _now()
+    if given:
+        with store.writing() as connection:
+            connection.execute(sa.insert(grades), [grade_row(rollout_id, grade, at) for rollout_id, grade in given])
+
+
+def add_label(
+    store: Store, labeller: str, *, rollout_id: str | None = None, row_id: str | None = None, score: float | None = None,
+    label: str | None = None, note: str = ""
+) -> None:  # fmt: skip
+    """About a rollout, or about a row. A score from 0 to 1, or a label: pass or fail."""
+    if (rollout_id is None) == (row_id is None):
+        raise UserError("a label is about a rollout or about a row", "name one of the two")
+    if score is None and label not in LABELS:
+        raise UserError(f"the label {label!r} says neither pass nor fail", "pass, fail, or a score from 0 to 1")
+    if score is not None and not 0 <= score <= 1:
+        raise UserError(f"the score {score:g} is not from 0 to 1", "0 is all wrong, 1 all right")
+    values = {"rollout_id": rollout_id, "row_id": row_id, "labeller": labeller, "score": score, "label": label, "note": note}
+    with store.writing() as connection:
+        if rollout_id is not None and not connection.scalar(sa.select(job_cards.c.rollout_id).where(job_cards.c.rollout_id == rollout_id)):
+            raise UserError(f"no card has the id {rollout_id}", "`rft card list` shows those that are there")
+        connection.execute(sa.insert(human_labels), [values | {"at": _now()}])
+
+
+def labelled_scores(store: Store, run_id: str) -> dict[str, float]:
+    """What people found of the run's rollouts, by rollout id: the mean over them, each with their newest label."""
+    joined = human_labels.join(job_cards, human_labels.c.rollout_id == job_cards.c.rollout_id)
+    select = sa.select(human_labels).select_from(joined).where(job_cards.c.run_id == run_id).order_by(human_labels.c.id)
+    said: dict[str, dict[str, float]] = {}
+    with store.reading() as connection:
+        for row in connection.execute(select).mappings():
+            score = LABELS[row["label"]] if row["score"] is None else row["score"]
+            said.setdefault(row["rollout_id"], {})[row["labeller"]] = score
+    return {rollout_id: sum(scores.values()) / len(scores) for rollout_id, scores in said.items()}
+
+
+def _version(row: sa.RowMapping) -> GraderVersion:
+    rest = {name: row[name] for name in ("spec", "code", "created_by", "created_at")}
+    return GraderVersion(ref=GraderRef(row["name"], row["version"], row["hash"]), state=cast(State, row["state"]), **rest)
+
+
+def _is(table: sa.Table, ref: GraderRef) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    return table.c.name == ref.name, table.c.version == ref.version
+
+
+def _alone(connection: sa.Connection, name: str) -> None:
+    """Whoever else would register or activate a version of this name waits. On SQLite the transaction is alone as it is."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(name))))
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
