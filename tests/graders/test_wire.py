@@ -188,7 +188,7 @@ def test_a_server_that_hangs_or_is_not_there_is_given_up():
         with pytest.raises(InfraError, match=r"no answer within 0\.\d+ s; \d attempts?, 0\.05 s of trying again"):
             wire.post(url, {}, timeout=0.05)
         hold.set()
-    with quick(budget_seconds=0.01) as wire, pytest.raises(InfraError, match="Connect call failed|no answer within"):
+    with quick(budget_seconds=0.01) as wire, pytest.raises(InfraError, match=r"Connect call failed|no answer within"):
         wire.post("http://127.0.0.1:9/", {})
 
 
