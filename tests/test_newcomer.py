@@ -254,8 +254,9 @@ def test_validate_cards_migrate_and_grade_as_the_readme_says(trained: tuple[Path
     assert "no faults" in make("validate")
     assert "newest first" in make("cards", f"ARGS=--store sqlite:///{place}/cards.db")
     assert "revision" in make("migrate", f"ARGS=store.url=sqlite:///{place}/cards.db")
-    graded = rft("grade", "--grader", "numeric", "--cases", "data/research/grader_cases.jsonl").splitlines()
+    *graded, told = rft("grade", "--grader", "numeric", "--cases", "data/research/grader_cases.jsonl").splitlines()
     assert [json.loads(line)["reward"] for line in graded] == [1.0, 1.0, 0.5, 0.0, 1.0]
+    assert told == "5 of 5 cases as worked out"
 
 
 # --- the README itself ------------------------------------------------------------------------------------------------
