@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 from rich.table import Table
 
-from agent_rft.commands.grading import grader_named, grader_of, services_of
+from agent_rft.commands.grading import case_lines, grader_named, grader_of, services_of
 from agent_rft.commands.parts import console, known_tools
 from agent_rft.compose import settings_for
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.datasets.rows_io import validate_files, write_research
 from agent_rft.datasets.validate import Report
-from agent_rft.graders.cases import grade_cases, unlike
+from agent_rft.graders.cases import grade_cases, worked_out
 
 RESEARCH = Path("data/research")
 
@@ -52,26 +50,13 @@ def _show(report: Report) -> None:
 
 def grade(name: str, cases: str, recipe: str, overrides: list[str]) -> None:
     """`recipe` and overrides say where judges are (grader.judge.url=...)."""
-    path = Path(cases)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}", "name a UTF-8 JSONL file of cases: --cases FILE.jsonl") from None
-    services = services_of(settings_for(recipe, overrides).grader)
-    with closing(services):
+    lines = case_lines(cases)
+    with closing(services_of(settings_for(recipe, overrides).grader)) as services:
         graded = grade_cases(lines, grader_named(name, services), cases)
     for line in graded:
         print(line)
-    _hold_to_what_was_worked_out(lines, graded, cases)
-
-
-def _hold_to_what_was_worked_out(lines: Sequence[str], graded: Sequence[str], source: str) -> None:
-    """Of the cases that say their reward, or their errors."""
-    said = [(number, json.loads(line.removeprefix("\ufeff"))) for number, line in enumerate(lines, start=1) if line.strip()]
-    held = [
-        (number, case, json.loads(got)) for (number, case), got in zip(said, graded, strict=True) if "reward" in case or "errors" in case
-    ]
-    if wrong := [what for number, case, got in held if (what := unlike(case, got, f"{source}:{number}"))]:
+    held, _, wrong = worked_out(lines, graded, cases)
+    if wrong:
         listed = "\n  ".join(wrong)
         raise UserError(f"{len(wrong)} of {len(held)} cases are not graded as worked out:\n  {listed}", "mend the grader, or the case", 1)
     if held:

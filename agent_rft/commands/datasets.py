@@ -36,7 +36,7 @@ from agent_rft.datasets.versions import DatasetCard, Origin
 from agent_rft.evaluation.prior import PriorCheck
 from agent_rft.graders.registry import load_grader
 from agent_rft.graders.wire import Wire
-from observability.cards import find_card, recent_cards
+from observability.cards import cards_by_id, recent_cards
 from observability.store import open_store
 from serving.tools.corpus import text_of
 
@@ -145,8 +145,8 @@ def _cards(store_url: str, choice: Choice, run_id: str | None, limit: int) -> It
     store = open_store(store_url)
     try:
         kind = choice.kinds[0] if len(choice.kinds) == 1 else None
-        for line in recent_cards(store, limit, run_id, kind):
-            yield find_card(store, line.rollout_id).card
+        ids = [line.rollout_id for line in recent_cards(store, limit, run_id, kind)]
+        yield from (stored.card for stored in cards_by_id(store, ids))
     finally:
         store.close()
 

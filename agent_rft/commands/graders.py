@@ -15,7 +15,7 @@ import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from agent_rft.commands.grading import spec_in
+from agent_rft.commands.grading import case_lines, spec_in
 from agent_rft.commands.parts import code_version, console
 from agent_rft.commands.registered import (
     GIVEN,
@@ -90,7 +90,7 @@ def check(
     with closing(open_store(url)) as store:
         version = find_version(store, name)
         grader = built(version, build)
-        made = [cases_report(_lines(cases), grader, cases)] if cases else []
+        made = [cases_report(case_lines(cases), grader, cases)] if cases else []
         if run_id:
             made += _reports_on_run(store, version, grader, build, run_id, rows_of(run_id, rows), labels)
         for report in made:
@@ -194,13 +194,6 @@ def _next_step(name: str, missing: Sequence[str]) -> str:
     if not missing:
         return f"next: rft grader activate {name} --by WHO"
     return "missing before it can be active:\n" + "\n".join(f"  {line}" for line in missing)
-
-
-def _lines(cases: str) -> list[str]:
-    try:
-        return Path(cases).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {cases}: {error}", "name a UTF-8 JSONL file of cases: --cases FILE.jsonl") from None
 
 
 # --- what is shown ------------------------------------------------------------------------------------------------------

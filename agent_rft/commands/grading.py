@@ -45,6 +45,13 @@ def spec_in(path: Path) -> GraderSpec:
     return read_spec(value if inner is None else inner, str(path))
 
 
+def case_lines(cases: str) -> list[str]:
+    try:
+        return Path(cases).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {cases}: {error}", "name a UTF-8 JSONL file of cases: --cases FILE.jsonl") from None
+
+
 @contextmanager
 def building(recipe: str, overrides: list[str]) -> Generator[tuple[str, Callable[[GraderSpec], Grader]]]:
     """The store of a recipe, and how graders are built with its services, which end with the block."""

@@ -22,7 +22,7 @@ from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.jobcards import Kind, Versions
 from agent_rft.contracts.layouts import Cluster, Generation, Layout, Parallel, Reference
 from agent_rft.contracts.messages import Message
-from agent_rft.contracts.ports import Grader, ToolBox
+from agent_rft.contracts.ports import Grader, ToolBox, waits
 from agent_rft.contracts.rollouts import Limits
 from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import Algorithm, Backend, GuardLimits, Lora, Model, TrainingJob
@@ -60,7 +60,7 @@ class Data(msgspec.Struct, frozen=True):
 def read_data(settings: Settings, grader: Grader) -> Data:
     """The rows of both splits, with the system prompt before each; every fault in them at once."""
     paths = {"train": Path(settings.task.train), "val": Path(settings.task.val)}
-    asked = None if getattr(grader, "waits", False) else grader  # one that asks others would ask them about every row
+    asked = None if waits(grader) else grader  # one that asks others would ask them about every row
     report = validate_files(paths, known_tools(settings), asked)
     if report.faults:
         raise FaultsFound("the data has faults:", report.faults, "mend them; `make validate` shows them again, with the warnings")

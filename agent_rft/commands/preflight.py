@@ -19,7 +19,7 @@ from agent_rft.commands.run_folder import VERSIONS
 from agent_rft.commands.serve import provider_of
 from agent_rft.contracts.errors import Fault, FaultsFound, UserError
 from agent_rft.contracts.jobcards import Versions
-from agent_rft.contracts.ports import Grader
+from agent_rft.contracts.ports import Grader, waits
 from agent_rft.contracts.rollouts import Ending
 from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import TrainingJob
@@ -125,7 +125,7 @@ def _grader(world: World) -> str:
         grade = grade_rollout(row, rollout, world.grader)
         return bool(grade and grade.reward is not None and grade.reward >= pass_at)
 
-    asked = GRADED_ROWS if not getattr(world.grader, "waits", False) else JUDGED_ROWS
+    asked = GRADED_ROWS if not waits(world.grader) else JUDGED_ROWS
     rows = [row for row in world.data.train if row.reference_answer is not None][:asked]
     wrong = [row.id for row in rows if not passes(row, str(row.reference_answer)) or passes(row, "")]
     if wrong:

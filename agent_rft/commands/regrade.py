@@ -19,7 +19,7 @@ from agent_rft.commands.run_folder import RunFolder
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.jobcards import JobCard
-from agent_rft.contracts.ports import Grader
+from agent_rft.contracts.ports import Grader, waits
 from agent_rft.contracts.rows import Row
 from agent_rft.datasets.rows_io import read_rows
 from agent_rft.graders.agreement import Changed, Difference, difference
@@ -101,7 +101,7 @@ def rescored(store: Store, ids: Sequence[str], grader: Grader, rows: Mapping[str
         grade = kept or grade_rollout(row, rollout, grader)
         return grade and _rescored(stored, row, whole, grade, kept is None)
 
-    with _progress(title, len(ids)) as step, ThreadPoolExecutor(WAITING if getattr(grader, "waits", False) else 1) as pool:
+    with _progress(title, len(ids)) as step, ThreadPoolExecutor(WAITING if waits(grader) else 1) as pool:
         for first in range(0, len(ids), KEPT_AT_ONCE):
             for found in pool.map(score, cards_by_id(store, ids[first : first + KEPT_AT_ONCE])):
                 step()

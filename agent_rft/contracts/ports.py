@@ -60,6 +60,11 @@ class Grader(Protocol):
     def grade(self, item: dict[str, Any], sample: dict[str, Any]) -> Grade: ...
 
 
+def waits(grader: Grader) -> bool:
+    """Whether it waits for others (a judge, an endpoint, the sandbox): such a one has `waits`, and is asked in a thread."""
+    return bool(getattr(grader, "waits", False))
+
+
 class Recorder(Protocol):
     """Takes job cards. Never blocks, never loses one that it acknowledged."""
 

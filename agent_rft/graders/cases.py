@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -51,7 +51,21 @@ def _graded(item: dict[str, Any], sample: dict[str, Any], grader: Grader) -> str
     return json.dumps({**told, "errors": grade.errors} if grade.errors else told, ensure_ascii=False)
 
 
-def unlike(case: dict[str, Any], got: dict[str, Any], where: str) -> str | None:
+def worked_out(lines: Sequence[str], graded: Sequence[str], source: str) -> tuple[list[int], list[int], list[str]]:
+    """The lines of the cases that say what they should get, of those that do not, and how grades differ from the former.
+    `graded`: what grade_cases answers."""
+    said = [(number, json.loads(line.removeprefix("\ufeff"))) for number, line in enumerate(lines, start=1) if line.strip()]
+    held, bare, wrong = list[int](), list[int](), list[str]()
+    for (number, case), got in zip(said, graded, strict=True):
+        if "reward" not in case and "errors" not in case:
+            bare.append(number)
+            continue
+        held.append(number)
+        wrong += [what] if (what := _unlike(case, json.loads(got), f"{source}:{number}")) else []
+    return held, bare, wrong
+
+
+def _unlike(case: dict[str, Any], got: dict[str, Any], where: str) -> str | None:
     """How a grade differs from what its case was worked out to have: `reward`, or `errors`, a list of flags."""
     reward, flags = got["reward"], sorted(got.get("errors", {}))
     if "errors" in case:

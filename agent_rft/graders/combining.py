@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 
 from agent_rft.contracts.grades import Grade
-from agent_rft.contracts.ports import Grader
+from agent_rft.contracts.ports import Grader, waits
 
 
 def grade_parts(graders: Mapping[str, Grader], item: dict[str, Any], sample: dict[str, Any]) -> dict[str, Grade]:
@@ -31,8 +31,8 @@ def told(grades: Mapping[str, Grade], scores: Mapping[str, float | None]) -> dic
     return {"sub_rewards": dict(scores), "graders": {key: msgspec.to_builtins(grade) for key, grade in grades.items()}}
 
 
-def waits(graders: Mapping[str, Grader]) -> bool:
-    return any(getattr(grader, "waits", False) for grader in graders.values())
+def any_waits(graders: Mapping[str, Grader]) -> bool:
+    return any(waits(grader) for grader in graders.values())
 
 
 def _graded(grader: Grader, item: dict[str, Any], sample: dict[str, Any]) -> Grade:

@@ -15,7 +15,7 @@ from agent_rft.contracts.grades import Grade
 from agent_rft.contracts.ports import Grader
 from agent_rft.graders import combining, formula
 from agent_rft.graders.base import PASS_THRESHOLD, grader_ref
-from agent_rft.graders.combining import failures, grade_parts, told, waits
+from agent_rft.graders.combining import any_waits, failures, grade_parts, told
 from agent_rft.graders.formula import FormulaError, evaluate, parse_formula
 
 VERSION = "1"
@@ -27,7 +27,7 @@ class MultiGrader:
     ) -> None:
         self._graders = dict(graders)
         self._threshold = PASS_THRESHOLD if pass_threshold is None else pass_threshold
-        self.waits = waits(graders)
+        self.waits = any_waits(graders)
         try:
             self._formula = parse_formula(calculate_output, graders)
         except FormulaError as error:

@@ -9,7 +9,7 @@ import msgspec
 
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.jobcards import JobCard
-from agent_rft.contracts.ports import Grader
+from agent_rft.contracts.ports import Grader, waits
 from agent_rft.contracts.rollouts import Ending, Rollout
 from agent_rft.contracts.rows import Row
 from agent_rft.graders.agreement import SAME
@@ -22,7 +22,7 @@ class Versioned:
     def __init__(self, grader: Grader, name: str, version: str) -> None:
         self._grader = grader
         self.ref = GraderRef(name, version, grader.ref.hash)
-        self.waits = bool(getattr(grader, "waits", False))
+        self.waits = waits(grader)
 
     def grade(self, item: dict[str, object], sample: dict[str, object]) -> Grade:
         return msgspec.structs.replace(self._grader.grade(item, sample), grader=self.ref)

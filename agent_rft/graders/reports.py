@@ -5,7 +5,6 @@ The limits are where a person would object anyway; what lies on the right side o
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Literal, cast, get_args
 
@@ -18,7 +17,7 @@ from agent_rft.contracts.rows import Row
 from agent_rft.graders.adversarial import Ceiling, try_adversarial
 from agent_rft.graders.agreement import SAME, Difference, cohen_kappa, difference, weighted_kappa
 from agent_rft.graders.base import PASS_THRESHOLD
-from agent_rft.graders.cases import grade_cases, unlike
+from agent_rft.graders.cases import grade_cases, worked_out
 
 ReportKind = Literal["cases", "regrade", "adversarial", "kappa"]
 KINDS: tuple[ReportKind, ...] = get_args(ReportKind)
@@ -52,14 +51,11 @@ class Label(msgspec.Struct, frozen=True):
 
 def cases_report(lines: Sequence[str], grader: Grader, source: str) -> Report:
     """Every case gets the reward, or sets exactly the error flags, that were worked out by hand."""
-    given = [json.loads(line) for line in grade_cases(lines, grader, source)]
-    wanted = [(number, json.loads(line.removeprefix("\ufeff"))) for number, line in enumerate(lines, start=1) if line.strip()]
-    bare = [number for number, case in wanted if "reward" not in case and "errors" not in case]
-    if bare or not wanted:
+    held, bare, wrong = worked_out(lines, grade_cases(lines, grader, source), source)
+    if bare or not held:
         which = f"line {bare[0]} of {source} says" if bare else f"{source} holds no case, so nothing says"
         raise UserError(f"{which} not what is expected", 'add "reward": 1, or "errors": ["invalid_variable_error"]')
-    wrong = [found for (number, case), got in zip(wanted, given, strict=True) if (found := unlike(case, got, f"{source}:{number}"))]
-    return Report("cases", not wrong, f"{len(wanted) - len(wrong)} of {len(wanted)} cases right", {"cases": len(wanted), "wrong": wrong})
+    return Report("cases", not wrong, f"{len(held) - len(wrong)} of {len(held)} cases right", {"cases": len(held), "wrong": wrong})
 
 
 # --- the same rollouts under two graders --------------------------------------------------------------------------------

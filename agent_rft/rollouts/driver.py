@@ -17,7 +17,7 @@ from agent_rft.contracts.events import AskModel, CallTools, Command, Event, Infr
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade
 from agent_rft.contracts.messages import ToolCall
-from agent_rft.contracts.ports import Grader, Sampler, ToolBox
+from agent_rft.contracts.ports import Grader, Sampler, ToolBox, waits
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout
 from agent_rft.contracts.rows import Row
 from agent_rft.graders.apply import failed_part, grade_rollout
@@ -61,7 +61,7 @@ async def collect(
     def grade_at(position: int) -> Grade | None:
         return grade_or_fail(tries[position].row, rollouts[position], grader)
 
-    async with _grading(grade_at, keep, in_flight if getattr(grader, "waits", False) else 0) as finished:
+    async with _grading(grade_at, keep, in_flight if waits(grader) else 0) as finished:
         if sampler.batched:
             for first in range(0, len(rollouts), in_flight):
                 wave = list(range(first, min(first + in_flight, len(rollouts))))
