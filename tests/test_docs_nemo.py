@@ -90,7 +90,7 @@ def test_the_job_tells_ray_of_them(tmp_path: Path):
     (tmp_path / "docs/nemo").mkdir(parents=True)
     (tmp_path / "docs/nemo/container.sh").write_text("")
     fakes = {
-        "scontrol": "echo first; echo second",
+        "scontrol": "echo first; sleep 0.2; echo second",  # a reader that left after the first line would fail it
         "srun": f'while [ "$1" != bash ]; do echo "srun $1" >> {tmp_path}/said; shift; done; exec "$@"',
         "ray": f'echo "ray $*" >> {tmp_path}/said',
         "python": "exit 0",

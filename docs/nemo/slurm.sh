@@ -21,7 +21,8 @@ export HF_HOME=${HF_HOME:?a folder for models that all nodes see}
 export RAY_AUTH_MODE=disabled # as the driver has it
 export GPUS=17                # of the whole job; the driver waits until Ray has them
 
-HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST_HET_GROUP_0" | head -n 1)
+NODES=$(scontrol show hostnames "$SLURM_JOB_NODELIST_HET_GROUP_0")
+HEAD=${NODES%%$'\n'*}
 export HEAD
 
 in_container() {
