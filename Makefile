@@ -14,7 +14,7 @@ NEMO := $(if $(NEMO_RL_SRC),.make/nemo-cpu)
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help train resume prior evaluate plan validate data tiny-base serve smoke cards migrate test check bench install nemo-cpu
+.PHONY: help train resume prior regrade evaluate plan validate data tiny-base serve smoke cards migrate test check bench install nemo-cpu
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'

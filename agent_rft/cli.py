@@ -79,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
     smoke.add_argument("--url", help="default: the recipe's host and port")
     _with_recipe(smoke, _smoke)
     grade = commands.add_parser("grade", help="try a grader on cases")
-    grade.add_argument("--grader", required=True, metavar="NAME|FILE.json")
+    grade.add_argument("--grader", required=True, metavar="NAME|NAME@VERSION|FILE.json")
     grade.add_argument("--cases", required=True, metavar="FILE.jsonl")
     _with_recipe(grade, _grade)
     _add_graders(commands.add_parser("grader", help="register, check, approve and activate versions of graders"))
@@ -91,6 +91,7 @@ def parser() -> argparse.ArgumentParser:
     regrade.add_argument("--rows", action="append", default=[], metavar="FILE.jsonl")
     regrade.add_argument("--call-cost", type=float)
     _with_recipe(regrade, _regrade)
+    _add_label(commands.add_parser("label", help="score rollouts of a run by hand, blind; then see who agrees"))
     judge = commands.add_parser("judge", help="a judge that answers by rules from a file, to try graders with")
     judge.add_argument("--script", required=True, metavar="FILE.json")
     judge.add_argument("--port", type=int, default=8601)
@@ -128,6 +129,14 @@ def _add_graders(grader: argparse.ArgumentParser) -> None:
     _with_settings(listed, _grader_list)
 
 
+def _add_label(label: argparse.ArgumentParser) -> None:
+    label.add_argument("--run", dest="run_id", required=True, metavar="RUN")
+    label.add_argument("--by", required=True, metavar="NAME")
+    label.add_argument("--kind", choices=("train", "eval", "prior", "production"))
+    label.add_argument("--count", type=int, default=20, help="how many to show; default: 20")
+    _with_recipe(label, _label)
+
+
 def _add_data(data: argparse.ArgumentParser) -> None:
     data.add_argument("--keep-rows", action="store_true", help="only the corpus; rows that are there stay")
     data.set_defaults(run=_data)
@@ -160,7 +169,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     finqa.add_argument("--keep-yes-no", action="store_true")
     refresh = kind("refresh", _data_refresh, "a new curriculum from what a model can do")
     refresh.add_argument("folder")
-    refresh.add_argument("--prior", required=True, metavar="runs/ID/prior.json")
+    _with_measurement(refresh)
     cards = kind("from-cards", _data_from_cards, "rows from job cards")
     cards.add_argument("--store", default=DEFAULT_STORE)
     cards.add_argument("--val", help="rows in here stay held out")
@@ -185,6 +194,13 @@ def _add_data(data: argparse.ArgumentParser) -> None:
 def _with_splits(command: argparse.ArgumentParser, *, val_needed: bool = False) -> None:
     command.add_argument("--train", required=True)
     command.add_argument("--val", required=val_needed)
+
+
+def _with_measurement(refresh: argparse.ArgumentParser) -> None:
+    measured = refresh.add_mutually_exclusive_group(required=True)
+    measured.add_argument("--prior", metavar="runs/ID/prior.json", help="what a prior check on these rows found")
+    measured.add_argument("--run", dest="run_id", metavar="RUN", help="what a run on these rows met in training, by its cards")
+    refresh.add_argument("--store", default=DEFAULT_STORE, help="that holds the run's cards")
 
 
 def _with_recipe(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
@@ -315,9 +331,12 @@ def _data_finqa(arguments: argparse.Namespace) -> None:
 
 
 def _data_refresh(arguments: argparse.Namespace) -> None:
-    from agent_rft.commands.datasets import refresh
+    from agent_rft.commands.datasets import refresh_by_prior, refresh_by_run
 
-    refresh(arguments.folder, arguments.prior, arguments.out)
+    if arguments.prior:
+        refresh_by_prior(arguments.folder, arguments.prior, arguments.out)
+    else:
+        refresh_by_run(arguments.folder, arguments.run_id, arguments.store, arguments.out)
 
 
 def _data_from_cards(arguments: argparse.Namespace) -> None:
@@ -413,6 +432,13 @@ def _grader_list(arguments: argparse.Namespace) -> None:
 
     with building(*_recipe(arguments)) as (url, _):
         list_graders(url)
+
+
+def _label(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.label import label
+    from agent_rft.compose import settings_for
+
+    label(settings_for(*_recipe(arguments)).store.url, arguments.run_id, arguments.by, arguments.count, arguments.kind)
 
 
 def _judge(arguments: argparse.Namespace) -> None:

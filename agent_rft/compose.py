@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from copy import deepcopy
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from hydra import compose, initialize_config_dir
@@ -37,7 +38,19 @@ def settings_for(recipe: str, overrides: list[str], conf: Path = CONF) -> Settin
     except (HydraException, OmegaConfBaseException) as error:
         why = str(error).splitlines()[0]
         raise UserError(f"recipe {recipe} does not compose: {why}", f"look at {conf.name}/{recipe}.yaml") from None
-    return validated(_overridden({"recipe": recipe, **tree}, [one for one in overrides if one not in groups]))
+    wanted = _overridden({"recipe": recipe, **tree}, [one for one in overrides if one not in groups])
+    if missing := list(_left_open(wanted)):
+        raise FaultsFound("the settings have faults:", [Fault(key, "is yours to say", f"add {key}=...") for key in missing], exit_code=2)
+    return validated(wanted)
+
+
+def _left_open(tree: dict[str, Any], above: str = "") -> Iterator[str]:
+    """Keys that Hydra's ??? marks, where nobody gave a value."""
+    for key, value in tree.items():
+        if isinstance(value, dict):
+            yield from _left_open(cast(dict[str, Any], value), f"{above}{key}.")
+        elif value == "???":
+            yield above + key
 
 
 def changed(settings: Settings, overrides: list[str]) -> Settings:

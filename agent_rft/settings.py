@@ -33,6 +33,8 @@ class TaskSettings(Section):
     train: str
     """JSONL file of training rows."""
     val: str
+    grader: str | None = None
+    """The grader's JSON where it comes with the data; grader.file otherwise."""
     system_prompt: str = ""
     """Put before every conversation; empty for none."""
     limits: LimitSettings = LimitSettings()
@@ -203,7 +205,9 @@ class JudgeSettings(Section):
 
 class GraderSettings(Section):
     name: str = "numeric"
+    """One of ours, or a version that is registered in the store: numeric@2."""
     options: dict[str, Any] = {}
+    """Of one of ours; a registered version has its own."""
     file: str | None = None
     """A grader's JSON, instead of a name."""
     allow_inactive: bool = False
@@ -218,6 +222,10 @@ class GraderSettings(Section):
 class ServingSettings(Section):
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
+    grade_seconds: Annotated[float, Field(gt=0)] = 150.0
+    """By when a grade is there, or the reason why there is none. A python grader has its 120 seconds in this."""
+    grades_in_flight: Positive = 256
+    """Gradings under way at once; whoever asks for more is told to come again."""
 
 
 class StoreSettings(Section):
@@ -249,6 +257,14 @@ class Settings(Section):
     evaluation: EvaluationSettings = EvaluationSettings()
     run: RunSettings = RunSettings()
 
+    @model_validator(mode="after")
+    def data_may_bring_its_grader(self) -> Self:
+        if self.task.grader in (None, self.grader.file):
+            return self
+        if self.grader.file:
+            raise ValueError(f"task.grader={self.task.grader} and grader.file={self.grader.file} are two graders: leave one out")
+        return self.model_copy(update={"grader": self.grader.model_copy(update={"file": self.task.grader})})
+
 
 def validated(tree: dict[str, Any]) -> Settings:
     """The tree as typed settings, or every fault in it at once."""
@@ -268,6 +284,8 @@ def _fault(detail: ErrorDetails) -> Fault:
         return Fault(key, what, "8 is usual, 4 the least that is stable")
     if detail["type"] == "missing":
         return Fault(key, "is required and missing")
+    if detail["type"] == "value_error":
+        return Fault(key or "settings", str(detail.get("ctx", {}).get("error", detail["msg"])))
     return Fault(key, f"{detail['msg'][0].lower()}{detail['msg'][1:]}, found {detail['input']!r}")
 
 

@@ -15,6 +15,8 @@ import sqlalchemy as sa
 
 from agent_rft.contracts.errors import UserError, did_you_mean
 from agent_rft.contracts.grades import Grade, GraderRef
+from agent_rft.contracts.people import PersonsLabel, person
+from agent_rft.contracts.rollouts import Ending
 from observability.records import grade_row
 from observability.store import Store
 from observability.tables import grader_approvals, grader_reports, grader_states, grader_versions, grades, human_labels, job_cards
@@ -22,6 +24,8 @@ from observability.tables import grader_approvals, grader_reports, grader_states
 State = Literal["registered", "active", "retired"]
 LABELS = {"pass": 1.0, "fail": 0.0}
 """What a label is worth where no score was given."""
+WITHDRAWN = "withdrawn"
+"""A label that takes back the one before it: nothing is deleted."""
 
 
 class GraderVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -157,16 +161,77 @@ def add_label(
         connection.execute(sa.insert(human_labels), [values | {"at": _now()}])
 
 
-def labelled_scores(store: Store, run_id: str) -> dict[str, float]:
-    """What people found of the run's rollouts, by rollout id: the mean over them, each with their newest label."""
+def give_label_once(store: Store, labeller: str, rollout_id: str, score: float) -> bool:
+    """False where this person's label of the rollout stands already: however many sessions they have open, they label it once."""
+    with store.writing() as connection:
+        _alone(connection, f"label {rollout_id}")
+        if _standing_label(connection, labeller, rollout_id):
+            return False
+        _write_label(connection, labeller, rollout_id, score, None)
+    return True
+
+
+def withdraw_label(store: Store, labeller: str, rollout_id: str) -> bool:
+    """False where no label of this person stands."""
+    with store.writing() as connection:
+        _alone(connection, f"label {rollout_id}")
+        if not _standing_label(connection, labeller, rollout_id):
+            return False
+        _write_label(connection, labeller, rollout_id, None, WITHDRAWN)
+    return True
+
+
+def _standing_label(connection: sa.Connection, labeller: str, rollout_id: str) -> bool:
+    select = sa.select(human_labels).where(human_labels.c.rollout_id == rollout_id).order_by(human_labels.c.id)
+    said = [row["label"] for row in connection.execute(select).mappings() if person(row["labeller"]) == person(labeller)]
+    return bool(said) and said[-1] != WITHDRAWN
+
+
+def _write_label(connection: sa.Connection, labeller: str, rollout_id: str, score: float | None, label: str | None) -> None:
+    values = {"rollout_id": rollout_id, "row_id": None, "labeller": labeller, "score": score, "label": label, "note": ""}
+    connection.execute(sa.insert(human_labels), [values | {"at": _now()}])
+
+
+def labels_of(store: Store, run_id: str) -> list[PersonsLabel]:
+    """The labels of the run's rollouts that stand: each person's newest."""
     joined = human_labels.join(job_cards, human_labels.c.rollout_id == job_cards.c.rollout_id)
     select = sa.select(human_labels).select_from(joined).where(job_cards.c.run_id == run_id).order_by(human_labels.c.id)
-    said: dict[str, dict[str, float]] = {}
+    newest: dict[tuple[str, str], sa.RowMapping] = {}
     with store.reading() as connection:
         for row in connection.execute(select).mappings():
-            score = LABELS[row["label"]] if row["score"] is None else row["score"]
-            said.setdefault(row["rollout_id"], {})[row["labeller"]] = score
-    return {rollout_id: sum(scores.values()) / len(scores) for rollout_id, scores in said.items()}
+            newest[row["rollout_id"], person(row["labeller"])] = row
+    return [PersonsLabel(row["rollout_id"], row["labeller"], _score(row)) for row in newest.values() if row["label"] != WITHDRAWN]
+
+
+def _score(row: sa.RowMapping) -> float:
+    return LABELS[row["label"]] if row["score"] is None else row["score"]
+
+
+def labelled_scores(store: Store, run_id: str) -> dict[str, float]:
+    """What people found of the run's rollouts, by rollout id: the mean over them, each with their newest label."""
+    said: dict[str, list[float]] = {}
+    for one in labels_of(store, run_id):
+        said.setdefault(one.rollout_id, []).append(one.score)
+    return {rollout_id: sum(scores) / len(scores) for rollout_id, scores in said.items()}
+
+
+def runs_to_label(store: Store) -> list[tuple[str, int]]:
+    """The run that started a rollout last comes first."""
+    count, newest = sa.func.count(), sa.func.max(job_cards.c.started_at)
+    select = sa.select(job_cards.c.run_id, count).where(*_judgeable()).group_by(job_cards.c.run_id).order_by(newest.desc())
+    with store.reading() as connection:
+        return [(row[0], row[1]) for row in connection.execute(select)]
+
+
+def rollouts_to_label(store: Store, run_id: str, kind: str | None = None) -> list[str]:
+    """Their ids. Where infrastructure failed there is nothing to judge."""
+    of_kind = [] if kind is None else [job_cards.c.kind == kind]
+    with store.reading() as connection:
+        return list(connection.scalars(sa.select(job_cards.c.rollout_id).where(job_cards.c.run_id == run_id, *_judgeable(), *of_kind)))
+
+
+def _judgeable() -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
+    return job_cards.c.ending.is_not(None), job_cards.c.ending != Ending.INFRA_FAILED.value
 
 
 def _version(row: sa.RowMapping) -> GraderVersion:
@@ -179,7 +244,7 @@ def _is(table: sa.Table, ref: GraderRef) -> tuple[sa.ColumnElement[bool], sa.Col
 
 
 def _alone(connection: sa.Connection, name: str) -> None:
-    """Whoever else would register or activate a version of this name waits. On SQLite the transaction is alone as it is."""
+    """Whoever else would write under this name, a version or a label, waits. On SQLite the transaction is alone as it is."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(name))))
 

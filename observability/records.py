@@ -16,7 +16,7 @@ from agent_rft.contracts.rollouts import Ending, Limits, Rollout, ToolResult, Tu
 Values = dict[str, Any]
 VERSIONS = ("code", "checkpoint", "dataset", "tool_set", "grader", "seed")
 COSTS = ("context_tokens", "sampled_tokens", "tool_calls", "seconds", "tool_seconds")
-JOB = ("rollout_id", "kind", "tenant", "run_id", "step", "row_id", "sample_index", "reference_answer", "metadata", "advantage")
+JOB = ("rollout_id", "kind", "tenant", "run_id", "step", "row_id", "sample_index", "reference_answer", "metadata", "item", "advantage")
 
 
 class RecordedCard(msgspec.Struct, frozen=True):

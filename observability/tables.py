@@ -66,6 +66,7 @@ job_cards = sa.Table(
     sa.Column("difficulty", Words),
     sa.Column("metadata", Json, nullable=False),
     sa.Column("reference_answer", Json),
+    sa.Column("item", Json),  # the row's `expected` and own keys; null in a card from before cards kept them
     # what the agent was given: opening messages, tools, limits, seed
     sa.Column("context", Json, nullable=False),
     # what the agent claims

@@ -12,6 +12,7 @@ from litestar.handlers import BaseRouteHandler
 
 HOW = "send the server's bearer: 'Authorization: Bearer $TOOL_BEARER'"
 CHALLENGE = {"www-authenticate": "Bearer"}
+SESSION_PURPOSE = b"a browser's session on the pages"
 
 
 class Bearer:
@@ -25,11 +26,27 @@ class Bearer:
             return True
         for name, value in headers:
             if name == b"authorization":
-                # Constant time: how long a refusal takes must not tell how much of a guess was right.
-                return value[:7].lower() == b"bearer " and hmac.compare_digest(value[7:].strip(), self._expected)
+                return value[:7].lower() == b"bearer " and _same(value[7:].strip(), self._expected)
         return False
+
+    def is_token(self, typed: str) -> bool:
+        """What a person typed into the sign-in form."""
+        return self._expected is None or _same(typed.strip().encode("utf-8", "replace"), self._expected)
+
+    @property
+    def session(self) -> str:
+        """What a signed-in browser keeps. It opens the pages only, and the secret cannot be read from it."""
+        return hmac.new(self._expected or b"", SESSION_PURPOSE, "sha256").hexdigest()
+
+    def admits_session(self, cookie: str) -> bool:
+        return self._expected is None or _same(cookie.encode("utf-8", "replace"), self.session.encode())
 
     def guard(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         """The same gate, for Litestar's handlers."""
         if not self.admits(connection.scope["headers"]):
             raise NotAuthorizedException(detail=HOW, headers=CHALLENGE)
+
+
+def _same(given: bytes, expected: bytes) -> bool:
+    """In constant time: how long a refusal takes must not tell how much of a guess was right."""
+    return hmac.compare_digest(given, expected)

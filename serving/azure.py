@@ -2,7 +2,8 @@
 
 In both, `trace_id` is the rollout's id. Whoever asks knows three outcomes. A 200 is the result. A 4xx without `output` is shown
 to the model: here 422, for what the model did wrong. A 5xx is asked again, up to three times, and then the rollout is thrown
-away: here 503, where a tool or a grader failed. So a failure of ours never becomes a score or something that the model reads.
+away: here 503, where a tool or a grader failed, or too much is being graded. So a failure of ours never becomes a score or
+something that the model reads.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from agent_rft.contracts.errors import InfraError, did_you_mean
 from agent_rft.contracts.ports import Grader
 from agent_rft.graders.samples import NOT_JSON, json_of
 from serving.auth import Bearer
-from serving.grading import graded
+from serving.grading import Gradings
 from serving.openapi import BEARER
 from serving.tool_calls import ToolRunner
 from serving.tools.context import CallKey, current_call
@@ -79,9 +80,7 @@ SHOWN = ResponseSpec(ToolErrorResponse, description="The model's mistake, for it
 FAILED = ResponseSpec(FailureResponse, description="Not the model's fault: ask again, then throw the rollout away")
 
 
-def azure_routes(
-    graders: Mapping[str, Grader], runner: ToolRunner, bearer: Bearer, grade_deadline_seconds: float
-) -> list[HTTPRouteHandler]:
+def azure_routes(graders: Mapping[str, Grader], runner: ToolRunner, bearer: Bearer, gradings: Gradings) -> list[HTTPRouteHandler]:
     common: dict[str, Any] = {
         "status_code": 200,
         "guards": [bearer.guard],
@@ -94,7 +93,7 @@ def azure_routes(
         if name not in graders:
             raise NotFoundException(detail=f"there is no grader named '{name}'; {did_you_mean(name, graders)}")
         sample = {"rollout_id": data.trace_id, **data.sample}
-        grade = await graded(lambda: graders[name].grade(data.item, sample), graders[name].ref, grade_deadline_seconds, data.trace_id)
+        grade = await gradings.grade(lambda: graders[name].grade(data.item, sample), graders[name].ref, data.trace_id)
         if grade.reward is None:
             return _failed(f"grader:{name}", "; ".join(f"{flag}: {what}" for flag, what in grade.errors.items()))
         return _answer(200, Score(grade.reward))

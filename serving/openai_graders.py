@@ -21,7 +21,7 @@ from typing import Annotated, Any, cast
 
 import msgspec
 from litestar import Request, Response, post
-from litestar.exceptions import HTTPException, NotAuthorizedException
+from litestar.exceptions import HTTPException, NotAuthorizedException, ServiceUnavailableException
 from litestar.handlers import HTTPRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body
@@ -31,10 +31,11 @@ from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.ports import Grader
 from agent_rft.graders import spec as specs
 from agent_rft.graders.pure import Build, build_pure
+from agent_rft.graders.python_grader import PythonGrader
 from agent_rft.graders.samples import sample_of_text
 from agent_rft.graders.spec import GraderSpec, flags_of, read_spec
 from serving.auth import CHALLENGE, Bearer
-from serving.grading import graded
+from serving.grading import Gradings
 from serving.openapi import BEARER
 from serving.threads import in_daemon_thread
 
@@ -111,8 +112,8 @@ class Metadata(msgspec.Struct):
     """Seconds."""
     scores: dict[str, Any]
     """`score`: in the grader's own units, where it has any."""
-    token_usage: dict[str, int] | None
-    """Over all models; null where none was asked."""
+    token_usage: int | None
+    """All tokens of all models; null where none was asked."""
     sampled_model_name: str | None
     """Null where none was asked, or several."""
     error_details: dict[str, Any]
@@ -144,7 +145,7 @@ REFUSED = {
 }
 
 
-def openai_routes(build: Build, bearer: Bearer, deadline_seconds: float) -> list[HTTPRouteHandler]:
+def openai_routes(build: Build, bearer: Bearer, gradings: Gradings) -> list[HTTPRouteHandler]:
     common: dict[str, Any] = {
         "status_code": 200,
         "guards": [bearer.guard],
@@ -157,9 +158,11 @@ def openai_routes(build: Build, bearer: Bearer, deadline_seconds: float) -> list
     @post([f"{prefix}{FOLDER}/validate" for prefix in PREFIXES], summary="Validate a grader", **common)
     async def validate(data: Annotated[ValidateRequest, Body()]) -> Response[ValidateResponse]:
         try:
-            await in_daemon_thread(_read, data.grader)
+            await gradings.run(lambda: _check(data.grader, build))
         except FaultsFound as found:
             return _no_grader(found)
+        except TimeoutError:
+            return _refused(503, "the grader's sources did not end in time", None, None)
         return Response(ValidateResponse(data.grader))
 
     @post([f"{prefix}{FOLDER}/run" for prefix in PREFIXES], summary="Run a grader on one sample", **common)
@@ -167,7 +170,7 @@ def openai_routes(build: Build, bearer: Bearer, deadline_seconds: float) -> list
         """A grader that failed gives no score: `reward` is null and `metadata.errors` says why."""
         began = time.perf_counter()
         try:
-            grade = await _run(build, data, deadline_seconds)
+            grade = await _run(build, data, gradings)
         except FaultsFound as found:
             return _no_grader(found)
         return Response(_told(grade, data.grader, time.perf_counter() - began))
@@ -175,7 +178,7 @@ def openai_routes(build: Build, bearer: Bearer, deadline_seconds: float) -> list
     return [validate, run]
 
 
-async def _run(build: Build, data: RunRequest, deadline_seconds: float) -> Grade:
+async def _run(build: Build, data: RunRequest, gradings: Gradings) -> Grade:
     nameless = GraderRef(str(data.grader.get("type")), "", "")
     try:
         spec = await in_daemon_thread(_read, data.grader)
@@ -193,7 +196,7 @@ async def _run(build: Build, data: RunRequest, deadline_seconds: float) -> Grade
             return Grade(nameless, None, errors=_unbuilt(spec, build) or {"other_error": _said(error)})
         return grader.grade(data.item or {}, sample)
 
-    return await graded(build_and_grade, nameless, deadline_seconds)
+    return await gradings.grade(build_and_grade, nameless)
 
 
 def _read(grader: dict[str, Any]) -> GraderSpec:
@@ -201,6 +204,24 @@ def _read(grader: dict[str, Any]) -> GraderSpec:
         return read_spec(grader)
     except RecursionError:
         raise FaultsFound("grader is no usable grader", [Fault("grader", "is nested too deep")]) from None
+
+
+def _check(grader: dict[str, Any], build: Build) -> None:
+    if faults := _source_faults(_read(grader), build, "grader"):
+        raise FaultsFound("grader is no usable grader", faults)
+
+
+def _source_faults(spec: GraderSpec, build: Build, where: str) -> list[Fault]:
+    """Of each python source, run in the sandbox without anything to grade. A server without a sandbox cannot tell."""
+    if parts := _parts(spec):
+        return [fault for key, part in parts.items() for fault in _source_faults(part, build, f"{where}.{_path(spec, key)}")]
+    if not isinstance(spec, specs.Python):
+        return []
+    try:
+        grader = build(spec)
+    except (UserError, InfraError):
+        return []
+    return grader.faults(f"{where}.source") if isinstance(grader, PythonGrader) else []
 
 
 def pure_only(spec: GraderSpec) -> Grader:
@@ -238,13 +259,15 @@ def _parts(spec: GraderSpec) -> Mapping[str, GraderSpec]:
             return {}
 
 
+def _path(spec: GraderSpec, key: str) -> str:
+    """Where a part stands in the JSON of its multi or stack."""
+    return f"graders.{key}" if isinstance(spec, specs.Multi) else f"{key}.grader"
+
+
 def _told(grade: Grade, grader: Mapping[str, Any], seconds: float) -> RunResponse:
     per_model: dict[str, Counter[str]] = {}
     for model, used in _usages(grade.parts):
         per_model.setdefault(model, Counter()).update(used)
-    total = Counter[str]()
-    for used in per_model.values():
-        total.update(used)
     score = grade.parts.get("score")
     metadata = Metadata(
         name=str(grader.get("name") or grader["type"]),
@@ -252,7 +275,7 @@ def _told(grade: Grade, grader: Mapping[str, Any], seconds: float) -> RunRespons
         errors=_flags(grade.errors),
         execution_time=seconds,
         scores={} if score is None else {"score": score},
-        token_usage=dict(total) if per_model else None,
+        token_usage=sum(used["total_tokens"] for used in per_model.values()) if per_model else None,
         sampled_model_name=next(iter(per_model)) if len(per_model) == 1 else None,
         error_details=grade.errors,
     )
@@ -279,9 +302,11 @@ def _no_grader(found: FaultsFound) -> Response[Any]:
 
 
 def _no_request(_request: Request[Any, Any, Any], error: HTTPException) -> Response[ErrorResponse]:
-    """Litestar's own refusals: of the body, of its size, of who asks."""
+    """Refusals before anything is graded: of the body, of its size, of who asks, and for want of a place."""
     if isinstance(error, NotAuthorizedException):
         return _refused(401, error.detail, None, "invalid_api_key", CHALLENGE)
+    if isinstance(error, ServiceUnavailableException):
+        return _refused(503, error.detail, None, None, error.headers)
     faults = [(fault.get("key", BODY), fault["message"]) for fault in cast(list[dict[str, str]], error.extra or [])]
     told = [message if key == BODY else f"{key}: {message}" for key, message in faults]
     keys = [key for key, _ in faults if key != BODY]

@@ -12,7 +12,10 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from agent_rft.cli import DEFAULT_STORE, main
 from agent_rft.commands import datasets as commands
+from agent_rft.commands.run_folder import RunFolder
+from agent_rft.compose import settings_for
 from agent_rft.contracts.errors import FaultsFound, InfraError, UserError
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.jobcards import Cost, JobCard, Versions
@@ -24,6 +27,7 @@ from agent_rft.datasets.rows_io import read_rows, write_rows
 from agent_rft.datasets.synthesis import Plan
 from agent_rft.datasets.version_files import read_card, read_version
 from agent_rft.evaluation.prior import PriorCheck, RowPrior
+from observability.graders import append_grades
 from observability.ingest import StoreRecorder
 from observability.store import open_store
 
@@ -92,6 +96,12 @@ def measured(row_id: str, bucket: str) -> RowPrior:
     )
 
 
+def tried(number: int, row_id: str, reward: float | None, **changes: object) -> JobCard:
+    """A training rollout of run r."""
+    grade = None if reward is None else Grade(GraderRef("numeric", "1", "x"), reward)
+    return msgspec.structs.replace(job_card(number, "?", 0.0, "train"), **({"row_id": row_id, "grade": grade} | changes))
+
+
 def test_refresh_makes_a_new_version_from_a_priors_result(rows_file, tmp_path):
     commands.split(rows_file, str(tmp_path / "one"), 0.2, 1, "", "")
     before, rows = read_version(tmp_path / "one")
@@ -102,7 +112,7 @@ def test_refresh_makes_a_new_version_from_a_priors_result(rows_file, tmp_path):
         mean_reward=0.5, mean_tool_calls=1.0, infra_failures=0, rows=tuple(result),
     )  # fmt: skip
     (tmp_path / "prior.json").write_bytes(msgspec.json.encode(check))
-    commands.refresh(str(tmp_path / "one"), str(tmp_path / "prior.json"), str(tmp_path / "two"))
+    commands.refresh_by_prior(str(tmp_path / "one"), str(tmp_path / "prior.json"), str(tmp_path / "two"))
     card, fresh = read_version(tmp_path / "two")
     assert [r.id for r in fresh["train"]] == ids[2:]
     assert fresh["val"] == rows["val"]
@@ -111,7 +121,7 @@ def test_refresh_makes_a_new_version_from_a_priors_result(rows_file, tmp_path):
     assert [r.id for r in read_rows(tmp_path / "two" / "review.jsonl")] == [ids[1]]
     assert [r.id for r in read_rows(tmp_path / "two" / "retired.jsonl")] == [ids[0]]
     with pytest.raises(UserError, match="cannot read"):
-        commands.refresh(str(tmp_path / "one"), str(tmp_path / "none.json"), str(tmp_path / "three"))
+        commands.refresh_by_prior(str(tmp_path / "one"), str(tmp_path / "none.json"), str(tmp_path / "three"))
 
 
 def job_card(number: int, prompt: str, reward: float, kind: str = "production") -> JobCard:
@@ -122,6 +132,88 @@ def job_card(number: int, prompt: str, reward: float, kind: str = "production") 
         rollout=rollout, reference_answer="1", metadata={"task_type": "qa", "difficulty": "easy"},
         grade=Grade(GraderRef("numeric", "1", "x"), reward), cost=Cost(), versions=Versions(code="", checkpoint=""),
     )  # fmt: skip
+
+
+def test_refresh_by_a_run_keeps_what_its_training_solved_sometimes_and_what_it_never_met(rows_file, tmp_path, capsys):
+    """Of eight training rows the run met six. a: 0 in its first group, 1 in its second: sometimes. b: 1, 1. c: 0, 0.5 and a try
+    that infrastructure spoilt. d: spoilt alone. e: solved always but for an evaluation. f: 0, graded again as 1; 0: sometimes."""
+    commands.split(rows_file, str(tmp_path / "one"), 0.2, 1, "", "")
+    before, rows = read_version(tmp_path / "one")
+    a, b, c, d, e, f, *unmet = [r.id for r in rows["train"]]
+    tries = [
+        (a, 0.0),
+        (a, 0.0),
+        (a, 1.0),
+        (a, 1.0),
+        (b, 1.0),
+        (b, 1.0),
+        (c, 0.0),
+        (c, 0.5),
+        (c, None),
+        (d, None),
+        (e, 1.0),
+        (f, 0.0),
+        (f, 0.0),
+    ]
+    url = f"sqlite:///{tmp_path}/cards.db"
+    store = open_store(url)
+    with StoreRecorder(store) as recorder:
+        for number, (row_id, reward) in enumerate(tries):
+            recorder.record(tried(number, row_id, reward))
+        recorder.record(tried(20, e, 0.0, kind="eval"))
+        recorder.record(tried(21, b, 0.0, run_id="another"))
+    append_grades(store, [("id-12", Grade(GraderRef("numeric", "2", "y"), 1.0))])
+    store.close()
+    to = str(tmp_path / "two")
+    assert main(["data", "refresh", str(tmp_path / "one"), "--run", "r", "--store", url, "--out", to]) == 0
+    card, fresh = read_version(tmp_path / "two")
+    assert [r.id for r in fresh["train"]] == [a, d, f, *unmet] and len(unmet) == 2
+    assert fresh["val"] == rows["val"]
+    assert [r.id for r in read_rows(tmp_path / "two" / "retired.jsonl")] == [b, e]
+    assert [r.id for r in read_rows(tmp_path / "two" / "review.jsonl")] == [c]
+    assert card.origin.left_out == {"solved always, retired": 2, "never solved, for review": 1}
+    assert card.origin.parents == (before.hash,)
+    assert "13 training cards of run r, solved from reward 1 on: solved sometimes, and 3 rows without a score" in card.origin.source
+    assert "kept: 2 solved sometimes, 3 without a score there" in capsys.readouterr().out
+
+
+def test_refresh_counts_a_try_as_solved_from_where_the_run_did(rows_file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    commands.split(rows_file, str(tmp_path / "one"), 0.2, 1, "", "")
+    first = read_version(tmp_path / "one")[1]["train"][0].id
+    with StoreRecorder(open_store(DEFAULT_STORE)) as recorder:
+        for number, reward in enumerate((0.0, 0.5)):
+            recorder.record(tried(number, first, reward))
+    RunFolder.new(settings_for("research_tiny", ["run.id=r", "grader.pass_at=0.5"]))
+    assert main(["data", "refresh", "one", "--run", "r", "--out", "two"]) == 0
+    assert not read_rows(tmp_path / "two" / "review.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ([], "one of the arguments --prior --run is required"),
+        (["--run", "r", "--prior", "prior.json"], "argument --prior: not allowed with argument --run"),
+    ],
+)
+def test_refresh_needs_one_measurement(given, says, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["data", "refresh", "one", "--out", "two", *given])
+    assert ended.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_refresh_by_a_run_without_training_cards_or_on_other_rows_is_refused(rows_file, tmp_path, capsys):
+    commands.split(rows_file, str(tmp_path / "one"), 0.2, 1, "", "")
+    url = f"sqlite:///{tmp_path}/cards.db"
+    with StoreRecorder(open_store(url)) as recorder:
+        recorder.record(tried(1, "row-0", 1.0, kind="eval"))
+        recorder.record(tried(2, "elsewhere", 1.0, run_id="other"))
+    refresh = ["data", "refresh", str(tmp_path / "one"), "--store", url, "--out", str(tmp_path / "two")]
+    assert main([*refresh, "--run", "r"]) == 2
+    assert f"no training card of run r is in {url}" in capsys.readouterr().err
+    assert main([*refresh, "--run", "other"]) == 1
+    assert "elsewhere: was measured but is no training row" in capsys.readouterr().err
+    assert not (tmp_path / "two").exists()
 
 
 def test_from_cards_reads_the_store_and_keeps_the_held_out_apart(rows_file, tmp_path):

@@ -6,11 +6,14 @@ import json
 import threading
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from agent_rft.commands.graders import activate, approve, check, list_graders, register
+from agent_rft.commands.grading import grader_of
 from agent_rft.commands.registered import inactive, registered_grader
 from agent_rft.commands.regrade import regrade
+from agent_rft.compose import save, settings_for
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.jobcards import Cost, JobCard, Versions
@@ -20,6 +23,7 @@ from agent_rft.contracts.rows import Expected, Row
 from agent_rft.datasets.rows_io import write_rows
 from agent_rft.graders.numeric import NumericGrader
 from agent_rft.graders.pure import build_pure
+from agent_rft.settings import Settings
 from observability.cards import find_card
 from observability.graders import active_version, add_label, find_version
 from observability.ingest import StoreRecorder
@@ -184,6 +188,45 @@ def test_a_grader_that_reads_more_of_the_row_is_warned_about_and_helped_by_rows(
     assert "warning: of 1 cards only question, reference answer and metadata are known" in capsys.readouterr().out
 
 
+def test_a_card_that_keeps_its_rows_own_keys_is_graded_by_them_whatever_files_say(url, store, tmp_path, capsys):
+    (tmp_path / "own.json").write_text('{"type": "numeric", "name": "numeric", "use_row_tolerance": true}')
+    register(url, "own.json", "ann", build, "numeric@rows")
+    write_rows(tmp_path / "rows.jsonl", [Row("row-1", "What was the revenue?", "$842M", Expected(tolerance_rel=0.0))])
+    with StoreRecorder(store) as recorder:
+        recorder.record(msgspec.structs.replace(card(7, "$850M"), item={"expected": {"tolerance_rel": 0.02}}))
+    regrade(url, "numeric@rows", build, cards=["id-7"], rows=["rows.jsonl"])
+    assert find_card(store, "id-7").grades[1].grade.reward == 0.5  # 8 off, 16.84 allowed by the card's row
+    assert "warning" not in capsys.readouterr().out
+
+
+def test_a_recipe_names_a_registered_version_and_gets_the_very_one(url, store):
+    register(url, "numeric2.json", "ann", build)
+    assert grader_of(recipe(url, "grader.name=numeric@2")).ref == find_version(store, "numeric@2").ref
+    assert grader_of(recipe(url, "grader.name=numeric@1")).ref == grader_of(recipe(url)).ref == NumericGrader().ref
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["grader.name=numeric@3"], r"no grader version numeric@3 is registered in .*\n  cure: did you mean 'numeric@2'"),
+        (
+            ["grader.name=numeric@2", "grader.options.tolerance=0.1"],
+            "is a whole grader, and grader.options={'tolerance': 0.1} would be another",
+        ),
+        (["grader.name=numeric@2", "grader.file=numeric2.json"], "is a whole grader, and grader.file=numeric2.json would be another"),
+        (["grader.name=numeric@"], "'numeric@' names no grader version"),
+    ],
+)
+def test_a_recipe_that_names_no_one_grader_is_told_so(url, given, says):
+    register(url, "numeric2.json", "ann", build)
+    with pytest.raises(UserError, match=says):
+        grader_of(recipe(url, *given))
+
+
+def recipe(url: str, *overrides: str) -> Settings:
+    return settings_for("research_tiny", [f"store.url={url}", *overrides])
+
+
 def test_cards_whose_grader_failed_are_scored_after_all_and_failures_are_no_zeros(url, store, capsys):
     failed = card(7, "$842M", ending=Ending.INFRA_FAILED, failed_part="grader:judge")
     odd = card(8, "$842M")
@@ -345,8 +388,6 @@ def test_the_list_fits_a_narrow_terminal_and_shows_who_did_what(checked, capsys)
 
 
 def test_rows_and_the_cost_of_calls_come_from_the_runs_own_folder(url, store, tmp_path, capsys):
-    from agent_rft.compose import save, settings_for
-
     write_rows(tmp_path / "train.jsonl", [Row("row-1", "What was the revenue?", "$842M", Expected(tolerance_rel=0.02))])
     settings = settings_for(
         "research_tiny", [f"task.train={tmp_path}/train.jsonl", "algorithm.call_cost=0.1", f"task.val={tmp_path}/none.jsonl"]

@@ -221,7 +221,7 @@ def test_words_of_the_users_are_printed_as_they_are(look, tmp_path: Path):
 def record(folder: Path, verdict: str, **changes: str) -> None:
     """A verdict as `make prior` leaves it, measured on what the recipe names."""
     settings = settings_for(TINY, [])
-    grader = grader_of(settings.grader)
+    grader = grader_of(settings)
     ref = grader.ref
     measured = {
         "code": "any",

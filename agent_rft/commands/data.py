@@ -28,7 +28,7 @@ def make_data(keep_rows: bool) -> None:
 def validate(recipe: str, overrides: list[str], files: list[str]) -> None:
     settings = settings_for(recipe, overrides)
     paths = {"files": [Path(file) for file in files]} if files else {"train": Path(settings.task.train), "val": Path(settings.task.val)}
-    report = validate_files(paths, known_tools(settings), grader_of(settings.grader))
+    report = validate_files(paths, known_tools(settings), grader_of(settings))
     _show(report)
     if report.faults:
         raise FaultsFound(f"{len(report.faults)} faults:", report.faults)
@@ -49,10 +49,10 @@ def _show(report: Report) -> None:
 
 
 def grade(name: str, cases: str, recipe: str, overrides: list[str]) -> None:
-    """`recipe` and overrides say where judges are (grader.judge.url=...)."""
-    lines = case_lines(cases)
-    with closing(services_of(settings_for(recipe, overrides).grader)) as services:
-        graded = grade_cases(lines, grader_named(name, services), cases)
+    """`recipe` and overrides say where judges (grader.judge.url=...) and registered graders (store.url=...) are."""
+    lines, settings = case_lines(cases), settings_for(recipe, overrides)
+    with closing(services_of(settings.grader)) as services:
+        graded = grade_cases(lines, grader_named(name, services, settings.store.url), cases)
     for line in graded:
         print(line)
     held, _, wrong = worked_out(lines, graded, cases)

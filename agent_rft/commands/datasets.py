@@ -9,6 +9,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import msgspec
 from rich.table import Table
 
 from agent_rft.commands.parts import console
+from agent_rft.commands.run_folder import RunFolder
 from agent_rft.contracts.errors import FaultsFound, InfraError, UserError
 from agent_rft.contracts.jobcards import JobCard
 from agent_rft.contracts.rows import Row
@@ -33,10 +35,10 @@ from agent_rft.datasets.split import split_rows
 from agent_rft.datasets.synthesis import Ask, Outcome, Plan, Source, accepted, run_trial
 from agent_rft.datasets.version_files import CARD, card_files, read_card, read_version, write_version
 from agent_rft.datasets.versions import DatasetCard, Origin
-from agent_rft.evaluation.prior import PriorCheck
+from agent_rft.evaluation.prior import PriorCheck, RowPrior, row_prior
 from agent_rft.graders.registry import load_grader
 from agent_rft.graders.wire import Wire
-from observability.cards import cards_by_id, recent_cards
+from observability.cards import cards_by_id, count_cards, recent_cards
 from observability.store import open_store
 from serving.tools.corpus import text_of
 
@@ -97,21 +99,44 @@ def finqa(train: str, val: str | None, out: str, keep_yes_no: bool) -> None:
     console.print(f"train with task=finqa tools=finqa task.train={out}/train.jsonl task.val={out}/val.jsonl tools.corpus={out}/reports")
 
 
-def refresh(folder: str, prior: str, out: str) -> None:
+def refresh_by_prior(folder: str, prior: str, out: str) -> None:
     """A new version from what a model can do: `prior` is the prior.json of a run on this data set's training rows."""
-    before, rows = read_version(Path(folder))
     try:
         measured = msgspec.json.decode(Path(prior).read_bytes(), type=PriorCheck)
     except (OSError, msgspec.MsgspecError) as error:
         raise UserError(f"cannot read {prior}: {error}", "name a run's prior.json: `rft prior` writes one") from None
-    fresh = refreshed_by(rows["train"], measured.rows)
+    _refresh(Path(folder), measured.rows, prior, Path(out))
+
+
+def refresh_by_run(folder: str, run_id: str, store_url: str, out: str) -> None:
+    """The same from what a run on these rows met in training: every try at a row, from the first step to the last, by its newest
+    grade."""
+    with closing(open_store(store_url)) as store:
+        lines = recent_cards(store, count_cards(store, run_id, "train"), run_id, "train")
+        if not lines:
+            raise UserError(f"no training card of run {run_id} is in {store.name}", "`rft card list` shows runs; --store names another")
+    found = RunFolder.found(run_id)
+    pass_at = found.settings([]).grader.pass_at if found else 1.0
+    rewards: dict[str, list[float | None]] = {}
+    for line in lines:
+        rewards.setdefault(line.row_id, []).append(line.reward)
+    measured = [
+        row_prior(row_id, [one for one in given if one is not None], given.count(None), pass_at) for row_id, given in rewards.items()
+    ]
+    _refresh(Path(folder), measured, f"{len(lines)} training cards of run {run_id}, solved from reward {pass_at:g} on", Path(out))
+
+
+def _refresh(folder: Path, measured: Sequence[RowPrior], by: str, out: Path) -> None:
+    before, rows = read_version(folder)
+    fresh = refreshed_by(rows["train"], measured)
     left_out = {"solved always, retired": len(fresh.retired), "never solved, for review": len(fresh.review)}
-    source = f"{before.origin.name}, kept by {prior}: solved sometimes, and {fresh.unmeasured} rows that it did not measure"
-    origin = Origin(name=Path(out).name, source=source, made_by=_command(), parents=(before.hash,), left_out=left_out)
-    made = write_version(Path(out), {**rows, "train": fresh.kept}, origin)
+    source = f"{before.origin.name}, kept by {by}: solved sometimes, and {fresh.unmeasured} rows without a score"
+    origin = Origin(name=out.name, source=source, made_by=_command(), parents=(before.hash,), left_out=left_out)
+    made = write_version(out, {**rows, "train": fresh.kept}, origin)
     for file, held in (("retired.jsonl", fresh.retired), ("review.jsonl", fresh.review)):
-        write_rows(Path(out) / file, held)
+        write_rows(out / file, held)
     _show(made)
+    console.print(f"kept: {len(fresh.kept) - fresh.unmeasured} solved sometimes, {fresh.unmeasured} without a score there")
 
 
 # --- from job cards -----------------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ from agent_rft.commands.registered import (
 from agent_rft.commands.regrade import SHOWN, rescored, rows_of, show_difference, tell_partial
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.grades import Grade, GraderRef
+from agent_rft.contracts.people import same_person
 from agent_rft.contracts.ports import Grader
 from agent_rft.contracts.rows import Row
 from agent_rft.graders.agreement import difference
@@ -47,7 +48,6 @@ from agent_rft.graders.reports import (
     missing_for_activation,
     missing_reports,
     regrade_report,
-    same_person,
 )
 from agent_rft.graders.spec import read_spec
 from observability import graders as register_of_graders

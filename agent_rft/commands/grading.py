@@ -7,42 +7,60 @@ import os
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+from agent_rft.commands.registered import registered_grader
 from agent_rft.compose import settings_for
 from agent_rft.contracts.errors import Fault, FaultsFound, UserError
 from agent_rft.contracts.ports import Grader
 from agent_rft.graders.registry import GRADERS, Judges, Services, build_grader, load_grader
 from agent_rft.graders.spec import GraderSpec, read_spec
-from agent_rft.settings import EmbeddingSettings, GraderSettings
+from agent_rft.settings import EmbeddingSettings, GraderSettings, Settings
+from observability.store import open_store
 from serving.tools.embeddings import EndpointEmbedder, LocalEmbedder
 
 JUDGE_KEY, EMBEDDINGS_KEY = "JUDGE_API_KEY", "EMBEDDINGS_API_KEY"
 """Environment variables: a key stands in no settings file."""
 
 
-def grader_of(settings: GraderSettings, services: Services | None = None) -> Grader:
-    """`grader.file` holds its JSON; else `grader.name` is one of ours. Without services it has its own, which end with it."""
-    if settings.file:
-        return build_grader(spec_in(Path(settings.file)), services or services_of(settings))
-    return load_grader(settings.name, **settings.options)
+def grader_of(settings: Settings, services: Services | None = None) -> Grader:
+    """The recipe's: `grader.file` holds its JSON; else `grader.name` is one of ours, or a version that is registered in the
+    recipe's store, like numeric@2. Without services it has its own, which end with it."""
+    wanted, registered = settings.grader, "@" in settings.grader.name
+    if registered and (beside := wanted.file or wanted.options):
+        key = "grader.file" if wanted.file else "grader.options"
+        raise UserError(f"{wanted.name} is a whole grader, and {key}={beside} would be another", f"leave {key} or the version out")
+    if not wanted.file and not registered:
+        return load_grader(wanted.name, **wanted.options)
+    ready = services or services_of(wanted)
+    if wanted.file:
+        return build_grader(spec_in(Path(wanted.file)), ready)
+    with closing(open_store(settings.store.url)) as store:
+        return registered_grader(store, wanted.name, lambda spec: build_grader(spec, ready))
 
 
-def grader_named(name: str, services: Services) -> Grader:
-    """As a command line says it: the name of one of ours, or a JSON file."""
-    return load_grader(name) if name in GRADERS or not name.endswith(".json") else build_grader(spec_in(Path(name)), services)
+def grader_named(name: str, services: Services, store_url: str) -> Grader:
+    """As a command line says it: the name of one of ours, a JSON file, or a registered version, like numeric@2."""
+    if name not in GRADERS and name.endswith(".json"):
+        return build_grader(spec_in(Path(name)), services)
+    if "@" not in name:
+        return load_grader(name)
+    with closing(open_store(store_url)) as store:
+        return registered_grader(store, name, lambda spec: build_grader(spec, services))
 
 
 def spec_in(path: Path) -> GraderSpec:
-    """OpenAI's file is the grader, or a request with the grader under "grader"."""
+    """OpenAI's file is the grader, or what a job is made with: the grader under "grader", "reinforcement" or "method"."""
     try:
         value: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}", "name a grader's JSON file") from None
     except (ValueError, RecursionError) as error:
         raise FaultsFound(f"{path} holds no grader", [Fault(str(path), f"broken JSON: {error}")], exit_code=2) from None
-    inner = value.get("grader") if isinstance(value, dict) and "type" not in value else None  # pyright: ignore[reportUnknownMemberType]
-    return read_spec(value if inner is None else inner, str(path))
+    for within in ("method", "reinforcement", "grader"):
+        inner: Any = cast(dict[str, Any], value).get(within) if isinstance(value, dict) else None
+        value = inner if isinstance(inner, dict) else value
+    return read_spec(value, str(path))
 
 
 def case_lines(cases: str) -> list[str]:

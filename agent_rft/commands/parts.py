@@ -32,6 +32,7 @@ from agent_rft.datasets.rows_io import read_rows, validate_files
 from agent_rft.rollouts.cards import card_of
 from agent_rft.rollouts.tool_client import HttpTools
 from agent_rft.settings import NemoSettings, Settings
+from observability.graders import active_version
 from observability.ingest import StoreRecorder
 from observability.store import Store, open_store
 from serving.server import BEARER_VARIABLE, running_server
@@ -115,9 +116,10 @@ async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGene
     backend, services = backend_of(settings), services_of(settings.grader)
     async with AsyncExitStack() as stack:
         stack.callback(services.close)
-        grader = grader_of(settings.grader, services)
+        grader = grader_of(settings, services)
         store = open_store(settings.store.url)
         stack.callback(store.close)
+        standing = _standing(store, grader, settings.grader.allow_inactive)
         recorder = stack.enter_context(StoreRecorder(store))
         url, bearer = settings.tools.url or "", os.environ.get(BEARER_VARIABLE, "")
         if not url:
@@ -128,7 +130,7 @@ async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGene
             checkpoint=backend.name_of(model_of(settings), None),
             dataset=data.hash,
             tool_set=served_tools(url)[1],
-            grader=f"{grader.ref.name}@{grader.ref.version}#{grader.ref.hash}{_standing(store, grader, settings.grader.allow_inactive)}",
+            grader=f"{grader.ref.name}@{grader.ref.version}#{grader.ref.hash}{standing}",
             seed=settings.seed,
         )
         folder.hold_to(versions)
@@ -140,9 +142,11 @@ async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGene
 
 def _standing(store: Store, grader: Grader, allow_inactive: bool) -> str:
     """How the run is marked. Nothing but an active grader trains or gates, unless that is asked for."""
-    why = inactive(store, grader.ref)
+    why, active = inactive(store, grader.ref), active_version(store, grader.ref.name)
     if why and not allow_inactive:
-        raise UserError(why, "check, approve and activate it (`rft grader list`); or grader.allow_inactive=true, which marks the run")
+        instead = f"grader.name={active.ref.name}@{active.ref.version} takes the active one; or " if active else ""
+        marked = "grader.allow_inactive=true, which marks the run"
+        raise UserError(why, f"{instead}check, approve and activate this one (`rft grader list`); or {marked}")
     return " (inactive)" if why else ""
 
 

@@ -61,7 +61,7 @@ class World(msgspec.Struct):
 def preflight(settings: Settings, but: Collection[str] = ()) -> Data:
     """Prints the list; raises with everything that is wrong; answers the data, which it had to read anyway. `but`: checks that
     the occasion does without."""
-    world = World(settings, grader_of(settings.grader))
+    world = World(settings, grader_of(settings))
     checks: dict[str, Callable[[World], str]] = {
         "data": _data,
         "grader": _grader,

@@ -48,8 +48,8 @@ def inactive(store: Store, ref: GraderRef) -> str:
     if any(one.state == "active" for one in same):
         return ""
     standing = active_version(store, ref.name)
-    if standing is None and (ships := shipped(ref.name)) and ships.ref == ref:
-        return ""
+    if not same and (ships := shipped(ref.name)) and ships.ref == ref:
+        return f"{named(ref)} ships with the code, but {named(standing.ref)} is active in its place" if standing else ""
     what = f"{same[0].ref.name}@{same[0].ref.version} is {same[0].state}" if same else f"{named(ref)} is not registered"
     return f"{what}, and not active" + (f"; {named(standing.ref)} is" if standing else "")
 

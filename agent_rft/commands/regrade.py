@@ -46,7 +46,7 @@ class Rescored(msgspec.Struct, frozen=True):
     kind: str
     row: Row
     whole_row: bool
-    """False where all that is known of the row is what its card keeps."""
+    """False where all that is known of the row is what an old card keeps."""
     first: Grade
     """What the rollout was trained or judged on; without a score where there was none."""
     grade: Grade
@@ -137,20 +137,15 @@ def _progress(title: str, total: int) -> Generator[Callable[[], None]]:
 def rows_of(run_id: str | None, files: Sequence[str]) -> dict[str, Row]:
     """By id, of the files that are named, else of those that the run was made from."""
     paths = [Path(file) for file in files]
-    if not paths and (folder := _folder(run_id)):
+    if not paths and (folder := run_id and RunFolder.found(run_id)):
         task = folder.settings([]).task
         paths = [path for path in (Path(task.train), Path(task.val)) if path.exists()]
     return {row.id: row for path in paths for row in read_rows(path)}
 
 
 def _call_cost(run_id: str | None) -> float:
-    folder = _folder(run_id)
+    folder = run_id and RunFolder.found(run_id)
     return folder.settings([]).algorithm.call_cost if folder else 0.0
-
-
-def _folder(run_id: str | None) -> RunFolder | None:
-    folder = RunFolder(Path("runs") / run_id) if run_id else None
-    return folder if folder and folder.settings_file.exists() else None
 
 
 # --- what is shown ------------------------------------------------------------------------------------------------------

@@ -41,6 +41,12 @@ class RunFolder:
         save(settings, path / SETTINGS)
         return cls(path)
 
+    @classmethod
+    def found(cls, run_id: str) -> RunFolder | None:
+        """Where runs usually lie; a store may hold cards of runs whose folder is elsewhere, or is no more."""
+        folder = cls(Path("runs") / run_id)
+        return folder if folder.settings_file.exists() else None
+
     def settings(self, overrides: list[str]) -> Settings:
         """As the run was started, with what is to be other from now on: on trial, until `hold_to` has found nothing against it."""
         settings = load(self.path / SETTINGS)

@@ -11,6 +11,7 @@ from pathlib import Path
 from rich.table import Table
 
 from agent_rft.commands.grading import embedder_of, grader_of, services_of
+from agent_rft.commands.label_desk import StoreDesk
 from agent_rft.commands.parts import console, served_tools
 from agent_rft.compose import load, settings_for
 from agent_rft.contracts.errors import UserError
@@ -37,10 +38,21 @@ def serve_forever(settings: Settings) -> None:
         console.print(f"{BEARER_VARIABLE} is not set; for this server it is\n  export {BEARER_VARIABLE}={bearer}")
     host, port = settings.serving.host, settings.serving.port
     own, callers = services_of(settings.grader), services_of(settings.grader, endpoints=False)
-    with closing(own), closing(callers):
-        grader = grader_of(settings.grader, own)
-        app = create_app(provider_of(settings), {grader.ref.name: grader}, bearer, build=lambda spec: build_grader(spec, callers))
-        console.print(f"serving on http://{host}:{port} (/health, /schema, /tools/NAME, /grade, and OpenAI's and Azure's); Ctrl-C stops it")
+    with closing(own), closing(callers), closing(StoreDesk(settings.store.url)) as desk:
+        grader = grader_of(settings, own)
+        app = create_app(
+            provider_of(settings),
+            {grader.ref.name: grader},
+            bearer,
+            build=lambda spec: build_grader(spec, callers),
+            desk=desk,
+            grade_deadline_seconds=settings.serving.grade_seconds,
+            grades_in_flight=settings.serving.grades_in_flight,
+        )
+        console.print(
+            f"serving on http://{host}:{port} (/health, /schema, /tools/NAME, /grade, OpenAI's and Azure's; /labels for people); "
+            "Ctrl-C stops it"
+        )
         serve(app, host, port)
 
 

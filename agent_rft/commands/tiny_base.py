@@ -62,5 +62,5 @@ def measured(folder: Path, world: Sequence[Filing]) -> PriorCheck:
     _, rows = make_rows(world)
     sampler = LocalBackend().sampler(model_of(settings), None, settings.algorithm.temperature)
     tools = InProcessTools(tools_of(world))
-    graded = asyncio.run(evaluate(rows, TRIES, sampler, tools, grader_of(settings.grader), limits_of(settings), settings.seed, "tiny-base"))
+    graded = asyncio.run(evaluate(rows, TRIES, sampler, tools, grader_of(settings), limits_of(settings), settings.seed, "tiny-base"))
     return check_prior(graded)

@@ -53,7 +53,7 @@ def train(recipe: str, overrides: list[str]) -> None:
 def looked_over(settings: Settings, but: Collection[str] = ()) -> Data:
     """The data, if everything is there that is needed: of a large run more is asked, `but` what the occasion does without."""
     if settings.backend.name == "local":
-        return read_data(settings, grader_of(settings.grader))
+        return read_data(settings, grader_of(settings))
     console.print("before anything is started:")
     return preflight(settings, but)
 

@@ -48,6 +48,9 @@ class JobCard(msgspec.Struct, frozen=True, kw_only=True):
     """The agent's claims (its words, its answer) and the system's observations (results, ending)."""
     reference_answer: Any
     metadata: dict[str, Any]
+    item: dict[str, Any] | None = None
+    """What graders see of the row beyond what the card says anyway: `expected`, and the row's own keys. None of a card from
+    before cards kept it."""
     grade: Grade | None
     """None for an infrastructure failure: no grade exists."""
     advantage: float | None = None

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from email.utils import parsedate_to_datetime
 
+from agent_rft.contracts.errors import InfraError
+
 WORTH_ANOTHER_TRY = frozenset({408, 429})
 """And every 5xx: the server's trouble, which may pass."""
 MOST_DOUBLINGS = 30
@@ -16,6 +18,10 @@ class TryAgain(Exception):
         super().__init__(what)
         self.pause_seconds = pause_seconds
         """What the server asked us to wait."""
+
+
+class NoAnswer(InfraError):
+    """It was asked again and again until the time for that was spent."""
 
 
 def may_pass(status: int) -> bool:

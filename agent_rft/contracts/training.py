@@ -110,7 +110,9 @@ class StepMetrics(msgspec.Struct, kw_only=True):
     """Share of prompts whose rollouts all scored the same: no signal there."""
     infra_failures: int = 0
     infra_failure_rate: float = 0.0
-    """Failed calls over calls, in the guard's window."""
+    """Failed tool calls over tool calls, in the guard's window."""
+    grader_failure_rate: float = 0.0
+    """Gradings that gave no score over gradings, in the guard's window."""
     learning_rate: float | None = None
     rollouts: int = 0
     tokens: int = 0

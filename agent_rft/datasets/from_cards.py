@@ -13,7 +13,10 @@ from agent_rft.contracts.messages import Message, ToolCall
 from agent_rft.contracts.rollouts import Ending
 from agent_rft.contracts.rows import Row
 from agent_rft.datasets.harvest import HELD_OUT, Harvest, Newness, only_new
+from agent_rft.rollouts.cards import row_tried
 
+OURS = ("id", "prompt", "reference_answer", "metadata")
+"""What the new row says itself, whatever a file's own keys of these names said."""
 Redact = Callable[[str], str]
 Approved = Callable[[JobCard], bool]
 
@@ -73,19 +76,18 @@ def _unwanted(card: JobCard, choice: Choice, approved: Approved | None) -> str:
 
 def _row_of(card: JobCard, approved: Approved | None) -> Row | None:
     """None without a reference answer, or where nobody asked anything."""
-    reference, opening = card.reference_answer, card.rollout.opening
+    tried, reference, opening = row_tried(card), card.reference_answer, card.rollout.opening
     if reference is None and approved and card.rollout.ending is Ending.ANSWERED:
         reference = card.rollout.answer
-    asked = next((message.content for message in reversed(opening) if message.role == "user"), "")
-    if reference in (None, "") or not asked.strip() or opening[-1].role != "user":
+    if reference in (None, "") or not tried.prompt.strip() or opening[-1].role != "user":
         return None
-    return Row(
+    return msgspec.structs.replace(
+        tried,
         id=f"card-{card.rollout_id}",
-        prompt=asked,
         reference_answer=reference,
-        tools=card.rollout.tools,
         metadata={**card.metadata, "from_row": card.row_id, "from_kind": card.kind},
         messages=opening if len(opening) > 1 else (),
+        extra={key: held for key, held in tried.extra.items() if key not in OURS},
     )
 
 
@@ -93,13 +95,14 @@ def _row_of(card: JobCard, approved: Approved | None) -> Row | None:
 
 
 def redacted(row: Row, redact: Redact) -> Row:
-    """Every text that a person or a tool may have written goes through `redact`; keys, ids and tool descriptions do not."""
+    """Every text that a person or a tool may have written goes through `redact`; keys, ids, `expected` and tool descriptions do not."""
     return msgspec.structs.replace(
         row,
         prompt=redact(row.prompt),
         messages=tuple(_redacted_message(message, redact) for message in row.messages),
         reference_answer=_redacted_value(row.reference_answer, redact),
         metadata=_redacted_value(row.metadata, redact),
+        extra=_redacted_value(row.extra, redact),
     )
 
 

@@ -21,7 +21,7 @@ from agent_rft.evaluation.tries import score_of
 
 RECENT_STEPS = 12
 """Steps without validation that stay in sight; validated ones all stay."""
-COLUMNS = (("step", 4), ("val_reward", 10), ("tool_calls", 10), ("kl_to_ref", 9), ("loss", 6), ("infra", 5), ("tok/s", 6), ("left", 7))
+COLUMNS = (("step", 4), ("val_reward", 10), ("tool_calls", 10), ("kl_to_ref", 9), ("loss", 6), ("infra", 6), ("tok/s", 6), ("left", 7))
 """Name and width."""
 TRAIN_REWARD = "train_reward"
 
@@ -38,7 +38,8 @@ class Line(msgspec.Struct, frozen=True):
 
 
 def line_of(metrics: StepMetrics, seconds_left: float | None) -> Line:
-    """The words of one step. A validated step shows the validation's tool calls, as its reward is the validation's."""
+    """The words of one step. A validated step shows the validation's tool calls, as its reward is the validation's. Under infra
+    stands the share of the step's rollouts that infrastructure failed, graders included."""
     calls = metrics.tool_calls if metrics.val_tool_calls is None else metrics.val_tool_calls
     cells = (
         str(metrics.step),
@@ -46,7 +47,7 @@ def line_of(metrics: StepMetrics, seconds_left: float | None) -> Line:
         _number(calls, "{:.1f}"),
         _number(metrics.kl_to_ref, "{:.3f}"),
         _number(metrics.loss, "{:.2f}"),
-        str(metrics.infra_failures),
+        _number(metrics.infra_failures / metrics.rollouts if metrics.rollouts else None, "{:.1%}"),
         _number(metrics.tokens / metrics.seconds if metrics.tokens and metrics.seconds else None, "{:.0f}"),
         spell_seconds(seconds_left),
     )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import msgspec
 
 from agent_rft.contracts.graded import GradedRollout
-from agent_rft.evaluation.tries import Tries, mean, tries_by_row
+from agent_rft.evaluation.tries import mean, tries_by_row
 
 TOO_FLAT, COMFORTABLE = 0.15, 0.30
 """The rule of thumb: below 15% of rows solved sometimes training has nothing to climb, above 30% it has plenty."""
@@ -58,7 +58,7 @@ class PriorCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 def check_prior(graded: Iterable[GradedRollout], pass_at: float = 1.0) -> PriorCheck:
     by_row = tries_by_row(graded)
-    rows = tuple(_row_prior(row_id, tries, pass_at) for row_id, tries in by_row.items())
+    rows = tuple(row_prior(row_id, tries.rewards, tries.failed, pass_at) for row_id, tries in by_row.items())
     counts = {bucket: sum(row.bucket == bucket for row in rows) for bucket in ("never", "sometimes", "always", "unmeasured")}
     measured = len(rows) - counts["unmeasured"]
     share = counts["sometimes"] / measured if measured else 0.0
@@ -79,8 +79,8 @@ def check_prior(graded: Iterable[GradedRollout], pass_at: float = 1.0) -> PriorC
     )
 
 
-def _row_prior(row_id: str, tries: Tries, pass_at: float) -> RowPrior:
-    rewards = tries.rewards
+def row_prior(row_id: str, rewards: Sequence[float], failed: int, pass_at: float = 1.0) -> RowPrior:
+    """`rewards` of the tries that have one; infrastructure spoilt `failed` others."""
     successes = sum(reward >= pass_at - ROUNDING for reward in rewards)
     average = mean(rewards) if rewards else None
     return RowPrior(
@@ -88,7 +88,7 @@ def _row_prior(row_id: str, tries: Tries, pass_at: float) -> RowPrior:
         bucket=_bucket(successes, len(rewards)),
         tries=len(rewards),
         successes=successes,
-        infra_failures=tries.failed,
+        infra_failures=failed,
         success_rate=successes / len(rewards) if rewards else None,
         mean_reward=average,
         reward_variance=mean([(reward - average) ** 2 for reward in rewards]) if average is not None else None,

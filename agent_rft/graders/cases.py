@@ -10,6 +10,7 @@ import msgspec
 
 from agent_rft.contracts.errors import Fault, FaultsFound
 from agent_rft.contracts.ports import Grader
+from agent_rft.graders.apply import checked
 
 SHAPE = '{"item": {"reference_answer": ...}, "sample": {"output_text": "..."}}'
 Case = tuple[dict[str, Any], dict[str, Any]]
@@ -46,7 +47,7 @@ def _case(line: str, where: str) -> Case | list[Fault]:
 
 
 def _graded(item: dict[str, Any], sample: dict[str, Any], grader: Grader) -> str:
-    grade = grader.grade(item, sample)
+    grade = checked(grader.grade(item, sample))
     told: dict[str, Any] = {"reward": grade.reward, "parts": grade.parts, "grader": msgspec.to_builtins(grade.grader)}
     return json.dumps({**told, "errors": grade.errors} if grade.errors else told, ensure_ascii=False)
 

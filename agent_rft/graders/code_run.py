@@ -98,7 +98,7 @@ class CodeRunGrader:
         code, passed, left, failures = code_of(text), 0, self._seconds_in_all, list[dict[str, Any]]()
         for number, test in enumerate(tests):
             outcome = self._run(code, test) if left > 0 else Outcome(error="timeout", what="no time was left for it")
-            if outcome.error == "protocol":  # the sandbox's failure, which no answer can bring about
+            if outcome.error in ("protocol", "due"):  # no doing of the answer's
                 return Grade(self.ref, None, errors=failure_flags(outcome))
             left -= outcome.seconds
             why = outcome.what or outcome.error or _difference(outcome.value, test)

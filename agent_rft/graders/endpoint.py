@@ -17,6 +17,7 @@ import msgspec
 
 from agent_rft.contracts.errors import InfraError
 from agent_rft.contracts.grades import Grade
+from agent_rft.contracts.retries import NoAnswer
 from agent_rft.graders.base import PASS_THRESHOLD, grader_ref
 
 VERSION = "1"
@@ -71,6 +72,8 @@ class EndpointGrader:
         try:
             body = self._poster.post(self._url, payload, self._headers, self._timeout_seconds, self._pace)
             score = msgspec.json.decode(body, type=_Answer).score
+        except NoAnswer as error:
+            return Grade(self.ref, None, errors={"unresponsive_reward_error": str(error)})
         except InfraError as error:
             return self._failed(str(error))
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:

@@ -9,6 +9,7 @@ and serve nothing else under that name.
 
 from __future__ import annotations
 
+import contextvars
 import hashlib
 import json
 import math
@@ -100,7 +101,9 @@ class _ModelGrader:
             tried = [self._ask(messages, 0)]
         else:
             with ThreadPoolExecutor(self._samples) as pool:
-                tried = list(pool.map(lambda number: self._ask(messages, number), range(self._samples)))
+                # each in a copy of this context, which says by when the grade is due
+                asked = [pool.submit(contextvars.copy_context().run, self._ask, messages, number) for number in range(self._samples)]
+                tried = [one.result() for one in asked]
         replies = [reply for reply, _ in tried]
         verdicts = [verdict for _, verdict in tried if verdict]
         if len(verdicts) < self._samples:
@@ -115,15 +118,16 @@ class _ModelGrader:
         key = hashlib.sha256(asked.encode()).hexdigest()
         schema = {"type": "json_schema", "json_schema": {"name": "verdict", "strict": True, "schema": self._schema()}}
         request = {"model": self._model, "messages": messages, **_sampling(self._sampling, number), "response_format": schema}
-        reply = self._server.ask(request, key)
-        if reply.errors:
-            return reply, None
-        try:
-            verdict = self._read(reply.content)
-        except (Unreadable, msgspec.MsgspecError, RecursionError) as error:
-            return msgspec.structs.replace(reply, errors={"model_grader_parse_error": _unreadable(reply, error)}), None
-        self._server.keep(key, reply)
-        return reply, verdict
+        with self._server.asking(key):
+            reply = self._server.ask(request, key)
+            if reply.errors:
+                return reply, None
+            try:
+                verdict = self._read(reply.content)
+            except (Unreadable, msgspec.MsgspecError, RecursionError) as error:
+                return msgspec.structs.replace(reply, errors=_unreadable(reply, error)), None
+            self._server.keep(key, reply)
+            return reply, verdict
 
     def _counted(self, replies: Sequence[Reply]) -> dict[str, Any]:
         """Tokens and cost, under the name of what answered; a failed grade is paid for too."""
@@ -253,9 +257,10 @@ def _sampling(params: SamplingParams, number: int) -> dict[str, Any]:
     return {name: value for name, value in told.items() if value is not None}
 
 
-def _unreadable(reply: Reply, error: Exception) -> str:
-    cut = "; the reply was cut off, allow more with max_completions_tokens" if reply.cut_off else ""
-    return f"{error}{cut}: {reply.content[:SHOWN]!r}"
+def _unreadable(reply: Reply, error: Exception) -> dict[str, str]:
+    told = {"model_grader_parse_error": f"{error}: {reply.content[:SHOWN]!r}"}
+    cut = "the judge's reply was cut off at its limit of tokens: allow more with max_completions_tokens"
+    return {**told, "truncated_observation_error": cut} if reply.cut_off else told
 
 
 def _errors_of(replies: Sequence[Reply]) -> dict[str, Any]:

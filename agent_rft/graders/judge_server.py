@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 import msgspec
@@ -22,6 +23,10 @@ class ReplyCache(Protocol):
     def get(self, key: str) -> str | None: ...
 
     def put(self, key: str, reply: str) -> None: ...
+
+    def asking(self, key: str) -> AbstractContextManager[None]:
+        """Around asking and keeping: who has the same question meanwhile waits, and finds what was kept."""
+        ...
 
 
 class Price(msgspec.Struct, frozen=True):
@@ -84,6 +89,10 @@ class JudgeServer:
         self._poster, self._timeout_seconds, self._cache = poster, timeout_seconds, cache
         self._headers = {"Authorization": f"Bearer {api_key}"} if api_key else {}
         self._prices = dict(prices or {})
+
+    def asking(self, key: str) -> AbstractContextManager[None]:
+        """Around `ask` and `keep`: of several that have the same question at once, one asks."""
+        return self._cache.asking(key) if self._cache else nullcontext()
 
     def ask(self, request: Mapping[str, Any], key: str) -> Reply:
         """`key` names the question in the cache. Only a content is kept there: what failed is asked anew next time."""

@@ -52,11 +52,15 @@ class PythonGrader:
     def faults(self, where: str) -> list[Fault]:
         """What is wrong with the source before anything is graded: it does not run, or defines no such function."""
         outcome = self._sandbox.run(self._source, FUNCTION, None, self._limits)
-        return [Fault(where, outcome.what, f"define {FUNCTION}(sample, item), which returns a number")] if outcome.error else []
+        if outcome.error in (None, "protocol"):  # the sandbox's own failure says nothing of the source
+            return []
+        return [Fault(where, outcome.what, f"define {FUNCTION}(sample, item), which returns a number")]
 
 
 def failure_flags(outcome: Outcome) -> dict[str, str]:
-    """OpenAI's flags for a run without a value: the source's own doing, or the sandbox's."""
+    """OpenAI's flags for a run without a value: the source's own doing, the sandbox's, or of whoever waited no longer."""
+    if outcome.error == "due":
+        return {"unresponsive_reward_error": outcome.what}
     if outcome.error == "protocol":
         return {"python_grader_server_error": outcome.what, "python_grader_server_error_type": outcome.error}
     told = outcome.what if outcome.error == "crash" else f"{outcome.error}: {outcome.what}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ class Services:
         self.wire = Wire()
         self._judge: JudgeServer | None = None
         self._sandbox: Sandbox | None = None
+        self._lock = threading.Lock()
+        """Many threads may be the first to need one."""
 
     def judge_of(self, grader: str, model: str) -> tuple[JudgeServer, str]:
         """The server, and what it calls the model."""
@@ -58,16 +61,18 @@ class Services:
         if judges is None:
             what = f"grader '{grader}' asks the judge {model}, and no judge server is named"
             raise UserError(what, "grader.judge.url=http://HOST:PORT/v1, of an OpenAI-compatible server; `rft judge` is one for trying")
-        if self._judge is None:
-            cache = Replies(folder=Path(judges.cache) if judges.cache else None)
-            self._judge = JudgeServer(judges.url, self.wire, api_key=judges.key, cache=cache, prices=judges.prices)
-        return self._judge, judges.models.get(model, model)
+        with self._lock:
+            if self._judge is None:
+                cache = Replies(folder=Path(judges.cache) if judges.cache else None)
+                self._judge = JudgeServer(judges.url, self.wire, api_key=judges.key, cache=cache, prices=judges.prices)
+            return self._judge, judges.models.get(model, model)
 
     @property
     def sandbox(self) -> Sandbox:
-        if self._sandbox is None:
-            self._sandbox = Sandbox()
-        return self._sandbox
+        with self._lock:
+            if self._sandbox is None:
+                self._sandbox = Sandbox()
+            return self._sandbox
 
     def close(self) -> None:
         """Whoever waits for an answer gets none."""

@@ -13,6 +13,7 @@ from agent_rft.contracts.ports import Grader, waits
 from agent_rft.contracts.rollouts import Ending, Rollout
 from agent_rft.contracts.rows import Row
 from agent_rft.graders.agreement import SAME
+from agent_rft.rollouts.cards import row_tried
 from agent_rft.training.advantages import group_advantages, is_flat, shaped
 
 
@@ -29,16 +30,16 @@ class Versioned:
 
 
 def row_of(card: JobCard, rows: Mapping[str, Row]) -> tuple[Row, bool]:
-    """What was asked, and whether all of it is known: a card keeps neither the row's `expected` nor its own keys.
+    """What was asked, and whether all of it is known: an old card keeps neither the row's `expected` nor its own keys.
 
     `rows`, by id, fill that in. A row that has another reference answer by now is another row.
     """
+    if card.item is not None:
+        return row_tried(card), True
     known = rows.get(card.row_id)
     if known is not None and known.reference_answer == card.reference_answer:
         return known, True
-    asked = next((message.content for message in reversed(card.rollout.opening) if message.role == "user"), "")
-    held = Row(card.row_id, asked, card.reference_answer, tools=card.rollout.tools, metadata=card.metadata, messages=card.rollout.opening)
-    return held, False
+    return row_tried(card), False
 
 
 def gradable(card: JobCard) -> Rollout | None:

@@ -7,7 +7,10 @@ import os
 import tempfile
 import threading
 from collections import OrderedDict
+from collections.abc import Generator
 from pathlib import Path
+
+from agent_rft.graders.deadline import longest_wait
 
 
 class Replies:
@@ -20,6 +23,8 @@ class Replies:
         self._recipe = (max_replies, folder)
         self._max_replies, self._folder = max_replies, folder
         self._kept: OrderedDict[str, str] = OrderedDict()
+        self._asked: dict[str, threading.Event] = {}
+        """What somebody of this process is asking now, each with the event of its end."""
         self._lock = threading.Lock()
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
@@ -44,6 +49,24 @@ class Replies:
         if self._folder:
             with contextlib.suppress(OSError):
                 _write(self._folder / key, reply)
+
+    @contextlib.contextmanager
+    def asking(self, key: str) -> Generator[None]:
+        """The first goes ahead; whoever has the same question meanwhile waits, and finds the reply kept. Where the first kept
+        none they ask side by side: its failure is not theirs, and in a queue each would wait for the retries of all before."""
+        done = threading.Event()
+        with self._lock:
+            ahead = self._asked.setdefault(key, done)
+        if ahead is not done:
+            ahead.wait(longest_wait())
+            yield
+            return
+        try:
+            yield
+        finally:
+            with self._lock:
+                del self._asked[key]
+            done.set()
 
     def _remember(self, key: str, reply: str) -> None:
         with self._lock:

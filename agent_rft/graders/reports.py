@@ -12,6 +12,7 @@ import msgspec
 
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.grades import Grade, GraderRef
+from agent_rft.contracts.people import same_person
 from agent_rft.contracts.ports import Grader
 from agent_rft.contracts.rows import Row
 from agent_rft.graders.adversarial import Ceiling, try_adversarial
@@ -174,10 +175,6 @@ def _missing(kind: ReportKind, report: Report | None) -> str:
     if report is None:
         return f"the {kind} report"
     return "" if report.passed else f"a {kind} report that passes: {report.why}"
-
-
-def same_person(one: str, other: str) -> bool:
-    return one.strip().casefold() == other.strip().casefold()
 
 
 def named(ref: GraderRef) -> str:

@@ -28,6 +28,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from agent_rft.contracts.errors import InfraError, UserError
+from agent_rft.graders.deadline import longest_wait, seconds_left
 from agent_rft.graders.sandbox_worker import LAST_OF_PRINTED, MOST_FILES, SCRATCH
 from agent_rft.graders.seccomp import MACHINES, filter_program
 
@@ -49,8 +50,9 @@ CURE = (
     "profile for bwrap; in Docker: --security-opt seccomp=unconfined --security-opt systempaths=unconfined)"
 )
 
-ErrorKind = Literal["crash", "timeout", "memory", "output", "protocol"]
-"""protocol: the sandbox did not do its work. Code in it cannot bring that about; the others are its own doing."""
+ErrorKind = Literal["crash", "timeout", "memory", "output", "protocol", "due"]
+"""protocol: the sandbox did not do its work, which code in it cannot bring about. due: the grade was due before any limit was
+broken, which says nothing of the code. The others are its own doing."""
 
 
 class SandboxLimits(msgspec.Struct, frozen=True):
@@ -84,7 +86,7 @@ class Outcome(msgspec.Struct, frozen=True):
 
 
 class Sandbox:
-    """As many gradings at once as there are `workers`, from any number of threads; further ones wait."""
+    """As many gradings at once as there are `workers`, from any number of threads; further ones wait. None goes on after it is due."""
 
     def __init__(self, workers: int | None = None, uses: int = USES) -> None:
         self.workers = workers or len(os.sched_getaffinity(0))
@@ -135,10 +137,18 @@ class Sandbox:
     def _run(self, request: dict[str, Any], limits: SandboxLimits) -> Outcome:
         if self._closed:
             raise RuntimeError("the sandbox is closed")
-        body, seat, worker = json.dumps(request).encode(), self._seats.get(), None
+        body, worker = json.dumps(request).encode(), None
+        try:
+            seat = self._seats.get(timeout=longest_wait())
+        except queue.Empty:
+            return Outcome(error="protocol", what=f"none of {self.workers} sandboxes was free before the grade was due")
         try:
             worker = seat.result()
-            return worker.grade(body, limits, is_program=request["command"] is not None)
+            in_time = msgspec.structs.replace(limits, seconds=min(limits.seconds, seconds_left()))
+            outcome = worker.grade(body, in_time, is_program=request["command"] is not None)
+            if outcome.error == "timeout" and in_time.seconds < limits.seconds:
+                return Outcome(error="due", what=f"it had not ended after {outcome.seconds:.3g} s, when the grade was due")
+            return outcome
         except InfraError as error:
             return Outcome(error="protocol", what=error.what)
         finally:

@@ -25,7 +25,7 @@ from agent_rft.contracts.errors import Fault, FaultsFound
 from agent_rft.graders.fence import outside_and_inside
 
 SHAPE = '{"seed": 0, "rules": [{"when": "pattern", "in": "graded", "score": 1}, ...]}'
-OUTCOMES = ("score", "label", "refusal", "garbage", "status")
+OUTCOMES = ("score", "label", "refusal", "garbage", "cut_off", "status")
 
 
 class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"where": "in"}):
@@ -42,6 +42,8 @@ class Rule(msgspec.Struct, frozen=True, forbid_unknown_fields=True, rename={"whe
     refusal: str | None = None
     garbage: str | None = None
     """A content that is no verdict."""
+    cut_off: str | None = None
+    """The beginning of one, where the judge came to its limit of tokens."""
     status: int | None = None
     """An HTTP failure."""
     retry_after: int | None = None
@@ -168,7 +170,7 @@ def _heard_in_sample(request: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 def _completion(rule: Rule, request: Mapping[str, Any], heard: str) -> dict[str, Any]:
-    content = rule.garbage
+    content = rule.garbage or rule.cut_off
     if rule.score is not None or rule.label is not None:
         steps = [{"description": description, "conclusion": conclusion} for description, conclusion in rule.steps]
         content = json.dumps({"steps": steps, "result": rule.label if rule.score is None else _score(rule.score, request.get("seed"))})
@@ -179,7 +181,7 @@ def _completion(rule: Rule, request: Mapping[str, Any], heard: str) -> dict[str,
         "object": "chat.completion",
         "created": 0,
         "model": str(request.get("model", "scripted")),
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": message, "finish_reason": "stop" if rule.cut_off is None else "length"}],
         # words stand for tokens here
         "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion},
     }

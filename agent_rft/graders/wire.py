@@ -1,9 +1,10 @@
 """The way of graders to other servers: blocking calls, from any number of threads, over one HTTP session.
 
-What a grader asks is asked again while the trouble may pass, until a budget of seconds is spent; then it is an InfraError
-that names the server. Addresses come from grader files, so they are held to what a grader needs: http or https, no
-redirects, and never a link-local address, where clouds keep the credentials of their machines. An address inside the own
-network is allowed, because that is where judges live: whoever takes grader files from strangers allows hosts by name before.
+What a grader asks is asked again while the trouble may pass, until a budget of seconds is spent or the grade is due; then it
+is a NoAnswer that names the server. What another try cannot mend is an InfraError at once. Addresses come from grader files,
+so they are held to what a grader needs: http or https, no redirects, and never a link-local address, where clouds keep the
+credentials of their machines. An address inside the own network is allowed, because that is where judges live: whoever takes
+grader files from strangers allows hosts by name before.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import socket
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from typing import Any, TypeVar
 
 import aiohttp
@@ -26,9 +27,12 @@ from aiohttp.abc import ResolveResult
 from yarl import URL
 
 from agent_rft.contracts.errors import InfraError
-from agent_rft.contracts.retries import TryAgain, may_pass, pause_before_next, seconds_asked_for
+from agent_rft.contracts.retries import NoAnswer, TryAgain, may_pass, pause_before_next, seconds_asked_for
+from agent_rft.graders.deadline import longest_wait, seconds_left
 
 LONGEST_PAUSE_SECONDS = 30.0
+SHORTEST_ATTEMPT_SECONDS = 0.001
+"""Of no time at all an HTTP client makes as much as it wants."""
 STOP_SECONDS = 5.0
 SHOWN = 300
 """Characters of a server's answer that an error shows."""
@@ -93,7 +97,7 @@ class Wire:
         self, url: str, payload: object, headers: Mapping[str, str] | None = None, timeout: float = 60.0, pace: Pace | None = None
     ) -> bytes:
         """The body of a 2xx answer to the payload as JSON. One server has `concurrency` of these calls at once, the rest wait
-        their turn; neither that nor the pace is taken off the budget."""
+        their turn; neither that nor the pace is taken off the budget. Nobody waits for a turn or an answer after the grade is due."""
         origin = origin_of(url)
         try:
             # half a surrogate pair is no text that could be sent; a model that writes one must not fail its grader
@@ -116,11 +120,19 @@ class Wire:
                 clock=time.monotonic,
                 sleep=self._sleep,
                 spread=lambda: random.uniform(0.5, 1.5),
+                due_seconds=seconds_left(),
             )
 
-    def _place_at(self, origin: str) -> threading.BoundedSemaphore:
+    @contextlib.contextmanager
+    def _place_at(self, origin: str) -> Generator[None]:
         with self._lock:
-            return self._places.setdefault(origin, threading.BoundedSemaphore(self._concurrency))
+            places = self._places.setdefault(origin, threading.BoundedSemaphore(self._concurrency))
+        if not places.acquire(timeout=longest_wait()):
+            raise NoAnswer(origin, f"was not asked: the grade was due before one of {self._concurrency} other questions was answered")
+        try:
+            yield
+        finally:
+            places.release()
 
     def _sleep(self, seconds: float) -> None:
         self._closed.wait(seconds)
@@ -138,7 +150,7 @@ class Wire:
         except concurrent.futures.CancelledError as error:
             raise InfraError(origin, "the grader's connections were closed while it was asked") from error
         except TimeoutError as error:
-            raise TryAgain(f"no answer within {timeout:g} s") from error
+            raise TryAgain(f"no answer within {timeout:.3g} s") from error
         except ForbiddenAddress as error:
             raise InfraError(origin, str(error)) from error
         except ValueError as error:  # an address or a header that cannot be sent
@@ -167,24 +179,26 @@ def persist(
     clock: Callable[[], float],
     sleep: Callable[[float], None],
     spread: Callable[[], float],
+    due_seconds: float = float("inf"),
 ) -> T:
-    """Calls `attempt(seconds it may take)` until it does not raise TryAgain, within the budget.
+    """Calls `attempt(seconds it may take)` until it does not raise TryAgain, within the budget and before it is due.
 
     The budget runs from the first failure on. A pause that would outlast it is not begun: nothing would follow.
     """
-    tries, left, until = 0, float("inf"), float("inf")
+    tries, due = 0, clock() + due_seconds
+    until = due
     while True:
         tries += 1
         try:
-            return attempt(left)
+            return attempt(max(until - clock(), SHORTEST_ATTEMPT_SECONDS))
         except TryAgain as trouble:
             pause = pause_before_next(tries, trouble.pause_seconds, backoff_seconds, LONGEST_PAUSE_SECONDS, spread())
             until = min(until, clock() + budget_seconds)
             if clock() + pause >= until:
                 tried = "1 attempt" if tries == 1 else f"{tries} attempts"
-                raise InfraError(part, f"{trouble}; {tried}, {budget_seconds:g} s of trying again are allowed") from trouble
+                ended = "and the grade is due" if until == due else f"{budget_seconds:g} s of trying again are allowed"
+                raise NoAnswer(part, f"{trouble}; {tried}, {ended}") from trouble
         sleep(pause)
-        left = until - clock()
 
 
 def origin_of(url: str) -> str:

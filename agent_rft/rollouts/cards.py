@@ -1,10 +1,15 @@
-"""From a graded rollout to its job card."""
+"""From a graded rollout to its job card, and from the card to the row that was tried."""
 
 from __future__ import annotations
+
+from typing import Any, cast
+
+import msgspec
 
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.jobcards import Cost, JobCard, Kind, Versions
 from agent_rft.contracts.rollouts import Rollout
+from agent_rft.contracts.rows import Expected, Row
 
 
 def card_of(
@@ -30,11 +35,51 @@ def card_of(
         rollout=rollout,
         reference_answer=row.reference_answer,
         metadata=row.metadata,
+        item=_own_keys(row, rollout),
         grade=graded.grade,
         advantage=advantage,
         cost=cost_of(rollout),
         versions=versions,
     )
+
+
+def _own_keys(row: Row, rollout: Rollout) -> dict[str, Any]:
+    """Nothing twice: a prompt may be long, and stands in the rollout's opening."""
+    told = Row(row.id, asked_in(rollout), row.reference_answer, metadata=row.metadata).item()
+    return {key: value for key, value in row.item().items() if key not in told or value != told[key]}
+
+
+def asked_in(rollout: Rollout) -> str:
+    """The last thing that a user said before the agent did; empty where nobody asked."""
+    return next((message.content for message in reversed(rollout.opening) if message.role == "user"), "")
+
+
+def row_tried(card: JobCard) -> Row:
+    """The row as its card tells it: to a grader the very same, where the card keeps the row's own keys."""
+    own, opening = dict(card.item or {}), card.rollout.opening
+    expected = _expected(own.get("expected"))
+    if expected is not None:
+        del own["expected"]
+    return Row(
+        id=card.row_id,
+        prompt=asked_in(card.rollout),
+        reference_answer=card.reference_answer,
+        expected=expected or Expected(),
+        tools=card.rollout.tools,
+        metadata=card.metadata,
+        messages=opening,
+        extra=own,
+    )
+
+
+def _expected(value: object) -> Expected | None:
+    """None where there is none, or where a file has something else under that name, which is then a key of its own."""
+    if not isinstance(value, dict) or not set(cast(dict[str, Any], value)) <= set(Expected.__struct_fields__):
+        return None
+    try:
+        return msgspec.convert(value, Expected)
+    except msgspec.ValidationError:
+        return None
 
 
 def cost_of(rollout: Rollout) -> Cost:

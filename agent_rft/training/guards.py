@@ -13,6 +13,8 @@ from agent_rft.contracts.graded import GradedRollout
 
 SMALLEST_GROUP = 4
 BY_CHANCE = 1e-4
+SHOWN = 400
+"""Characters of a failure's reason that a halt shows."""
 
 
 class Diverged(Halted):
@@ -24,6 +26,8 @@ class Tally(msgspec.Struct):
 
     calls: dict[str, int] = msgspec.field(default_factory=dict)
     failed: dict[str, int] = msgspec.field(default_factory=dict)
+    reasons: dict[str, str] = msgspec.field(default_factory=dict)
+    """What the last failure of each part was."""
 
     def calls_to(self, kind: str) -> int:
         return sum(n for part, n in self.calls.items() if kind_of(part) == kind)
@@ -45,26 +49,28 @@ def kind_of(part: str) -> str:
 
 def tally_of(rollouts: Iterable[GradedRollout]) -> Tally:
     """What the rollouts asked of the infrastructure. A failure ends its rollout, so each holds one at most."""
-    calls, failed = Counter[str](), Counter[str]()
+    calls, failed, reasons = Counter[str](), Counter[str](), dict[str, str]()
     for graded in rollouts:
         rollout = graded.rollout
         calls.update(f"tool:{call.name}" for turn in rollout.turns for call in turn.calls)
         calls["model"] += len(rollout.turns)
         if graded.infra_failed:
             failed[rollout.failed_part] += 1
+            reasons[rollout.failed_part] = rollout.reason[:SHOWN]
         if graded.infra_failed and kind_of(rollout.failed_part) != "tool":
             calls[rollout.failed_part] += 1
         elif graded.grade:
             calls[f"grader:{graded.grade.grader.name}"] += 1
-    return Tally(dict(calls), dict(failed))
+    return Tally(dict(calls), dict(failed), reasons)
 
 
 def merged(tallies: Iterable[Tally]) -> Tally:
-    calls, failed = Counter[str](), Counter[str]()
+    calls, failed, reasons = Counter[str](), Counter[str](), dict[str, str]()
     for tally in tallies:
         calls.update(tally.calls)
         failed.update(tally.failed)
-    return Tally(dict(calls), dict(failed))
+        reasons.update(tally.reasons)
+    return Tally(dict(calls), dict(failed), reasons)
 
 
 class InfraGuard:
@@ -87,9 +93,9 @@ class InfraGuard:
         needed = max((len(self._latest(kind)) for kind in kinds), default=0)
         self.steps = self.steps[len(self.steps) - needed :]
 
-    @property
-    def tool_failure_rate(self) -> float:
-        return merged(self._latest("tool")).rate_of("tool")
+    def failure_rate(self, kind: str) -> float:
+        """Of the kind's calls in its window."""
+        return merged(self._latest(kind)).rate_of(kind)
 
     def check(self) -> None:
         """Halt where too many calls failed."""
@@ -97,10 +103,11 @@ class InfraGuard:
             window = merged(self._latest(kind))
             if chance_of_failures(window.failures_of(kind), window.calls_to(kind), self._max_rate) < BY_CHANCE:
                 part = window.worst(kind)
-                failed, calls = window.failed[part], window.calls[part]
+                failed, calls, reason = window.failed[part], window.calls[part], window.reasons.get(part)
                 raise Halted(
                     f"{part} failed {failed} of its last {calls} calls ({failed / calls:.1%}) after retries; "
-                    f"{window.rate_of(kind):.1%} of all {kind} calls failed from infrastructure, {self._max_rate:.1%} is allowed",
+                    f"{window.rate_of(kind):.1%} of all {kind} calls failed from infrastructure, {self._max_rate:.1%} is allowed"
+                    + (f"; the last one said: {reason}" if reason else ""),
                     f"mend {part} (the log of its server says why it failed), or allow more with guards.max_infra_rate=RATE:"
                     " failed rollouts touch neither gradient nor baseline",
                 )

@@ -30,6 +30,7 @@ FLOORS = {
     "agent_rft.graders.endpoint": 2,
     "agent_rft.graders.wire": 3,
     "agent_rft.graders.reply_cache": 3,
+    "agent_rft.graders.deadline": 3,
     "agent_rft.graders.sandbox": 3,
     "agent_rft.graders.sandbox_worker": 3,
     "agent_rft.graders.seccomp": 3,

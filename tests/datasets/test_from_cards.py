@@ -8,7 +8,7 @@ from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.jobcards import Cost, JobCard, Versions
 from agent_rft.contracts.messages import Message, ToolCall, ToolSpec
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout, Turn
-from agent_rft.contracts.rows import Row
+from agent_rft.contracts.rows import Expected, Row
 from agent_rft.datasets.from_cards import Choice, rows_of_cards
 from agent_rft.datasets.redaction import redact
 
@@ -53,6 +53,13 @@ def test_a_card_becomes_a_row_with_its_conversation_tools_and_origin():
         metadata={"task_type": "qa", "from_row": "row-1", "from_kind": "production"},
         messages=(SYSTEM, Message("user", "How many boats?")),
     )
+
+
+def test_a_row_keeps_what_graders_saw_of_the_first_one_with_the_own_keys_redacted_and_the_paths_left():
+    own = {"expected": {"tolerance_rel": 0.02, "evidence_path": "docs/+49 30 1234 5678.txt"}, "asked_by": "jo@ships.org", "id": 7}
+    (row,) = rows_of_cards([card(1, "How many boats?", item=own)], Choice(), (), redact=redact).rows
+    assert row.expected == Expected(0.02, "docs/+49 30 1234 5678.txt")
+    assert (row.id, row.extra) == ("card-id-1", {"asked_by": "[EMAIL]"})
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,15 @@ class Clock:
 
 
 def metrics(step, val_reward=None, **rest):
-    numbers = {"tool_calls": 5.04, "kl_to_ref": 0.0081, "loss": -0.27, "train_reward": 0.6, "tokens": 900, "seconds": 3.0} | rest
+    numbers = {
+        "tool_calls": 5.04,
+        "kl_to_ref": 0.0081,
+        "loss": -0.27,
+        "train_reward": 0.6,
+        "tokens": 900,
+        "seconds": 3.0,
+        "rollouts": 16,
+    } | rest
     return StepMetrics(step=step, val_reward=val_reward, **numbers)
 
 
@@ -42,10 +50,10 @@ def test_a_log_gets_one_aligned_line_a_validation():
         metrics(3, 0.7, val_tool_calls=8.0, train_reward=None, tool_calls=None, kl_to_ref=None, loss=None, tokens=0),
     ]
     assert shown(steps, 3, terminal=False).splitlines() == [
-        "step  val_reward  tool_calls  kl_to_ref    loss  infra   tok/s     left",
-        "   0        0.59         9.1      0.000   -0.18      0     300        ·",
-        "   2        0.61         8.4      0.003   -0.21      2     300      10s",
-        "   3        0.70         8.0          ·       ·      0       ·       0s",
+        "step  val_reward  tool_calls  kl_to_ref    loss   infra   tok/s     left",
+        "   0        0.59         9.1      0.000   -0.18    0.0%     300        ·",
+        "   2        0.61         8.4      0.003   -0.21   12.5%     300      10s",  # 2 of 16
+        "   3        0.70         8.0          ·       ·    0.0%       ·       0s",
     ]
 
 

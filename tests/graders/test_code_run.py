@@ -8,6 +8,7 @@ import pytest
 
 from agent_rft.contracts.errors import UserError
 from agent_rft.graders.code_run import CodeRunGrader, code_of, same
+from agent_rft.graders.deadline import due_within
 from agent_rft.graders.sandbox import Outcome, SandboxLimits
 
 QUICK = SandboxLimits(seconds=2.0)
@@ -147,3 +148,11 @@ def test_the_last_fenced_block_is_the_code():
 )  # fmt: skip
 def test_equal_means_equal_as_json(found, expected, equal):
     assert same(found, expected) is equal
+
+
+def test_where_the_grade_is_due_first_an_answer_is_not_wrong_for_want_of_time(sandbox):
+    """Its own limit is broken by its own doing, and a failed test. The server's deadline is not."""
+    slow = "import time\ndef f(x):\n    time.sleep(5)\n    return x\n"
+    with due_within(0.5):
+        got = CodeRunGrader(sandbox).grade({"tests": [{"call": "f", "args": [1], "expected": 1}]}, {"output_text": slow})
+    assert got.reward is None and list(got.errors) == ["unresponsive_reward_error"]

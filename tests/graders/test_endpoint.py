@@ -3,6 +3,7 @@
 import http.server
 import json
 import pickle
+import socket
 import threading
 from contextlib import contextmanager
 
@@ -76,7 +77,7 @@ def test_a_score_outside_the_range_is_no_score_and_says_what_to_set(wire):
     [
         (200, b"{}"), (200, b""), (200, b"1"), (200, b'{"score": "1"}'), (200, b'{"score": null}'), (200, b'{"score": true}'),
         (200, b'{"score": 1e999}'), (200, b"\xff"), (200, b"<html>"),
-        (400, b'{"score": 1}'), (401, b""), (404, b""), (500, b""), (503, b""),
+        (400, b'{"score": 1}'), (401, b""), (404, b""),
         (302, b'{"score": 1}'),
     ],
 )  # fmt: skip
@@ -85,6 +86,23 @@ def test_no_failure_is_a_score(wire, answer):
         grade = EndpointGrader("mine", url, wire).grade(ITEM, SAMPLE)
     assert (grade.reward, grade.passed) == (None, None)
     assert list(grade.errors) == ["other_error"] and grade.errors["other_error"]
+
+
+@pytest.mark.parametrize("status", [408, 429, 500, 503])
+def test_one_that_is_asked_until_the_budget_is_spent_has_a_flag_of_its_own(wire, status):
+    with endpoint((status, b'{"score": 1}')) as (url, seen):
+        grade = EndpointGrader("mine", url, wire).grade(ITEM, SAMPLE)
+    assert (grade.reward, grade.passed, list(grade.errors)) == (None, None, ["unresponsive_reward_error"])
+    assert f"answered {status}" in grade.errors["unresponsive_reward_error"] and len(seen) > 1
+
+
+def test_so_has_one_that_nobody_runs_or_that_takes_too_long(wire):
+    nobody = EndpointGrader("mine", "http://127.0.0.1:9/grade", wire).grade(ITEM, SAMPLE)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"http://127.0.0.1:{silent.getsockname()[1]}/grade"
+        slow = EndpointGrader("mine", url, wire, timeout_seconds=0.05).grade(ITEM, SAMPLE)
+    assert list(nobody.errors) == list(slow.errors) == ["unresponsive_reward_error"]
+    assert "no answer within 0.0" in slow.errors["unresponsive_reward_error"]
 
 
 def test_trouble_that_passes_is_not_noticed(wire):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent_rft.contracts.errors import FaultsFound
+from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.graders.cases import grade_cases
 from agent_rft.graders.numeric import NumericGrader
 
@@ -23,6 +24,17 @@ def test_the_shipped_cases_get_what_the_source_documents_expect():
 def test_a_case_the_grader_cannot_score_says_why():
     (line,) = grade_cases(['{"item": {"reference_answer": "soon"}, "sample": {"output_text": "5"}}'], NumericGrader())
     assert json.loads(line)["reward"] is None and "invalid_variable_error" in json.loads(line)["errors"]
+
+
+def test_a_reward_that_training_would_not_take_is_none_here_either():
+    class Generous:
+        ref = GraderRef("generous", "1", "abc")
+
+        def grade(self, item, sample):
+            return Grade(self.ref, 7.0)
+
+    (line,) = grade_cases(['{"item": {}, "sample": {}}'], Generous())
+    assert (json.loads(line)["reward"], json.loads(line)["errors"]) == (None, {"other_error": "reward 7.0 is not a number from 0 to 1"})
 
 
 def test_every_fault_is_told_with_its_line():

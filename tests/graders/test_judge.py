@@ -260,10 +260,17 @@ def test_a_content_filter_is_a_refusal():
     assert "model_grader_refusal_error" in grade(scoring(JudgeServer("http://j/v1", Recording(body=body))), "x").errors
 
 
-def test_a_reply_cut_off_says_what_to_allow():
+def test_a_reply_cut_off_in_the_middle_has_a_flag_that_says_what_to_allow():
     body = json.dumps({"choices": [{"message": {"content": '{"steps": [{"descr'}, "finish_reason": "length"}]}).encode()
     got = grade(scoring(JudgeServer("http://j/v1", Recording(body=body))), "x")
-    assert "allow more with max_completions_tokens" in got.errors["model_grader_parse_error"]
+    assert (got.reward, set(got.errors)) == (None, {"model_grader_parse_error", "truncated_observation_error"})
+    assert "allow more with max_completions_tokens" in got.errors["truncated_observation_error"]
+
+
+def test_a_verdict_that_was_finished_before_the_limit_counts():
+    body = json.dumps({"choices": [{"message": {"content": '{"steps": [], "result": 0.5}'}, "finish_reason": "length"}]}).encode()
+    got = grade(scoring(JudgeServer("http://j/v1", Recording(body=body))), "x")
+    assert (got.reward, got.errors) == (0.5, {})
 
 
 def test_a_variable_that_the_item_lacks_is_the_datasets_fault_and_the_judge_is_not_asked():

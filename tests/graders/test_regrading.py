@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+
 import msgspec
 import pytest
 
@@ -17,12 +19,12 @@ QUESTION = (Message("system", "You answer."), Message("user", "What was the marg
 ROW = Row("row-1", "What was the margin?", "13.4%", Expected(0.01), metadata={"task_type": "qa"}, extra={"source": "book"})
 
 
-def card(ending=Ending.ANSWERED, answer="13.4%", failed_part="", reference="13.4%"):
+def card(ending=Ending.ANSWERED, answer="13.4%", failed_part="", reference="13.4%", item=None):
     turns = [Turn(answer)]
     rollout = Rollout("id-1", QUESTION, (), Limits(), turns=turns, ending=ending, answer=answer, failed_part=failed_part)
     return JobCard(
         rollout_id="id-1", kind="train", tenant="local", run_id="run-1", step=3, row_id="row-1", sample_index=0, started_at="",
-        rollout=rollout, reference_answer=reference, metadata={"task_type": "qa"}, grade=None, cost=Cost(),
+        rollout=rollout, reference_answer=reference, metadata={"task_type": "qa"}, item=item, grade=None, cost=Cost(),
         versions=Versions(code="", checkpoint=""),
     )  # fmt: skip
 
@@ -34,6 +36,13 @@ def test_a_card_tells_question_reference_and_metadata_the_row_the_rest():
         "id": "row-1", "prompt": "What was the margin?", "reference_answer": "13.4%", "expected": {}, "metadata": {"task_type": "qa"},
     }  # fmt: skip
     assert row_of(card(), {"row-1": ROW}) == (ROW, True)
+
+
+def test_a_card_that_keeps_the_rows_own_keys_needs_no_file_and_believes_none():
+    own = {"expected": {"tolerance_rel": 0.01}, "source": "book"}
+    held, whole = row_of(card(item=own), {"row-1": msgspec.structs.replace(ROW, expected=Expected(0.5))})
+    assert whole and held.item() == ROW.item()
+    assert row_of(card(item={}), {})[1], "a row with nothing of its own is known whole"
 
 
 def test_a_row_that_was_changed_since_is_another_row():
@@ -60,6 +69,14 @@ def test_a_registered_grader_signs_with_its_own_version_and_keeps_the_hash():
     grade = grader.grade({"reference_answer": "$842M"}, {"output_text": "$850M"})  # 8 off, 16.84 allowed
     assert (grade.reward, grade.grader.version, grade.grader.hash) == (0.5, "2", plain.ref.hash)
     assert grade.grader == grader.ref and grader.waits is False
+
+
+def test_a_registered_grader_is_the_very_same_in_another_process():
+    """How the environments of NeMo RL get theirs: as it was built, without the store."""
+    grader = Versioned(NumericGrader(tolerance=0.02), "numeric", "2")
+    there = pickle.loads(pickle.dumps(grader))
+    item, sample = {"reference_answer": "$842M"}, {"output_text": "$850M"}
+    assert (there.ref, there.waits, there.grade(item, sample)) == (grader.ref, False, grader.grade(item, sample))
 
 
 class Waits(NumericGrader):

@@ -4,7 +4,10 @@ import os
 import pickle
 import shutil
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
+from agent_rft.graders.deadline import due_within
 from agent_rft.graders.reply_cache import Replies
 
 
@@ -63,3 +66,18 @@ def test_many_threads_may_use_it():
     for thread in threads:
         thread.join()
     assert len(replies._kept) == 50
+
+
+def test_who_has_the_same_question_waits_only_as_long_as_its_own_grade_may_take():
+    replies = Replies()
+    with replies.asking("a"):
+        began = time.monotonic()
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(_ask_in_time, replies).result(10)
+        assert 0.1 <= time.monotonic() - began < 5
+    assert not replies._asked, "nothing is left of a question that was answered"
+
+
+def _ask_in_time(replies):
+    with due_within(0.1), replies.asking("a"):
+        assert replies.get("a") is None

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from agent_rft.contracts.errors import UserError
 from agent_rft.graders import sandbox as module
+from agent_rft.graders.deadline import due_within
 from agent_rft.graders.sandbox import Sandbox, SandboxLimits
 
 LIMITS, SHORT = SandboxLimits(seconds=20.0), SandboxLimits(seconds=1.0)
@@ -374,3 +376,22 @@ def test_a_worker_outside_a_sandbox_refuses(tmp_path):
         patch.setattr(module.shutil, "which", lambda name: str(fake))
         with pytest.raises(UserError, match="runs inside the sandbox only"):
             Sandbox(workers=1)
+
+
+# --- where the grade is due ---------------------------------------------------------------------------------------------
+
+
+def test_code_ends_before_the_grade_is_due_and_who_finds_no_sandbox_free_is_told_so(single):
+    def loops():
+        with due_within(2.0):
+            return single.run("def f():\n while True: pass", "f", [], LIMITS)
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(loops)
+        time.sleep(0.3)
+        with due_within(0.2):
+            turned_away = run(single, "return 1")
+        ended = running.result(20)
+    assert (turned_away.error, turned_away.what) == ("protocol", "none of 1 sandboxes was free before the grade was due")
+    assert ended.error == "due" and "had not ended after 2" in ended.what, "not its own limit, which is 20 s"
+    assert run(single, "return 1").value == 1

@@ -55,6 +55,13 @@ def test_a_refusal_is_no_content_and_garbage_is_sent_as_it_is():
     assert (message["content"], message["refusal"]) == ("{", None)
 
 
+def test_a_judge_that_came_to_its_limit_says_so():
+    (choice,) = asked({"cut_off": '{"steps": [{"de'}).body["choices"]
+    assert (choice["message"]["content"], choice["finish_reason"]) == ('{"steps": [{"de', "length")
+    (choice,) = asked({"garbage": '{"steps": [{"de'}).body["choices"]
+    assert choice["finish_reason"] == "stop"
+
+
 def test_a_failure_has_its_status_and_may_ask_to_wait():
     said = asked({"status": 429, "retry_after": 3, "delay": 0.5})
     assert (said.status, said.retry_after, said.delay) == (429, 3, 0.5)

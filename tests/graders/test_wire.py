@@ -11,7 +11,7 @@ from contextlib import contextmanager
 import pytest
 
 from agent_rft.contracts.errors import InfraError
-from agent_rft.contracts.retries import TryAgain
+from agent_rft.contracts.retries import NoAnswer, TryAgain
 from agent_rft.graders.wire import Pace, Wire, origin_of, persist
 
 
@@ -69,8 +69,10 @@ class Time:
         self.now += seconds
 
 
-def tried(time: Time, attempt, budget: float):
-    return persist(attempt, part="judge", budget_seconds=budget, backoff_seconds=1, clock=time.clock, sleep=time.sleep, spread=lambda: 1.0)
+def tried(time: Time, attempt, budget: float, **due):
+    return persist(
+        attempt, part="judge", budget_seconds=budget, backoff_seconds=1, clock=time.clock, sleep=time.sleep, spread=lambda: 1.0, **due
+    )
 
 
 def test_it_is_tried_again_with_doubling_pauses_until_it_works():
@@ -109,6 +111,25 @@ def test_a_first_attempt_that_takes_long_leaves_the_whole_budget():
 
     with pytest.raises(InfraError, match="2 attempts"):
         tried(clock, attempt, budget=10)  # failed at 150, paused 1 s, failed again at 201
+
+
+def test_nothing_is_begun_that_would_end_after_the_grade_is_due():
+    clock, left = Time(), []
+
+    def attempt(seconds):
+        left.append(seconds)
+        clock.now += 2
+        raise TryAgain("503")
+
+    with pytest.raises(NoAnswer, match="judge: 503; 2 attempts, and the grade is due"):
+        tried(clock, attempt, budget=60, due_seconds=7)
+    assert left == [7, 4]  # due at 107; asked at 100 and, after 2 s and a pause of 1 s, at 103; at 105 the next pause of 2 s ends too late
+
+
+def test_a_budget_that_ends_first_is_what_is_told():
+    clock = Time()
+    with pytest.raises(NoAnswer, match="1 attempt, 0 s of trying again"):
+        tried(clock, lambda _: _raise(TryAgain("503")), budget=0, due_seconds=100)
 
 
 def test_without_a_budget_there_is_one_attempt():

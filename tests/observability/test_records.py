@@ -65,6 +65,7 @@ def cards(draw) -> JobCard:
         rollout=rollout,
         reference_answer=draw(json_values),
         metadata=draw(objects),
+        item=draw(st.none() | objects),
         grade=draw(st.none() | grade),
         advantage=draw(st.none() | st.floats(-3, 3)),
         cost=Cost(context_tokens=draw(st.integers(0)), seconds=1.5),

@@ -45,9 +45,9 @@ def test_a_commit_to_an_embedded_store_is_on_the_disk_when_it_returns(sqlite_sto
 
 def test_postgresql_is_only_migrated_when_told_to(postgres):
     url = postgres()
-    with pytest.raises(UserError, match=r"revision none, this code needs 0002\n.*make migrate"):
+    with pytest.raises(UserError, match=r"revision none, this code needs 0003\n.*make migrate"):
         open_store(url)
-    assert migrate(url) == "0002"
+    assert migrate(url) == "0003"
     assert "job_cards" in table_names(open_store(url))
 
 
@@ -88,6 +88,22 @@ def test_a_store_of_the_first_revision_keeps_its_cards_and_gains_the_graders(sto
     assert find_card(store, make_card().rollout_id).card.grade == make_card().grade
 
 
+def test_cards_from_before_cards_kept_their_rows_own_keys_read_back_without_and_new_ones_with(store, make_card):
+    item = {"expected": {"tolerance_rel": 0.02}, "rubric": ["be brief"]}
+    with StoreRecorder(store) as recorder:
+        recorder.record(make_card("old", item=item))
+    with store.writing() as connection:
+        command.downgrade(alembic_config(connection), "0002")
+    assert "item" not in {column["name"] for column in sa.inspect(store.engine).get_columns("job_cards")}
+    with store.writing() as connection:
+        command.upgrade(alembic_config(connection), "head")
+    with StoreRecorder(store) as recorder:
+        recorder.record(make_card("new", item=item))
+        recorder.record(make_card("bare", item={}))
+    assert [find_card(store, one).card.item for one in ("old", "new", "bare")] == [None, item, {}]
+    assert find_card(store, "old").card.metadata == make_card().metadata
+
+
 def test_a_migration_that_fails_leaves_the_store_as_it_was(store):
     with store.writing() as connection:
         command.downgrade(alembic_config(connection), "base")
@@ -101,7 +117,7 @@ def test_a_store_newer_than_the_code_is_refused(url):
     migrate(url)
     with stores._store(url).writing() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(UserError, match=r"revision 9999, newer than this code \(0002\)"):
+    with pytest.raises(UserError, match=r"revision 9999, newer than this code \(0003\)"):
         open_store(url)
     with pytest.raises(UserError, match="update agent-rft"):
         migrate(url)
@@ -158,7 +174,7 @@ def test_migrations_of_one_postgresql_database_take_turns(postgres):
         assert table_names(store) == set()
     migrating.join(timeout=10)
     assert "job_cards" in table_names(store)
-    assert migrate(url) == "0002"  # and one that finds the work done has nothing to do
+    assert migrate(url) == "0003"  # and one that finds the work done has nothing to do
 
 
 def test_the_migrations_are_found_where_the_package_is_installed(tmp_path):

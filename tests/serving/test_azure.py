@@ -98,7 +98,7 @@ def test_a_sample_is_scored(ask, said, score):
     ("kind", "what"),
     [
         ("fails", "model_grader_refusal_error: it will not"),
-        ("hangs", "other_error: no grade within 0.2 s"),
+        ("hangs", "unresponsive_reward_error: no grade within 0.2 s"),
         ("no number", "other_error: reward nan is not a number from 0 to 1"),
         ("above one", "other_error: reward 2.0 is not a number from 0 to 1"),
         ("raises", "other_error: judge: unreachable"),
@@ -119,7 +119,7 @@ def test_our_own_endpoint_grader_is_such_a_client(url):
         grader = EndpointGrader("mine", f"{url}/azure/graders/exact", wire, headers={"Authorization": "Bearer secret"})
         assert grader.grade({"reference_answer": "x"}, {"output_text": "x"}).reward == 1.0
         failed = grader.grade({}, {"output_text": "x"})
-    assert failed.reward is None and set(failed.errors) == {"other_error"}
+    assert failed.reward is None and set(failed.errors) == {"unresponsive_reward_error"}
 
 
 def test_an_unknown_grader_is_named_with_the_nearest(ask):

@@ -3,16 +3,19 @@
 import json
 import time
 import urllib.request
-from pathlib import Path
+from contextlib import closing
 
 import pytest
 
+from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.datasets.filings import TOOLS
 from agent_rft.graders.judge import ScoreModelGrader
 from agent_rft.graders.judge_server import JudgeServer
 from agent_rft.graders.pure import build_pure
-from agent_rft.graders.samples import sample_of_text
+from agent_rft.graders.python_grader import PythonGrader
+from agent_rft.graders.registry import Services, build_grader
+from agent_rft.graders.sandbox import Outcome
 from agent_rft.graders.scripted_judge import read_script
 from agent_rft.graders.spec import ScoreModel
 from agent_rft.graders.wire import Wire
@@ -20,9 +23,6 @@ from serving.app import create_app
 from serving.judge import running_judge
 from serving.tools.corpus import CorpusTools
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
-PURE = ("string_check", "text_similarity", "numeric", "schema", "f1_set", "trajectory", "multi", "stack")
-GRADERS = [path for path in sorted((EXAMPLES / "graders").glob("*.json")) if json.loads(path.read_text())["type"] in PURE]
 RUN, VALIDATE = "/fine_tuning/alpha/graders/run", "/fine_tuning/alpha/graders/validate"
 
 SAME = {"type": "string_check", "name": "same", "input": "{{sample.output_text}}", "reference": "{{item.answer}}", "operation": "eq"}
@@ -53,6 +53,16 @@ def app(**options):
 def ask(in_thread, post):
     with in_thread(app()) as url:
         yield lambda path, body, bearer="secret": post(url + path, body, bearer)
+
+
+@pytest.fixture(scope="module")
+def services():
+    with closing(Services()) as services:
+        try:
+            assert services.sandbox
+        except UserError as error:
+            pytest.skip(f"no sandbox here: {error.what}")
+        yield services
 
 
 @pytest.fixture
@@ -110,64 +120,6 @@ def test_a_multi_tells_what_each_of_its_graders_gave(ask):
     told = ask(RUN, {"grader": half, "item": {"answer": "x"}, "model_sample": "x"})[1]
     # a: equal, 1; b: not unequal, 0; (1 + 0) / 2
     assert (told["reward"], told["sub_rewards"], told["metadata"]["scores"]) == (0.5, {"a": 1.0, "b": 0.0}, {"score": 0.5})
-
-
-# --- the example graders ----------------------------------------------------------------------------------------------
-
-
-def samples_of(sample, grader):
-    """The sample, and where a text alone says as much to this grader, that text."""
-    yield sample
-    text = sample.get("output_text")
-    if (
-        "output_tools" not in json.dumps(grader)
-        and isinstance(text, str)
-        and all(sample_of_text(text).get(key, "absent") == value for key, value in sample.items())
-    ):
-        yield text
-
-
-@pytest.mark.parametrize("path", GRADERS, ids=lambda path: path.stem)
-def test_each_example_gets_over_http_what_its_case_file_says(ask, path):
-    grader = json.loads(path.read_text())
-    assert ask(VALIDATE, {"grader": grader}) == (200, {"grader": grader})
-    for line in path.with_suffix(".cases.jsonl").read_text().splitlines():
-        case = json.loads(line)
-        for sample in samples_of(case["sample"], grader):
-            status, told = ask(RUN, {"grader": grader, "item": case["item"], "model_sample": sample})
-            metadata = told["metadata"]
-            assert (status, metadata["type"], set(metadata["errors"])) == (200, grader["type"], set(ALL_CLEAR))
-            if "errors" in case:
-                assert (told["reward"], list(metadata["error_details"])) == (None, case["errors"]), case["why"]
-                assert all(metadata["errors"][flag.rpartition(".")[2]] is True for flag in case["errors"])
-            else:
-                assert told["reward"] == pytest.approx(case["reward"], abs=1e-6), case["why"]
-                assert metadata["errors"] == ALL_CLEAR
-
-
-def test_texts_alone_reach_most_of_the_examples():
-    both = 0
-    for path in GRADERS:
-        grader = json.loads(path.read_text())
-        for line in path.with_suffix(".cases.jsonl").read_text().splitlines():
-            both += len(list(samples_of(json.loads(line)["sample"], grader))) == 2
-    assert both > 20
-
-
-@pytest.mark.parametrize("path", sorted((EXAMPLES / "graders" / "refused").glob("*.json")), ids=lambda path: path.stem)
-def test_a_refused_example_is_told_with_every_fault(ask, path):
-    example = json.loads(path.read_text())
-    status, told = ask(VALIDATE, {"grader": example["grader"]})
-    assert (status, set(told), set(told["error"])) == (400, {"error"}, {"message", "type", "param", "code"})
-    assert all(f"  {where}: " in told["error"]["message"] for where in example["faults"])
-    assert (told["error"]["type"], told["error"]["code"]) == ("invalid_request_error", "invalid_grader")
-    assert told["error"]["param"] in example["faults"]
-    status, run = ask(RUN, {"grader": example["grader"], "model_sample": "x"})
-    if "flags" in example:  # it fits the schema: it runs, and fails with its flag
-        raised = {flag: True for flag in example["flags"]}
-        assert (status, run["reward"], run["metadata"]["errors"]) == (200, None, {**ALL_CLEAR, **raised})
-    else:
-        assert (status, run) == (400, told)
 
 
 # --- failures -------------------------------------------------------------------------------------------------------
@@ -232,28 +184,6 @@ def test_each_flag_is_raised_and_no_other(ask_with, errors, set_ones):
 
 PYTHON = {"type": "python", "name": "p", "source": "def grade(sample, item):\n    return 1.0"}
 JUDGE = {"type": "score_model", "name": "j", "model": "m", "input": [{"role": "user", "content": "{{sample.output_text}}"}]}
-LABELS = {**JUDGE, "type": "label_model", "labels": ["good", "bad"], "passing_labels": ["good"]}
-COSINE = {"type": "text_similarity", "name": "c", "input": "{{sample.output_text}}", "reference": "x", "evaluation_metric": "cosine"}
-ENDPOINT = {"type": "endpoint", "name": "e", "url": "http://example.com/grade"}
-
-
-@pytest.mark.parametrize(
-    ("grader", "flag", "configure"),
-    [
-        (PYTHON, "python_grader_server_error", "configure a sandbox"),
-        (JUDGE, "model_grader_server_error", "configure a judge"),
-        (LABELS, "model_grader_server_error", "configure a judge"),
-        (COSINE, "model_grader_server_error", "embeddings endpoint"),
-        (ENDPOINT, "other_error", "may call the endpoints of others"),
-    ],
-    ids=lambda value: value.get("type") if isinstance(value, dict) else None,
-)
-def test_what_this_server_was_not_given_is_a_flag_that_says_what_to_configure(ask, grader, flag, configure):
-    assert ask(VALIDATE, {"grader": grader})[0] == 200
-    status, told = ask(RUN, {"grader": grader, "model_sample": "x"})
-    assert (status, told["reward"]) == (200, None)
-    assert [name for name, value in told["metadata"]["errors"].items() if value is True] == [flag]
-    assert configure in told["metadata"]["error_details"][flag]
 
 
 def test_in_a_multi_each_part_says_what_it_lacks(ask):
@@ -277,20 +207,20 @@ class Misbehaves:
 
 
 @pytest.mark.parametrize(
-    ("act", "what"),
+    ("act", "flag", "what"),
     [
-        (lambda ref: 1 / 0, "ZeroDivisionError('division by zero')"),
-        (lambda ref: time.sleep(1), "no grade within 0.2 s"),
-        (lambda ref: Grade(ref, 1.5), "reward 1.5 is not a number from 0 to 1"),
-        (lambda ref: Grade(ref, float("nan")), "reward nan is not a number from 0 to 1"),
+        (lambda ref: 1 / 0, "other_error", "ZeroDivisionError('division by zero')"),
+        (lambda ref: time.sleep(1), "unresponsive_reward_error", "no grade within 0.2 s"),
+        (lambda ref: Grade(ref, 1.5), "other_error", "reward 1.5 is not a number from 0 to 1"),
+        (lambda ref: Grade(ref, float("nan")), "other_error", "reward nan is not a number from 0 to 1"),
     ],
     ids=["raises", "hangs", "above one", "no number"],
 )
-def test_a_grader_that_misbehaves_gives_no_score(ask_with, act, what):
+def test_a_grader_that_misbehaves_gives_no_score(ask_with, act, flag, what):
     body = {"grader": SAME, "model_sample": "x"}
     status, told = ask_with(RUN, body, build=lambda spec: Misbehaves(act), grade_deadline_seconds=0.2)
-    assert (status, told["reward"], told["metadata"]["error_details"]) == (200, None, {"other_error": what})
-    assert told["metadata"]["errors"] == {**ALL_CLEAR, "other_error": True}
+    assert (status, told["reward"], told["metadata"]["error_details"]) == (200, None, {flag: what})
+    assert told["metadata"]["errors"] == {**ALL_CLEAR, flag: True}
 
 
 # --- judges ---------------------------------------------------------------------------------------------------------
@@ -318,13 +248,61 @@ def test_tokens_of_judges_are_counted_by_model_and_in_all(ask_with):
     assert set(used) == {"big", "small"}
     assert set(used["big"]) == {"prompt_tokens", "total_tokens", "completion_tokens", "cached_tokens"}
     assert used["big"]["total_tokens"] > 0
-    assert told["metadata"]["token_usage"] == {key: used["big"][key] + used["small"][key] for key in used["big"]}
+    assert told["metadata"]["token_usage"] == used["big"]["total_tokens"] + used["small"]["total_tokens"]
     assert told["metadata"]["sampled_model_name"] is None
     # 7 of 0 to 10 is 7 for the formula; the other 7 is cut to 1; 7 / 10 * 1
     assert told["reward"] == pytest.approx(0.7)
     assert (alone["reward"], alone["metadata"]["scores"]) == (pytest.approx(0.7), {"score": 7.0})
     assert alone["metadata"]["sampled_model_name"] == "big"
-    assert alone["metadata"]["token_usage"] == alone["model_grader_token_usage_per_model"]["big"]
+    assert alone["metadata"]["token_usage"] == alone["model_grader_token_usage_per_model"]["big"]["total_tokens"]
+
+
+# --- python sources -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("around", "where"),
+    [
+        (lambda python: python, "grader.source"),
+        (
+            lambda python: {"type": "multi", "graders": {"code": python, "same": SAME}, "calculate_output": "code"},
+            "grader.graders.code.source",
+        ),
+        (lambda python: {"type": "stack", "correctness": {"grader": python}}, "grader.correctness.grader.source"),
+    ],
+    ids=["alone", "in a multi", "in a stack"],
+)
+@pytest.mark.parametrize(
+    ("source", "what"),
+    [
+        ("def grade(sample, item) return 1", "SyntaxError: expected ':'"),
+        ("def score(sample, item):\n    return 1", "NameError: the source defines no function 'grade'"),
+        ("import nothing_like_it\ndef grade(sample, item):\n    return 1", "ModuleNotFoundError: No module named 'nothing_like_it'"),
+    ],
+    ids=["syntax", "no function", "no module"],
+)
+def test_one_that_does_not_run_is_told_at_validation(ask_with, services, around, where, source, what):
+    def build(spec):
+        return build_grader(spec, services)
+
+    right, wrong = around(PYTHON), around({**PYTHON, "source": source})
+    assert ask_with(VALIDATE, {"grader": right}, build=build) == (200, {"grader": right})
+    status, told = ask_with(VALIDATE, {"grader": wrong}, build=build)
+    assert (status, told["error"]["code"], told["error"]["param"]) == (400, "invalid_grader", where)
+    assert f"  {where}: {what} (define grade(sample, item)" in told["error"]["message"]
+
+
+class Broken:
+    """A sandbox that does not do its work."""
+
+    def run(self, *arguments):
+        return Outcome(error="protocol", what="it ended or hung in the middle of a grading")
+
+
+def test_a_sandbox_that_fails_or_is_missing_says_nothing_of_the_source(ask_with):
+    wrong = {"grader": {**PYTHON, "source": "def grade("}}
+    assert ask_with(VALIDATE, wrong, build=lambda spec: PythonGrader(spec.source, Broken())) == (200, wrong)
+    assert ask_with(VALIDATE, wrong) == (200, wrong)
 
 
 # --- requests that are none -------------------------------------------------------------------------------------------

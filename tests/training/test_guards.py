@@ -38,6 +38,7 @@ def test_a_tally_counts_calls_and_failures_by_part():
     tally = tally_of([rollout("search", "read"), rollout("search", failed="tool:search"), rollout(failed="grader:numeric")])
     assert tally.calls == {"tool:search": 2, "tool:read": 1, "model": 3, "grader:numeric": 2}
     assert tally.failed == {"tool:search": 1, "grader:numeric": 1}
+    assert tally.reasons == {"tool:search": "tool:search: 503", "grader:numeric": "grader:numeric: 503"}
 
 
 def infra_guard(max_rate=0.01, window_calls=100, steps=()) -> InfraGuard:
@@ -78,7 +79,7 @@ def test_a_rate_below_the_limit_does_not_halt_a_long_run_and_one_well_above_halt
 def test_above_the_rate_it_halts_and_names_the_tool_its_rate_and_the_cure():
     guard = infra_guard()
     guard.note(Tally({"tool:search": 60, "tool:read": 140}, {"tool:search": 12}))
-    assert guard.tool_failure_rate == pytest.approx(0.06)
+    assert guard.failure_rate("tool") == pytest.approx(0.06)
     with pytest.raises(Halted, match=r"tool:search failed 12 of its last 60 calls \(20.0%\).*6.0% of all tool calls") as caught:
         guard.check()
     assert "mend tool:search" in caught.value.cure and "guards.max_infra_rate" in caught.value.cure
@@ -88,7 +89,7 @@ def test_at_the_rate_it_goes_on():
     guard = infra_guard()
     guard.note(Tally({"tool:search": 200}, {"tool:search": 2}))
     guard.check()
-    assert guard.tool_failure_rate == pytest.approx(0.01)
+    assert guard.failure_rate("tool") == pytest.approx(0.01)
 
 
 def test_one_early_failure_may_be_chance_but_a_dead_tool_is_not():
@@ -105,7 +106,7 @@ def test_the_window_is_the_latest_steps_that_hold_enough_calls():
     guard = infra_guard()
     for failures in (30, 0, 0):
         guard.note(Tally({"tool:search": 60}, {"tool:search": failures}))
-    assert guard.tool_failure_rate == 0.0
+    assert guard.failure_rate("tool") == 0.0
     guard.check()
     assert len(guard.steps) == 2
 
@@ -116,7 +117,7 @@ def test_a_window_goes_on_where_a_checkpoint_left_it():
     resumed = infra_guard(steps=guard.steps)
     for both in (guard, resumed):
         both.note(Tally({"tool:search": 60}, {"tool:search": 1}))
-    assert guard.tool_failure_rate == resumed.tool_failure_rate == pytest.approx(2 / 120)
+    assert guard.failure_rate("tool") == resumed.failure_rate("tool") == pytest.approx(2 / 120)
 
 
 def test_many_good_tools_do_not_hide_a_broken_grader():
@@ -124,6 +125,21 @@ def test_many_good_tools_do_not_hide_a_broken_grader():
     guard.note(Tally({"tool:search": 10_000, "grader:numeric": 100}, {"grader:numeric": 9}))
     with pytest.raises(Halted, match="grader:numeric failed 9 of its last 100"):
         guard.check()
+
+
+def test_a_grader_that_halts_the_run_is_named_with_its_rate_and_what_it_said_last():
+    guard = infra_guard()
+    guard.note(Tally({"tool:search": 500, "grader:quality": 16}, {"grader:quality": 4}, {"grader:quality": "the judge refuses"}))
+    guard.note(Tally({"tool:search": 500, "grader:quality": 16}, {"grader:quality": 4}, {"grader:quality": "the judge is gone"}))
+    assert (guard.failure_rate("tool"), guard.failure_rate("grader")) == (0.0, 8 / 32)
+    with pytest.raises(Halted, match=r"grader:quality failed 8 of its last 32 calls \(25.0%\).*the last one said: the judge is gone\n"):
+        guard.check()
+
+
+def test_a_reason_without_end_is_cut_short():
+    one = rollout(failed="grader:quality")
+    one.rollout.reason = "x" * 100_000
+    assert len(tally_of([one]).reasons["grader:quality"]) == 400
 
 
 def test_a_step_of_which_nothing_is_left_halts_however_small():

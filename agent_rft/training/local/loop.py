@@ -112,6 +112,6 @@ class _Crew:
 
     def _guard_infra(self, done: Sequence[GradedRollout], line: StepMetrics) -> None:
         self._guard.note(tally_of(done))
-        line.infra_failure_rate = self._guard.tool_failure_rate
+        line.infra_failure_rate, line.grader_failure_rate = self._guard.failure_rate("tool"), self._guard.failure_rate("grader")
         check_some_left(done)
         self._guard.check()

@@ -113,7 +113,7 @@ class Watch:
 
     def _judge(self, done: Sequence[GradedRollout], line: StepMetrics) -> None:
         self._infra.note(tally_of(done))
-        line.infra_failure_rate = self._infra.tool_failure_rate
+        line.infra_failure_rate, line.grader_failure_rate = self._infra.failure_rate("tool"), self._infra.failure_rate("grader")
         self._held_by(lambda: check_some_left(done))
         self._held_by(self._infra.check)
 

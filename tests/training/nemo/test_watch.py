@@ -3,6 +3,7 @@
 import math
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 
 from agent_rft.contracts.errors import Halted
@@ -341,6 +342,19 @@ def test_tools_that_fail_too_often_halt_and_the_batch_is_not_learnt_from(make, p
     watch.step_finished()
     [line] = MetricsFile(path).lines()
     assert (line.infra_failures, line.infra_failure_rate) == (3, 0.75)
+
+
+def test_a_grader_that_fails_too_often_halts_as_a_tool_does_and_its_rate_stands_beside(make, path):
+    """Graders that failed leave a grade without a reward: 3 of 4."""
+    watch, failed = make(), rollout(1.0)
+    state = msgspec.structs.replace(failed.rollout, ending=Ending.INFRA_FAILED, failed_part="grader:numeric", reason="the judge is gone")
+    failed = msgspec.structs.replace(failed, rollout=state, grade=Grade(NUMERIC, None, errors={"model_grader_server_error": "gone"}))
+    assert not learn(watch, batch=[rollout(1.0), *[failed] * 3])
+    assert "grader:numeric failed 3 of its last 4 calls (75.0%)" in watch.halt.what
+    assert watch.halt.what.endswith("the last one said: the judge is gone")
+    watch.step_finished()
+    [line] = MetricsFile(path).lines()
+    assert (line.infra_failures, line.grader_failure_rate, line.infra_failure_rate) == (3, 0.75, 0.0)
 
 
 def test_a_batch_of_which_nothing_came_through_is_refused(make):

@@ -1,0 +1,22 @@
+"""People: when two names are one person's, and what one found of a rollout."""
+
+from __future__ import annotations
+
+import msgspec
+
+
+class PersonsLabel(msgspec.Struct, frozen=True):
+    rollout_id: str
+    who: str
+    """As they write themselves."""
+    score: float
+    """0 to 1."""
+
+
+def person(name: str) -> str:
+    """The one spelling under which names are compared: capitals and spaces make nobody a second person."""
+    return " ".join(name.split()).casefold()
+
+
+def same_person(one: str, other: str) -> bool:
+    return person(one) == person(other)
