@@ -14,10 +14,10 @@ NEMO := $(if $(NEMO_RL_SRC),.make/nemo-cpu)
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help train resume prior regrade evaluate plan validate data tiny-base serve smoke cards migrate test check bench install nemo-cpu
+.PHONY: help train resume prior regrade evaluate plan validate data tiny-base serve smoke cards verify-ledger evidence migrate test check bench install nemo-cpu
 
 help: ## this list
-	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 	@echo "  recipes: $(patsubst conf/%.yaml,%,$(wildcard conf/*.yaml))"
 
 train: .make/local .make/data $(NEMO) ## prior check, training, evaluation, report (CONF=recipe ARGS="key=value ...")
@@ -53,8 +53,14 @@ serve: .make/local .make/data ## tools and grader over HTTP
 smoke: .make/local ## call each tool of a running server once (URL=http://host:port)
 	$(RFT) smoke $(if $(URL),--url $(URL)) $(CONF) $(ARGS)
 
-cards: .make/local ## the newest job cards; one as a story: rft card show ID
-	$(RFT) card list $(ARGS)
+cards: .make/local ## the newest job cards (Q="kind:eval grade<0.5 tool:search"); one as a story: rft card show ID
+	$(RFT) card list $(ARGS) -- '$(Q)'
+
+verify-ledger: .make/local ## every card, grade and label against what was recorded
+	$(RFT) ledger verify $(ARGS)
+
+evidence: .make/local ## a case as one signed file (CASE=name Q="run:... grade<0.5" BY=you)
+	$(RFT) ledger evidence --case $(CASE) --by $(BY) --out $(CASE).zip $(ARGS) -- '$(Q)'
 
 migrate: .make/local ## bring the job-card store's tables up to date
 	$(RFT) migrate $(CONF) $(ARGS)

@@ -97,6 +97,7 @@ def parser() -> argparse.ArgumentParser:
     judge.add_argument("--port", type=int, default=8601)
     judge.set_defaults(run=_judge)
     _add_cards(commands.add_parser("card", help="job cards"))
+    _add_ledger(commands.add_parser("ledger", help="whether the store is as it was recorded; signed roots; evidence"))
     _with_recipe(commands.add_parser("migrate", help="bring the store's tables up to date"), _migrate)
     tiny = commands.add_parser("tiny-base", help="remake the tiny base model")
     tiny.add_argument("--out", default="models/research-tiny")
@@ -227,15 +228,43 @@ def _add_cards(card: argparse.ArgumentParser) -> None:
     show = actions.add_parser("show", help="one card as a story")
     show.add_argument("id", help="a rollout's id, or its first digits")
     show.set_defaults(run=_card_show)
-    listed = actions.add_parser("list", help="the newest cards")
-    listed.add_argument("--run", dest="run_id", metavar="RUN")
-    listed.add_argument("--kind", choices=["prior", "train", "eval", "shadow", "production"])
+    listed = actions.add_parser("list", help="the newest cards that a query asks for")
+    listed.add_argument("query", nargs="*", metavar="QUERY", help="kind:eval grade<0.5 tool:search after:7d ...; see docs/cards.md")
+    listed.add_argument("--run", dest="run_id", metavar="RUN", help="the same as run:RUN")
+    listed.add_argument("--kind", help="the same as kind:KIND")
     listed.add_argument("--limit", type=int, default=20)
+    listed.add_argument("--after", metavar="CURSOR", help="the next page, as the page before names it")
     listed.set_defaults(run=_card_list)
+    export = actions.add_parser("export", help="every card that a query asks for, in one file")
+    export.add_argument("query", nargs="*", metavar="QUERY")
+    export.add_argument("--out", required=True, metavar="FILE", help="ends with .jsonl, .csv or .parquet")
+    export.set_defaults(run=_card_export)
     restore = actions.add_parser("restore", help="store the cards of a rescue file")
     restore.add_argument("file")
     restore.set_defaults(run=_card_restore)
-    for action in (show, listed, restore):
+    for action in (show, listed, export, restore):
+        action.add_argument("--store", default=DEFAULT_STORE, metavar="URL", help=f"default: {DEFAULT_STORE}")
+
+
+def _add_ledger(ledger: argparse.ArgumentParser) -> None:
+    actions = ledger.add_subparsers(required=True, metavar="ACTION")
+    verify = actions.add_parser("verify", help="every card, grade and label against what was recorded")
+    verify.add_argument("--tenant", help="default: every one")
+    verify.set_defaults(run=_ledger_verify)
+    sign = actions.add_parser("sign", help="a signed root over what was entered since the last, in the store and beside it")
+    sign.set_defaults(run=_ledger_sign)
+    evidence = actions.add_parser("evidence", help="a case as one signed file that a stand-alone script checks")
+    evidence.add_argument("query", nargs="+", metavar="QUERY")
+    evidence.add_argument("--case", required=True, metavar="NAME")
+    evidence.add_argument("--by", required=True, metavar="WHO")
+    evidence.add_argument("--out", required=True, metavar="FILE.zip")
+    evidence.add_argument("--tenant", default="default")
+    evidence.set_defaults(run=_ledger_evidence)
+    keys = actions.add_parser("keys", help="the public keys, for those who verify")
+    keys.add_argument("--rotate", action="store_true", help="a new key signs from now on")
+    keys.set_defaults(run=_ledger_keys)
+    for action in (verify, sign, evidence, keys):
+        action.add_argument("--folder", help="of keys.json and roots.jsonl; default: beside the store")
         action.add_argument("--store", default=DEFAULT_STORE, metavar="URL", help=f"default: {DEFAULT_STORE}")
 
 
@@ -456,7 +485,14 @@ def _card_show(arguments: argparse.Namespace) -> None:
 def _card_list(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.cards import list_cards
 
-    list_cards(arguments.store, arguments.limit, arguments.run_id, arguments.kind)
+    only = [f'{key}:"{value}"' for key, value in (("run", arguments.run_id), ("kind", arguments.kind)) if value]
+    list_cards(arguments.store, " ".join([*arguments.query, *only]), arguments.limit, arguments.after)
+
+
+def _card_export(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.cards import export
+
+    export(arguments.store, " ".join(arguments.query), arguments.out)
 
 
 def _card_restore(arguments: argparse.Namespace) -> None:
@@ -475,3 +511,28 @@ def _tiny_base(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.tiny_base import make
 
     make(arguments.out, arguments.seed)
+
+
+def _ledger_verify(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.ledger import verify
+
+    verify(arguments.store, arguments.folder, arguments.tenant)
+
+
+def _ledger_sign(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.ledger import sign
+
+    sign(arguments.store, arguments.folder)
+
+
+def _ledger_evidence(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.ledger import evidence
+
+    question = " ".join(arguments.query)
+    evidence(arguments.store, arguments.folder, question, arguments.tenant, arguments.case, arguments.by, arguments.out)
+
+
+def _ledger_keys(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.ledger import keys
+
+    keys(arguments.store, arguments.folder, arguments.rotate)

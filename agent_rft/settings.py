@@ -231,6 +231,12 @@ class ServingSettings(Section):
 class StoreSettings(Section):
     url: str = "sqlite:///runs/cards.db"
     tenant: str = "default"
+    redact: bool = True
+    """Addresses, numbers of phones, cards and accounts, ids, keys and passwords are taken out before anything is stored."""
+    patterns: dict[str, str] = {}
+    """What to take out besides: {CASE_NUMBER: "C-[0-9]{6}"}."""
+    ledger: str | None = None
+    """Folder of the signing keys and the signed roots; null: beside the store."""
 
 
 class RunSettings(Section):

@@ -5,11 +5,13 @@ from __future__ import annotations
 
 from alembic import context
 
+from observability.store import compared
 from observability.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],
     target_metadata=metadata,
+    include_object=compared,
     render_as_batch=True,  # SQLite alters a table by copying it
 )
 with context.begin_transaction():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from agent_rft.contracts.errors import UserError, did_you_mean
 from observability.records import StoredCard, Values, card_of
 from observability.store import Store
-from observability.tables import card_steps, grades, job_cards
+from observability.tables import blobs, card_steps, grades, job_cards
+from observability.texts import unpacked
 
 BEYOND = "\U0010ffff"  # sorts after anything an id holds
 SHOWN = 5  # ids named in an error
@@ -59,7 +60,8 @@ def cards_by_id(store: Store, rollout_ids: Sequence[str]) -> Iterator[StoredCard
         with store.reading() as connection:
             cards = {row["rollout_id"]: row for row in _all_of(connection, job_cards, "rollout_id", batch)}
             steps, given = _by_card(_all_of(connection, card_steps, "position", batch)), _by_card(_all_of(connection, grades, "id", batch))
-        yield from (card_of(cards[one], steps.get(one, []), given.get(one, [])) for one in batch if one in cards)
+            texts = texts_of(connection, [*cards.values(), *(step for of_card in steps.values() for step in of_card)])
+        yield from (card_of(cards[one], steps.get(one, []), given.get(one, []), texts) for one in batch if one in cards)
 
 
 def count_cards(store: Store, run_id: str | None = None, kind: str | None = None) -> int:
@@ -69,18 +71,23 @@ def count_cards(store: Store, run_id: str | None = None, kind: str | None = None
 
 def recent_cards(store: Store, limit: int = 20, run_id: str | None = None, kind: str | None = None) -> list[CardLine]:
     """The newest cards first."""
+    select = _narrowed(sa.select(*line_columns()), run_id, kind)
+    listed = select.order_by(job_cards.c.started_at.desc(), job_cards.c.rollout_id).limit(limit)
+    with store.reading() as connection:
+        return [CardLine(**row) for row in connection.execute(listed).mappings()]
+
+
+def line_columns() -> list[sa.ColumnElement[Any]]:
+    """What a list shows of a card."""
     newest_grade = (
         sa.select(grades.c.reward)
-        .where(grades.c.rollout_id == job_cards.c.rollout_id)
+        .where(grades.c.rollout_id == job_cards.c.rollout_id, grades.c.tenant == job_cards.c.tenant)
         .order_by(grades.c.id.desc())
         .limit(1)
         .scalar_subquery()
         .label("reward")
     )
-    columns = [newest_grade if name == "reward" else job_cards.c[name] for name in CardLine.__struct_fields__]
-    listed = _narrowed(sa.select(*columns), run_id, kind).order_by(job_cards.c.started_at.desc(), job_cards.c.rollout_id).limit(limit)
-    with store.reading() as connection:
-        return [CardLine(**row) for row in connection.execute(listed).mappings()]
+    return [newest_grade if name == "reward" else job_cards.c[name] for name in CardLine.__struct_fields__]
 
 
 def _narrowed(select: sa.Select[Any], run_id: str | None, kind: str | None) -> sa.Select[Any]:
@@ -92,6 +99,13 @@ def _narrowed(select: sa.Select[Any], run_id: str | None, kind: str | None) -> s
 def _all_of(connection: sa.Connection, table: sa.Table, order: str, rollout_ids: Sequence[str]) -> list[Values]:
     select = sa.select(table).where(table.c.rollout_id.in_(rollout_ids)).order_by(table.c[order])
     return [dict(zip(table.c.keys(), row, strict=True)) for row in connection.execute(select)]
+
+
+def texts_of(connection: sa.Connection, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Of the blobs that cards and steps name, by hash."""
+    named = {row[name] for row in rows for name in ("opening", "tools", "output_blob") if row.get(name)}
+    select = sa.select(blobs.c.hash, blobs.c.body).where(blobs.c.hash.in_(named))
+    return {key: unpacked(body) for key, body in connection.execute(select)}
 
 
 def _by_card(rows: Sequence[Values]) -> dict[str, list[Values]]:

@@ -17,8 +17,9 @@ from agent_rft.contracts.errors import UserError, did_you_mean
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.people import PersonsLabel, person
 from agent_rft.contracts.rollouts import Ending
-from observability.records import grade_row
-from observability.store import Store
+from observability.book import Book
+from observability.records import Values, grade_row
+from observability.store import Store, take_turns
 from observability.tables import grader_approvals, grader_reports, grader_states, grader_versions, grades, human_labels, job_cards
 
 State = Literal["registered", "active", "retired"]
@@ -51,7 +52,7 @@ def register(store: Store, ref: GraderRef, spec: Mapping[str, Any], code: str, b
     """False where this very version is there already. A version stands for one hash, for good."""
     at, key = _now(), {"name": ref.name, "version": ref.version}
     with store.writing() as connection:
-        _alone(connection, ref.name)
+        take_turns(connection, ref.name)
         found = connection.scalar(sa.select(grader_versions.c.hash).where(*_is(grader_versions, ref)))
         if found == ref.hash:
             return False
@@ -95,7 +96,7 @@ def activate(store: Store, ref: GraderRef, by: str) -> None:
     """It takes the place of the one that is active under its name. Whether it may is the caller's to judge."""
     at = _now()
     with store.writing() as connection:
-        _alone(connection, ref.name)
+        take_turns(connection, ref.name)
         states = connection.execute(
             sa.select(grader_states).where(grader_states.c.name == ref.name).order_by(grader_states.c.id)
         ).mappings()
@@ -137,34 +138,41 @@ def approvers(store: Store, ref: GraderRef) -> tuple[str, ...]:
 
 def append_grades(store: Store, given: Sequence[tuple[str, Grade]]) -> None:
     """(rollout id, grade). What a rollout was given before stays; the newest grade is what lists show."""
+    if not given:
+        return
     at = _now()
-    if given:
-        with store.writing() as connection:
-            connection.execute(sa.insert(grades), [grade_row(rollout_id, grade, at) for rollout_id, grade in given])
+    with store.writing() as connection:
+        tenants = _tenants(connection, [rollout_id for rollout_id, _ in given])
+        book = Book(connection, tenants.values())
+        rows = [grade_row(rollout_id, tenants[rollout_id], grade, at) for rollout_id, grade in given]
+        for row in rows:
+            book.grade(row)
+        connection.execute(sa.insert(grades), rows)
+        book.close()
 
 
 def add_label(
     store: Store, labeller: str, *, rollout_id: str | None = None, row_id: str | None = None, score: float | None = None,
-    label: str | None = None, note: str = ""
+    label: str | None = None, note: str = "", tenant: str = "default"
 ) -> None:  # fmt: skip
-    """About a rollout, or about a row. A score from 0 to 1, or a label: pass or fail."""
+    """About a rollout, or about a row of the tenant's. A score from 0 to 1, or a label: pass or fail."""
     if (rollout_id is None) == (row_id is None):
         raise UserError("a label is about a rollout or about a row", "name one of the two")
     if score is None and label not in LABELS:
         raise UserError(f"the label {label!r} says neither pass nor fail", "pass, fail, or a score from 0 to 1")
     if score is not None and not 0 <= score <= 1:
         raise UserError(f"the score {score:g} is not from 0 to 1", "0 is all wrong, 1 all right")
-    values = {"rollout_id": rollout_id, "row_id": row_id, "labeller": labeller, "score": score, "label": label, "note": note}
+    values = {"row_id": row_id, "labeller": labeller, "score": score, "label": label, "note": note}
     with store.writing() as connection:
-        if rollout_id is not None and not connection.scalar(sa.select(job_cards.c.rollout_id).where(job_cards.c.rollout_id == rollout_id)):
-            raise UserError(f"no card has the id {rollout_id}", "`rft card list` shows those that are there")
-        connection.execute(sa.insert(human_labels), [values | {"at": _now()}])
+        if rollout_id is not None:
+            tenant = _tenants(connection, [rollout_id])[rollout_id]
+        _insert_label(connection, values | {"rollout_id": rollout_id, "tenant": tenant})
 
 
 def give_label_once(store: Store, labeller: str, rollout_id: str, score: float) -> bool:
     """False where this person's label of the rollout stands already: however many sessions they have open, they label it once."""
     with store.writing() as connection:
-        _alone(connection, f"label {rollout_id}")
+        take_turns(connection, f"label {rollout_id}")
         if _standing_label(connection, labeller, rollout_id):
             return False
         _write_label(connection, labeller, rollout_id, score, None)
@@ -174,7 +182,7 @@ def give_label_once(store: Store, labeller: str, rollout_id: str, score: float) 
 def withdraw_label(store: Store, labeller: str, rollout_id: str) -> bool:
     """False where no label of this person stands."""
     with store.writing() as connection:
-        _alone(connection, f"label {rollout_id}")
+        take_turns(connection, f"label {rollout_id}")
         if not _standing_label(connection, labeller, rollout_id):
             return False
         _write_label(connection, labeller, rollout_id, None, WITHDRAWN)
@@ -189,7 +197,24 @@ def _standing_label(connection: sa.Connection, labeller: str, rollout_id: str) -
 
 def _write_label(connection: sa.Connection, labeller: str, rollout_id: str, score: float | None, label: str | None) -> None:
     values = {"rollout_id": rollout_id, "row_id": None, "labeller": labeller, "score": score, "label": label, "note": ""}
-    connection.execute(sa.insert(human_labels), [values | {"at": _now()}])
+    _insert_label(connection, values | {"tenant": _tenants(connection, [rollout_id])[rollout_id]})
+
+
+def _insert_label(connection: sa.Connection, values: Values) -> None:
+    row: Values = values | {"at": _now()}
+    book = Book(connection, [row["tenant"]])
+    book.label(row)
+    connection.execute(sa.insert(human_labels), [row])
+    book.close()
+
+
+def _tenants(connection: sa.Connection, rollout_ids: Sequence[str]) -> dict[str, str]:
+    """Whose cards they are."""
+    select = sa.select(job_cards.c.rollout_id, job_cards.c.tenant).where(job_cards.c.rollout_id.in_(rollout_ids))
+    found = {row[0]: row[1] for row in connection.execute(select)}
+    if missing := [one for one in rollout_ids if one not in found]:
+        raise UserError(f"no card has the id {missing[0]}", "`rft card list` shows those that are there")
+    return found
 
 
 def labels_of(store: Store, run_id: str) -> list[PersonsLabel]:
@@ -241,12 +266,6 @@ def _version(row: sa.RowMapping) -> GraderVersion:
 
 def _is(table: sa.Table, ref: GraderRef) -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
     return table.c.name == ref.name, table.c.version == ref.version
-
-
-def _alone(connection: sa.Connection, name: str) -> None:
-    """Whoever else would write under this name, a version or a label, waits. On SQLite the transaction is alone as it is."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(name))))
 
 
 def _now() -> dt.datetime:

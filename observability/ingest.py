@@ -16,9 +16,10 @@ import os
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import msgspec
 import sqlalchemy as sa
@@ -28,9 +29,13 @@ from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_rft.contracts.errors import InfraError, UserError
 from agent_rft.contracts.jobcards import JobCard
-from observability.records import CardRows, RecordedCard, rows_of, without_token_ids
+from observability.book import Book
+from observability.records import CardRows, RecordedCard, Values, rows_of, without_token_ids
+from observability.redaction.cards import redact_card
+from observability.redaction.detectors import BUILT_IN, custom_detectors
 from observability.store import Store, open_store
-from observability.tables import card_steps, grades, job_cards
+from observability.tables import blobs, card_steps, grades, job_cards
+from observability.texts import packed
 
 BATCH = 50  # cards a transaction: larger ones are hardly faster, and hold other processes up longer
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between tries
@@ -40,8 +45,8 @@ STORE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.T
 
 CREDIT = (
     sa.update(job_cards)
-    .where(job_cards.c.rollout_id == sa.bindparam("credited"), job_cards.c.advantage.is_(None))
-    .values(advantage=sa.bindparam("worth"))
+    .where(job_cards.c.rollout_id == sa.bindparam("credited"), job_cards.c.tenant == sa.bindparam("of_tenant"))
+    .values(advantage=sa.bindparam("worth"), credit_entry=sa.bindparam("credit"))
 )
 log = structlog.get_logger(__name__)
 
@@ -53,7 +58,10 @@ class StoreRecorder:
     cards it says so in the log, once.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, redacting: bool = True, patterns: Mapping[str, str] | None = None) -> None:
+        """`patterns`: what a tenant wants removed besides, names and regular expressions."""
+        self._recipe = (redacting, patterns)
+        self._detectors = (*BUILT_IN, *custom_detectors(patterns or {})) if redacting else ()
         self.recorded = 0
         self.acknowledged = 0
         self.refused = 0
@@ -69,9 +77,9 @@ class StoreRecorder:
         self._writer.start()
         atexit.register(self.close)
 
-    def __reduce__(self) -> tuple[Callable[[str], StoreRecorder], tuple[str]]:
+    def __reduce__(self) -> tuple[Callable[..., StoreRecorder], tuple[Any, ...]]:
         """Sent to another process, it is a recorder of its own there, over the same store."""
-        return recorder_at, (self._store.address,)
+        return recorder_at, (self._store.address, *self._recipe)
 
     def record(self, card: JobCard) -> None:
         recorded = RecordedCard(without_token_ids(card), dt.datetime.now(dt.UTC))
@@ -133,7 +141,7 @@ class StoreRecorder:
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
-            unsaved = list(self._waiting)
+            unsaved = [self._redacted(recorded) for recorded in self._waiting]
         self._writer.join(timeout=LONGEST_PAUSE)
         atexit.unregister(self.close)  # only now: an interrupted close is done again at exit
         return unsaved
@@ -168,7 +176,15 @@ class StoreRecorder:
         """The oldest waiting cards, left in the queue until they are settled. Empty when it is time to stop."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopped.is_set())
-            return [] if self._stopped.is_set() else list(itertools.islice(self._waiting, BATCH))
+            batch = [] if self._stopped.is_set() else list(itertools.islice(self._waiting, BATCH))
+        return [self._redacted(recorded) for recorded in batch]
+
+    def _redacted(self, recorded: RecordedCard) -> RecordedCard:
+        """Here and not in `record`, which must not take the time. Nothing leaves the memory without it."""
+        if not self._detectors:
+            return recorded
+        card, removed = redact_card(recorded.card, self._detectors)
+        return RecordedCard(card, recorded.recorded_at, removed)
 
     def _settle(self, batch: Sequence[RecordedCard]) -> int:
         """Inserts the batch, or each card alone where one spoils it; answers how many the store refused."""
@@ -190,28 +206,57 @@ class StoreRecorder:
         return 1
 
 
-def recorder_at(address: str) -> StoreRecorder:
-    return StoreRecorder(open_store(address))
+def recorder_at(address: str, redacting: bool, patterns: Mapping[str, str] | None) -> StoreRecorder:
+    return StoreRecorder(open_store(address), redacting, patterns)
 
 
 def insert_cards(store: Store, batch: Sequence[RecordedCard]) -> int:
     """One transaction. A card that the store holds already stays as it is, but for an advantage that it did not have: what
     a rollout was worth is known once its group has ended. Answers how many were new."""
-    rows: dict[str, CardRows] = {}
+    rows: dict[tuple[str, str], CardRows] = {}
     for recorded in batch:
-        rows.setdefault(recorded.card.rollout_id, rows_of(recorded))
-    insert = postgresql.insert if store.engine.dialect.name == "postgresql" else sqlite.insert
+        card = recorded.card
+        first = rows.setdefault((card.rollout_id, card.tenant), rows_of(recorded)).card
+        first["advantage"] = card.advantage if first["advantage"] is None else first["advantage"]
     with store.writing() as connection:
-        taken = insert(job_cards).on_conflict_do_nothing().returning(job_cards.c.rollout_id)
-        taken_ids = set(connection.scalars(taken, [row.card for row in rows.values()]))
-        new = [row for rollout_id, row in rows.items() if rollout_id in taken_ids]
-        for table, values in ((card_steps, [s for row in new for s in row.steps]), (grades, [g for row in new for g in row.grades])):
-            if values:
-                connection.execute(sa.insert(table), values)
-        credited = [row.card for rollout_id, row in rows.items() if rollout_id not in taken_ids and row.card["advantage"] is not None]
-        if credited:
-            connection.execute(CREDIT, [{"credited": card["rollout_id"], "worth": card["advantage"]} for card in credited])
+        book = Book(connection, (tenant for _, tenant in rows))
+        held = _held(connection, rows)
+        new = [row for key, row in rows.items() if key not in held]
+        for row in new:
+            book.card(row)
+        _insert(connection, new)
+        worth = [rows[key].card for key, advantage in held.items() if advantage is None and rows[key].card["advantage"] is not None]
+        if worth:
+            connection.execute(CREDIT, [_credit(card, book.credit(card)) for card in worth])
+        book.close()
     return len(new)
+
+
+def _held(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], float | None]:
+    """Which of the cards are there, with their advantages. The book is open, so that no other writer adds one meanwhile."""
+    columns = (job_cards.c.rollout_id, job_cards.c.tenant, job_cards.c.advantage)
+    select = sa.select(*columns).where(job_cards.c.rollout_id.in_([rollout_id for rollout_id, _ in keys]))
+    return {(row[0], row[1]): row[2] for row in connection.execute(select) if (row[0], row[1]) in keys}
+
+
+def _insert(connection: sa.Connection, new: Sequence[CardRows]) -> None:
+    every = {
+        job_cards: [row.card for row in new],
+        card_steps: [step for row in new for step in row.steps],
+        grades: [grade for row in new for grade in row.grades],
+    }
+    for table, values in every.items():
+        if values:
+            connection.execute(sa.insert(table), values)
+    texts = {(row.card["tenant"], key): text for row in new for key, text in row.blobs.items()}
+    if texts:
+        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+        bodies = [{"tenant": tenant, "hash": key, "body": packed(text)} for (tenant, key), text in sorted(texts.items())]
+        connection.execute(insert(blobs).on_conflict_do_nothing(), bodies)
+
+
+def _credit(card: Values, entry: int) -> Values:
+    return {"credited": card["rollout_id"], "of_tenant": card["tenant"], "worth": card["advantage"], "credit": entry}
 
 
 # --- the rescue file --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -12,11 +13,15 @@ from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.jobcards import Cost, JobCard, Versions
 from agent_rft.contracts.messages import Message, ToolCall, ToolSpec
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout, ToolResult, Turn
+from observability.redaction.redact import Removal
+from observability.texts import Blobs, to_json
 
 Values = dict[str, Any]
 VERSIONS = ("code", "checkpoint", "dataset", "tool_set", "grader", "seed")
 COSTS = ("context_tokens", "sampled_tokens", "tool_calls", "seconds", "tool_seconds")
 JOB = ("rollout_id", "kind", "tenant", "run_id", "step", "row_id", "sample_index", "reference_answer", "metadata", "item", "advantage")
+LONG = 1000
+"""Characters from which on a tool's output is a blob: agents read the same documents again and again."""
 
 
 class RecordedCard(msgspec.Struct, frozen=True):
@@ -24,6 +29,8 @@ class RecordedCard(msgspec.Struct, frozen=True):
 
     card: JobCard
     recorded_at: dt.datetime
+    removed: tuple[Removal, ...] | None = None
+    """What redaction took out of it; None where nobody looked."""
 
 
 class DatedGrade(msgspec.Struct, frozen=True):
@@ -39,12 +46,15 @@ class StoredCard(msgspec.Struct, frozen=True):
     recorded_at: dt.datetime
     grades: tuple[DatedGrade, ...]
     """Every grade it was ever given, oldest first."""
+    removed: tuple[Removal, ...] | None = None
 
 
 class CardRows(NamedTuple):
     card: Values
     steps: list[Values]
     grades: list[Values]
+    blobs: dict[str, str]
+    """The texts that the rows name by their hash."""
 
 
 def without_token_ids(card: JobCard) -> JobCard:
@@ -63,27 +73,31 @@ def without_token_ids(card: JobCard) -> JobCard:
 
 
 def rows_of(recorded: RecordedCard) -> CardRows:
-    card = recorded.card
+    """Of everything that makes up a card; its places in the ledger and its salts are for the store to give."""
+    card, blobs = recorded.card, Blobs()
     rollout = card.rollout
     row: Values = {name: getattr(card, name) for name in JOB}
     row |= {name: getattr(card.versions, name) for name in VERSIONS}
     row |= {name: getattr(card.cost, name) for name in COSTS}
     row |= {name: _text_or_none(card.metadata.get(name)) for name in ("task_type", "difficulty")}
     row |= {"started_at": _moment(card.started_at) or recorded.recorded_at, "recorded_at": recorded.recorded_at}
-    row |= {"ending": rollout.ending, "reason": rollout.reason, "failed_part": rollout.failed_part, "answer": rollout.answer}
-    row["context"] = {
-        "opening": msgspec.to_builtins(rollout.opening),
-        "tools": msgspec.to_builtins(rollout.tools),
-        "limits": msgspec.to_builtins(rollout.limits),
-        "seed": rollout.seed,
-    }
-    steps = [step | {"rollout_id": card.rollout_id, "position": position} for position, step in enumerate(_steps(rollout))]
-    return CardRows(row, steps, [grade_row(card.rollout_id, card.grade, recorded.recorded_at)] if card.grade else [])
+    row |= {"ending": rollout.ending and rollout.ending.value, "reason": rollout.reason, "failed_part": rollout.failed_part}
+    row |= {"answer": rollout.answer, "limits": msgspec.to_builtins(rollout.limits), "rollout_seed": rollout.seed}
+    row |= {"opening": blobs.put(to_json(msgspec.to_builtins(rollout.opening)))}
+    row["removed"] = None if recorded.removed is None else msgspec.to_builtins(recorded.removed)
+    row["tools"] = blobs.put(to_json(msgspec.to_builtins(rollout.tools)))
+    steps = [
+        with_blob(step, blobs) | {"rollout_id": card.rollout_id, "tenant": card.tenant, "position": position}
+        for position, step in enumerate(_steps(rollout))
+    ]
+    given = [grade_row(card.rollout_id, card.tenant, card.grade, recorded.recorded_at)] if card.grade else []
+    return CardRows(row, steps, given, blobs.texts)
 
 
-def grade_row(rollout_id: str, grade: Grade, graded_at: dt.datetime) -> Values:
+def grade_row(rollout_id: str, tenant: str, grade: Grade, graded_at: dt.datetime) -> Values:
     return {
         "rollout_id": rollout_id,
+        "tenant": tenant,
         "grader": grade.grader.name,
         "version": grade.grader.version,
         "hash": grade.grader.hash,
@@ -93,6 +107,16 @@ def grade_row(rollout_id: str, grade: Grade, graded_at: dt.datetime) -> Values:
         "errors": grade.errors,
         "graded_at": graded_at,
     }
+
+
+def with_blob(step: Values, blobs: Blobs) -> Values:
+    output = step["output"]
+    if output is None or len(output) < LONG:
+        return step | {"output_blob": None}
+    return step | {"output": None, "output_blob": blobs.put(output)}
+
+
+# --- steps --------------------------------------------------------------------------------------------------------------
 
 
 NO_STEP: Values = dict.fromkeys(
@@ -113,29 +137,30 @@ def _steps(rollout: Rollout) -> Iterator[Values]:
             yield blank | {"kind": "tool_result", "name": names.get(result.call_id)} | msgspec.to_builtins(result)
 
 
-def card_of(row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], grades: Sequence[Mapping[str, Any]]) -> StoredCard:
+def card_of(
+    row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], grades: Sequence[Mapping[str, Any]], texts: Mapping[str, str]
+) -> StoredCard:
     """The rows of one card, steps by position and grades by id, as the card they were made from."""
     dated = tuple(DatedGrade(_grade(grade), grade["graded_at"]) for grade in grades)
     card = JobCard(
         **{name: row[name] for name in JOB},
         started_at=row["started_at"].isoformat(),
-        rollout=_rollout(row, steps),
+        rollout=_rollout(row, steps, texts),
         grade=dated[-1].grade if dated else None,
         cost=Cost(**{name: row[name] for name in COSTS}),
         versions=Versions(**{name: row[name] for name in VERSIONS}),
     )
-    return StoredCard(card, row["recorded_at"], dated)
+    return StoredCard(card, row["recorded_at"], dated, msgspec.convert(row["removed"], tuple[Removal, ...] | None))
 
 
-def _rollout(row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Rollout:
-    context = row["context"]
+def _rollout(row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> Rollout:
     return Rollout(
         row["rollout_id"],
-        msgspec.convert(context["opening"], tuple[Message, ...]),
-        msgspec.convert(context["tools"], tuple[ToolSpec, ...]),
-        msgspec.convert(context["limits"], Limits),
-        context["seed"],
-        turns=_turns(steps),
+        msgspec.convert(json.loads(texts[row["opening"]]), tuple[Message, ...]),
+        msgspec.convert(json.loads(texts[row["tools"]]), tuple[ToolSpec, ...]),
+        msgspec.convert(row["limits"], Limits),
+        row["rollout_seed"],
+        turns=_turns(steps, texts),
         ending=Ending(row["ending"]) if row["ending"] else None,
         reason=row["reason"],
         failed_part=row["failed_part"],
@@ -145,7 +170,7 @@ def _rollout(row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]]) -> Roll
     )
 
 
-def _turns(steps: Sequence[Mapping[str, Any]]) -> list[Turn]:
+def _turns(steps: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> list[Turn]:
     turns: list[Turn] = []
     for step in steps:
         if step["kind"] == "message":
@@ -153,8 +178,9 @@ def _turns(steps: Sequence[Mapping[str, Any]]) -> list[Turn]:
         elif step["kind"] == "tool_call":
             turns[-1].calls += (ToolCall(step["call_id"], step["name"], step["arguments"]),)
         else:
-            seen = {name: step[name] for name in ("call_id", "output", "error", "seconds", "attempts")}
-            turns[-1].results[step["call_id"]] = ToolResult(**seen)
+            seen = {name: step[name] for name in ("call_id", "error", "seconds", "attempts")}
+            output = texts[step["output_blob"]] if step["output_blob"] else step["output"]
+            turns[-1].results[step["call_id"]] = ToolResult(output=output, **seen)
     return turns
 
 

@@ -10,26 +10,31 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import msgspec
 import sqlalchemy as sa
+import structlog
 from alembic import command
+from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import event, exc
 
 from agent_rft.contracts.errors import UserError
+from observability.partitions import is_partition, make_partitions
+from observability.tables import metadata
+from observability.texts import to_json
 
 DEFAULT_URL = "sqlite:///runs/cards.db"
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"  # beside this package, in the repository and installed
 ADVISORY_LOCK = 0x6A6F6263  # "jobc": what migrations of one PostgreSQL database queue on
 PATIENCE = 30.0  # seconds to wait for another process that is making or migrating the same store
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,12 @@ class Store:
         if url.get_backend_name() == "sqlite":
             url = url.set(database=str(Path(url.database or "").absolute()))
         return url.render_as_string(hide_password=False)
+
+    @property
+    def ledger_folder(self) -> Path:
+        """Where the keys and the signed roots of this store's ledgers are, unless somebody names another place."""
+        name = Path(self.engine.url.database or "store").stem
+        return (self.folder if self.engine.dialect.name == "sqlite" else Path("runs")) / f"{name}-ledger"
 
     def reading(self) -> AbstractContextManager[sa.Connection]:
         return self.engine.connect()
@@ -70,9 +81,13 @@ def open_store(url: str = DEFAULT_URL) -> Store:
 
 
 def migrate(url: str) -> str:
-    """Brings the store up to this code's schema; answers the revision it is now at."""
+    """Brings the store up to this code's schema; answers the revision it is now at. On PostgreSQL it also prepares the months
+    to come, so run it once a year at least."""
     store = _store(url)
     _reaching(store, lambda: _upgrade(store))
+    if store.engine.dialect.name == "postgresql":
+        with _alone(store) as connection:
+            make_partitions(connection, None)
     store.close()
     return _newest()
 
@@ -101,7 +116,7 @@ def _sqlite(url: sa.URL, name: str) -> sa.Engine:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the store's folder {Path(url.database).parent} cannot be made: {error.strerror}", "name another") from None
-    engine = sa.create_engine(url.set(drivername="sqlite"), json_serializer=_to_json, json_deserializer=json.loads)
+    engine = sa.create_engine(url.set(drivername="sqlite"), json_serializer=to_json, json_deserializer=json.loads)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -120,17 +135,10 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 def _postgresql(url: sa.URL) -> sa.Engine:
     try:
         return sa.create_engine(
-            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, json_serializer=_to_json, json_deserializer=json.loads
+            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, json_serializer=to_json, json_deserializer=json.loads
         )
     except ModuleNotFoundError:
         raise UserError("a store on PostgreSQL needs its driver", "pip install 'agent-rft[postgres]'") from None
-
-
-def _to_json(value: object) -> str:
-    try:
-        return msgspec.json.encode(value).decode()
-    except UnicodeEncodeError:  # half a surrogate pair in a call's arguments: kept, escaped
-        return json.dumps(value, ensure_ascii=True)
 
 
 def _reaching(store: Store, work: Callable[[], T]) -> T:
@@ -148,6 +156,12 @@ def _reaching(store: Store, work: Callable[[], T]) -> T:
         time.sleep(0.05)
 
 
+def take_turns(connection: sa.Connection, name: str) -> None:
+    """Whoever else would write under this name waits for this transaction. On SQLite a writing one is alone as it is."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(name))))
+
+
 # --- schema ---------------------------------------------------------------------------------------------------------
 
 
@@ -156,6 +170,19 @@ def alembic_config(connection: sa.Connection | None = None) -> Config:
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["connection"] = connection
     return config
+
+
+def compared(item: Any, name: str | None, kind: str, _reflected: bool, _other: object) -> bool:
+    """What Alembic holds against the tables' definitions: all but the partitions, which come with the months, and the keys
+    that PostgreSQL makes for each of them."""
+    if kind == "foreign_key_constraint":
+        return not is_partition(item.referred_table.name)
+    return not (kind == "table" and is_partition(name))
+
+
+def drift(connection: sa.Connection) -> list[Any]:
+    """What the database has otherwise than the tables' definitions."""
+    return list(compare_metadata(MigrationContext.configure(connection, opts={"include_object": compared}), metadata))
 
 
 def _newest() -> str:
@@ -178,10 +205,15 @@ def _revision(store: Store) -> str | None:
 
 
 def _upgrade(store: Store) -> None:
-    if _revision(store) == _newest():
+    if (found := _revision(store)) == _newest():
         return
+    if found:  # many cards take a while
+        log.info("bringing the store up to date", store=store.name, revision=found, to=_newest())
     with _alone(store) as connection:
         command.upgrade(alembic_config(connection), "head")
+    if found and store.engine.dialect.name == "sqlite":  # tables that were written anew leave their old pages behind
+        with closing(store.engine.raw_connection()) as connection:
+            connection.cursor().execute("VACUUM")
 
 
 @contextmanager

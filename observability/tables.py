@@ -1,6 +1,8 @@
 """The store's tables, one definition for SQLite and PostgreSQL.
 
-What the agent claims and what the system observed stand in separate columns. Token ids and log-probabilities are not
+What the agent claims and what the system observed stand in separate columns. A card's key leads with its id, which begins
+with its time: on PostgreSQL a month's cards and steps are a partition. Every card, grade and label carries the number of its
+entry in the tenant's ledger, and the salt of the words that may one day have to be erased. Token ids and log-probabilities are not
 stored: they are training data, ten times the size of the words they spell, and no reviewer reads them; their counts are.
 JSON is kept as the text that came (json, not jsonb): jsonb refuses a NUL character, which a model may well sample,
 and forgets the order of keys. What reviewers filter by has a column of its own.
@@ -9,9 +11,12 @@ and forgets the order of keys. What reviewers filter by has a column of its own.
 from __future__ import annotations
 
 import datetime as dt
+import json
 from typing import Any
 
 import sqlalchemy as sa
+
+from observability.texts import storable, to_json
 
 metadata = sa.MetaData(
     naming_convention={
@@ -23,16 +28,13 @@ metadata = sa.MetaData(
 
 
 class Words(sa.types.TypeDecorator[str]):
-    """Text that a model, a tool or a user wrote, made storable: a NUL becomes its picture, half a surrogate pair the
-    replacement character. PostgreSQL refuses the first, UTF-8 the second, and one such answer must not hold up a store."""
+    """Text that a model, a tool or a user wrote, made storable."""
 
     impl = sa.Text
     cache_ok = True
 
     def process_bind_param(self, value: str | None, dialect: sa.Dialect) -> str | None:
-        if value is None:
-            return None
-        return value.replace("\0", "\u2400").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return value if value is None else storable(value)
 
 
 class Instant(sa.types.TypeDecorator[dt.datetime]):
@@ -48,6 +50,23 @@ class Instant(sa.types.TypeDecorator[dt.datetime]):
         return value and (value.astimezone(dt.UTC) if value.tzinfo else value.replace(tzinfo=dt.UTC))
 
 
+class Scalar(sa.types.TypeDecorator[Any]):
+    """JSON that may be a bare number. SQLite takes a column called JSON for numeric, where 7.0 becomes 7 and a long number loses
+    its last digits; so there it is text."""
+
+    impl = sa.JSON(none_as_null=True)
+    cache_ok = True
+
+    def load_dialect_impl(self, dialect: sa.Dialect) -> sa.types.TypeEngine[Any]:
+        return dialect.type_descriptor(sa.Text() if dialect.name == "sqlite" else sa.JSON(none_as_null=True))
+
+    def process_bind_param(self, value: Any, dialect: sa.Dialect) -> Any:
+        return to_json(value) if dialect.name == "sqlite" and value is not None else value
+
+    def process_result_value(self, value: Any, dialect: sa.Dialect) -> Any:
+        return json.loads(value) if dialect.name == "sqlite" and value is not None else value
+
+
 Key = sa.String().with_variant(sa.String(collation="C"), "postgresql")  # sorted by code point on both: prefixes are ranges
 Json = sa.JSON(none_as_null=True)
 
@@ -55,9 +74,9 @@ job_cards = sa.Table(
     "job_cards",
     metadata,
     sa.Column("rollout_id", Key, primary_key=True),
+    sa.Column("tenant", Key, primary_key=True),
     # which job
     sa.Column("kind", sa.String, nullable=False),
-    sa.Column("tenant", sa.String, nullable=False),
     sa.Column("run_id", sa.String, nullable=False),
     sa.Column("step", sa.Integer),
     sa.Column("row_id", sa.String, nullable=False),
@@ -65,10 +84,13 @@ job_cards = sa.Table(
     sa.Column("task_type", Words),
     sa.Column("difficulty", Words),
     sa.Column("metadata", Json, nullable=False),
-    sa.Column("reference_answer", Json),
+    sa.Column("reference_answer", Scalar),
     sa.Column("item", Json),  # the row's `expected` and own keys; null in a card from before cards kept them
-    # what the agent was given: opening messages, tools, limits, seed
-    sa.Column("context", Json, nullable=False),
+    # what the agent was given; opening messages and tools are blobs, since many cards share them
+    sa.Column("opening", Key),
+    sa.Column("tools", Key),
+    sa.Column("limits", Json, nullable=False),
+    sa.Column("rollout_seed", sa.BigInteger),
     # what the agent claims
     sa.Column("answer", Words, nullable=False),
     # what the system observed
@@ -90,14 +112,27 @@ job_cards = sa.Table(
     sa.Column("tool_set", sa.String, nullable=False),
     sa.Column("grader", sa.String, nullable=False),
     sa.Column("seed", sa.BigInteger),
+    # what redaction took out before anything was stored: kinds and places, never what stood there; null if nobody looked
+    sa.Column("removed", Json),
+    # its place in the ledger, and that of its advantage, which is known only when its group has ended
+    sa.Column("entry", sa.BigInteger, nullable=False),
+    sa.Column("credit_entry", sa.BigInteger),
+    sa.Column("salt", sa.LargeBinary),
     sa.Index(None, "tenant", "started_at", "rollout_id"),
     sa.Index(None, "run_id", "kind", "step"),
+    postgresql_partition_by="RANGE (rollout_id)",
 )
+
+
+def _of_card() -> sa.ForeignKeyConstraint:
+    return sa.ForeignKeyConstraint(["rollout_id", "tenant"], ["job_cards.rollout_id", "job_cards.tenant"], ondelete="CASCADE")
+
 
 card_steps = sa.Table(
     "card_steps",
     metadata,
-    sa.Column("rollout_id", Key, sa.ForeignKey("job_cards.rollout_id", ondelete="CASCADE"), primary_key=True),
+    sa.Column("rollout_id", Key, primary_key=True),
+    sa.Column("tenant", Key, primary_key=True),
     sa.Column("position", sa.Integer, primary_key=True),
     sa.Column("turn", sa.Integer, nullable=False),
     sa.Column("kind", sa.String, nullable=False),  # message, tool_call, tool_result
@@ -108,18 +143,30 @@ card_steps = sa.Table(
     sa.Column("arguments", Json),
     # what the system observed
     sa.Column("output", Words),
+    sa.Column("output_blob", Key),  # instead, where it is long
     sa.Column("error", Words),
     sa.Column("seconds", sa.Double),
     sa.Column("attempts", sa.Integer),
     sa.Column("context_tokens", sa.Integer),
     sa.Column("sampled_tokens", sa.Integer),
+    _of_card(),
+    postgresql_partition_by="RANGE (rollout_id)",
+)
+
+blobs = sa.Table(  # by the SHA-256 of the plain text; the body is compressed
+    "blobs",
+    metadata,
+    sa.Column("tenant", Key, primary_key=True),
+    sa.Column("hash", Key, primary_key=True),
+    sa.Column("body", sa.LargeBinary, nullable=False),
 )
 
 grades = sa.Table(  # append-only: a grader that was mended adds a row, and both verdicts stay
     "grades",
     metadata,
     sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
-    sa.Column("rollout_id", Key, sa.ForeignKey("job_cards.rollout_id", ondelete="CASCADE"), nullable=False),
+    sa.Column("rollout_id", Key, nullable=False),
+    sa.Column("tenant", Key, nullable=False),
     sa.Column("grader", sa.String, nullable=False),
     sa.Column("version", sa.String, nullable=False),
     sa.Column("hash", sa.String, nullable=False),
@@ -128,6 +175,9 @@ grades = sa.Table(  # append-only: a grader that was mended adds a row, and both
     sa.Column("parts", Json, nullable=False),
     sa.Column("errors", Json, nullable=False),
     sa.Column("graded_at", Instant, nullable=False),
+    sa.Column("entry", sa.BigInteger, nullable=False),
+    sa.Column("salt", sa.LargeBinary),
+    _of_card(),
     sa.Index(None, "rollout_id", "id"),
     sqlite_autoincrement=True,  # an id is never given twice, so a removed grade leaves a gap
 )
@@ -181,13 +231,45 @@ human_labels = sa.Table(  # append-only: of a labeller's labels for one rollout 
     "human_labels",
     metadata,
     sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
-    sa.Column("rollout_id", Key, sa.ForeignKey("job_cards.rollout_id", ondelete="CASCADE")),
+    sa.Column("rollout_id", Key),
+    sa.Column("tenant", Key, nullable=False),
     sa.Column("row_id", sa.String),  # where a label is about a row and no one rollout
     sa.Column("labeller", Words, nullable=False),
     sa.Column("score", sa.Double),
     sa.Column("label", Words),
     sa.Column("note", Words, nullable=False),
     sa.Column("at", Instant, nullable=False),
+    sa.Column("entry", sa.BigInteger, nullable=False),
+    sa.Column("salt", sa.LargeBinary),
+    _of_card(),
     sa.Index(None, "rollout_id", "id"),
     sqlite_autoincrement=True,
+)
+
+# --- the ledger: what was recorded, in digests, each entry naming the one before --------------------------------------------
+
+ledger = sa.Table(
+    "ledger",
+    metadata,
+    sa.Column("tenant", Key, primary_key=True),
+    sa.Column("seq", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("at", sa.String, nullable=False),  # text: a hash covers it to the letter
+    sa.Column("kind", sa.String, nullable=False),
+    sa.Column("subject", Key, nullable=False),
+    sa.Column("facts", sa.String, nullable=False),
+    sa.Column("payload", sa.String, nullable=False),
+    sa.Column("previous", sa.String, nullable=False),
+    sa.Column("hash", sa.String, nullable=False),
+)
+
+ledger_roots = sa.Table(  # signed; each is also a line of a file outside the store
+    "ledger_roots",
+    metadata,
+    sa.Column("tenant", Key, primary_key=True),
+    sa.Column("size", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("root", sa.String, nullable=False),
+    sa.Column("at", sa.String, nullable=False),
+    sa.Column("key", sa.String, nullable=False),
+    sa.Column("signature", sa.String, nullable=False),
+    sa.Column("peaks", sa.String, nullable=False),  # of the tree, so that the next root goes on from this one
 )

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import datetime as dt
+import os
 import shutil
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from rich.table import Table
 
-from agent_rft.commands.parts import console
+from agent_rft.commands.parts import console, progress_bar
 from agent_rft.compose import settings_for
-from observability.cards import count_cards, find_card, recent_cards
+from agent_rft.contracts.errors import UserError
+from observability.cards import find_card
+from observability.cursor import Cursor, cursor_text, read_cursor
+from observability.exports import EXPORTS
+from observability.find import count, page, whole_cards
 from observability.ingest import replay
+from observability.query import parse
+from observability.records import StoredCard
 from observability.store import migrate, open_store
 from observability.story import story
 
@@ -20,16 +29,45 @@ def show(url: str, card_id: str) -> None:
     print(story(find_card(store, card_id), width=min(shutil.get_terminal_size((100, 40)).columns, 120)))
 
 
-def list_cards(url: str, limit: int, run_id: str | None, kind: str | None) -> None:
-    store = open_store(url)
-    title = f"{count_cards(store, run_id, kind)} cards, newest first"
+def list_cards(url: str, question: str, limit: int, after: str | None) -> None:
+    query, store = parse(question, dt.datetime.now(dt.UTC)), open_store(url)
+    title = f"{count(store, query)} cards, newest first"
     table = Table("card", "run", "kind", "row", "ending", title=title, title_justify="left")
     table.add_column("reward", justify="right")
     table.add_column("calls", justify="right")
-    for card in recent_cards(store, limit, run_id, kind):
+    shown = page(store, query, limit, read_cursor(after) if after else None)
+    for card in shown:
         reward = "-" if card.reward is None else f"{card.reward:.2f}"
         table.add_row(card.rollout_id, card.run_id, card.kind, card.row_id, card.ending, reward, str(card.tool_calls))
     console.print(table)
+    if len(shown) == limit:
+        console.print(f"next page: --after {cursor_text(Cursor(shown[-1].started_at, shown[-1].rollout_id))}")
+
+
+def export(url: str, question: str, out: str) -> None:
+    """Every card that the query asks for, in one file, whole or not at all."""
+    target = Path(out)
+    if target.suffix[1:] not in EXPORTS:
+        raise UserError(f"{target} names no format", f"end it with .{', .'.join(EXPORTS)}")
+    if target.exists():
+        raise UserError(f"{target} is there already", "name another file: an export is never written over")
+    query, store, draft = parse(question, dt.datetime.now(dt.UTC)), open_store(url), target.with_name(f".{target.name}.{os.getpid()}")
+    with progress_bar(f"writing {target}", total := count(store, query)) as step:
+        try:
+            with draft.open("xb") as file:
+                file.writelines(EXPORTS[target.suffix[1:]].write(_counted(whole_cards(store, query), step)))
+            draft.replace(target)
+        except OSError as error:
+            raise UserError(f"{target} cannot be written: {error.strerror}", "name another place") from None
+        finally:
+            draft.unlink(missing_ok=True)
+    console.print(f"{target}: {total} cards")
+
+
+def _counted(cards: Iterable[StoredCard], step: Callable[[int], None]) -> Iterator[StoredCard]:
+    for card in cards:
+        yield card
+        step(1)
 
 
 def restore(url: str, path: str) -> None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import subprocess
 import sys
 import urllib.request
-from collections.abc import AsyncGenerator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Callable, Generator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import msgspec
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sqlalchemy.exc import SQLAlchemyError
 
 from agent_rft import __version__
 from agent_rft.commands.grading import grader_of, services_of
@@ -33,12 +36,24 @@ from agent_rft.rollouts.cards import card_of
 from agent_rft.rollouts.tool_client import HttpTools
 from agent_rft.settings import NemoSettings, Settings
 from observability.graders import active_version
+from observability.halves import moment_text
 from observability.ingest import StoreRecorder
+from observability.roots import LedgerFiles, sign
+from observability.signing import open_keys
 from observability.store import Store, open_store
 from serving.server import BEARER_VARIABLE, running_server
 
 console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # what is printed is often the user's words
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@contextmanager
+def progress_bar(title: str, total: int) -> Generator[Callable[[int], None]]:
+    """What it gives is told how much more is done. Nothing is shown in a log."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(title, total=total)
+        yield lambda count: bar.advance(task, count)
 
 
 class ServedTools(msgspec.Struct, frozen=True):
@@ -120,7 +135,8 @@ async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGene
         store = open_store(settings.store.url)
         stack.callback(store.close)
         standing = _standing(store, grader, settings.grader.allow_inactive)
-        recorder = stack.enter_context(StoreRecorder(store))
+        stack.callback(_sign_ledger, store, settings)  # when the recorder has put its last card down
+        recorder = stack.enter_context(StoreRecorder(store, settings.store.redact, settings.store.patterns))
         url, bearer = settings.tools.url or "", os.environ.get(BEARER_VARIABLE, "")
         if not url:
             server = stack.enter_context(running_server(lambda port: server_command(folder, port), log=folder.path / "server.log"))
@@ -148,6 +164,16 @@ def _standing(store: Store, grader: Grader, allow_inactive: bool) -> str:
         marked = "grader.allow_inactive=true, which marks the run"
         raise UserError(why, f"{instead}check, approve and activate this one (`rft grader list`); or {marked}")
     return " (inactive)" if why else ""
+
+
+def _sign_ledger(store: Store, settings: Settings) -> None:
+    """A run that is over has its cards under a signed root. What hinders that spoils no training."""
+    try:
+        files = LedgerFiles.of(store, settings.store.ledger)
+        at = moment_text(dt.datetime.now(dt.UTC))
+        sign(store, settings.store.tenant, open_keys(files.keys, at), files.roots, at)
+    except (UserError, OSError, SQLAlchemyError) as error:
+        console.print(f"warning: no root of the ledger was signed: {error}", style="yellow")
 
 
 def server_command(folder: RunFolder, port: int) -> list[str]:

@@ -74,6 +74,17 @@ FLOORS = {
     "observability": 3,
     "observability.story": 1,
     "observability.records": 1,
+    "observability.texts": 1,
+    "observability.chain": 1,
+    "observability.merkle": 1,
+    "observability.halves": 1,
+    "observability.evidence": 1,
+    "observability.redaction": 1,
+    "observability.query": 1,
+    "observability.cursor": 1,
+    "observability.exports": 1,
+    "observability.otlp": 1,
+    "observability.spooling": 1,
     "migrations": 4,
 }
 

@@ -5,14 +5,12 @@ from __future__ import annotations
 import datetime as dt
 
 import pytest
-import sqlalchemy as sa
 
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.grades import Grade, GraderRef
 from observability.cards import count_cards, find_card, recent_cards
+from observability.graders import append_grades
 from observability.ingest import StoreRecorder
-from observability.records import grade_row
-from observability.tables import grades
 
 
 @pytest.fixture
@@ -62,8 +60,7 @@ def test_the_newest_cards_come_first(filled):
 
 def test_a_second_grade_is_added_and_the_first_stays(filled):
     mended = Grade(GraderRef("numeric", "2", "ffff"), 0.5, False)
-    with filled.writing() as connection:
-        connection.execute(sa.insert(grades), [grade_row("019a-aa", mended, dt.datetime(2026, 11, 22, tzinfo=dt.UTC))])
+    append_grades(filled, [("019a-aa", mended)])
     found = find_card(filled, "019a-aa")
     assert [(dated.grade.grader.version, dated.grade.reward) for dated in found.grades] == [("1", 1.0), ("2", 0.5)]
     assert found.card.grade == mended

@@ -345,3 +345,27 @@ def test_a_recorder_sent_to_another_process_records_into_the_same_store(store, m
     with pickle.loads(sent) as there:
         there.record(make_card("card-there"))
     assert stored_ids(store) == {"card-there"}
+
+
+def test_what_a_card_says_of_people_is_taken_out_before_it_is_stored_or_rescued(sqlite_store, make_card):
+    card = make_card(reference_answer="ann@example.org", metadata={"task_type": "mail", "case": "C-123456"})
+    with StoreRecorder(sqlite_store, patterns={"CASE": "C-[0-9]{6}"}) as recorder:
+        recorder.record(card)
+    stored = find_card(sqlite_store, "card-1")
+    assert stored.card.reference_answer == "[EMAIL]" and stored.card.metadata["case"] == "[CASE]"
+    assert stored.removed is not None
+    assert {(one.kind, one.path) for one in stored.removed} == {("EMAIL", "/reference_answer"), ("CASE", "/metadata/case")}
+    every_connection(sqlite_store, "busy_timeout=20")
+    away = StoreRecorder(sqlite_store, patterns={"CASE": "C-[0-9]{6}"})
+    with sqlite_store.writing():
+        away.record(make_card("card-2", reference_answer="bob@example.org"))
+        with pytest.raises(InfraError, match="safe in"):
+            away.close(timeout=0.2)
+    assert "bob@" not in away.rescue_file.read_text() and "[EMAIL]" in away.rescue_file.read_text()
+
+
+def test_redaction_can_be_turned_off(sqlite_store, make_card):
+    with StoreRecorder(sqlite_store, redacting=False) as recorder:
+        recorder.record(make_card(reference_answer="ann@example.org"))
+    stored = find_card(sqlite_store, "card-1")
+    assert (stored.card.reference_answer, stored.removed) == ("ann@example.org", None)

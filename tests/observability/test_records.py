@@ -78,7 +78,7 @@ def cards(draw) -> JobCard:
 def test_a_card_taken_apart_and_put_together_is_the_same_but_for_the_token_ids(card):
     rows = rows_of(RecordedCard(card, NOW))
     assert [step["position"] for step in rows.steps] == list(range(len(rows.steps)))
-    back = card_of(rows.card, rows.steps, rows.grades)
+    back = card_of(rows.card, rows.steps, rows.grades, rows.blobs)
     assert back.card == without_token_ids(card)
     assert back.recorded_at == NOW
 

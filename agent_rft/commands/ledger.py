@@ -1,0 +1,112 @@
+"""`rft ledger ...`: the store held against what was recorded, signed roots, and a case's evidence for someone outside."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import observability.verify_evidence as verifier
+from agent_rft.commands.parts import console, progress_bar
+from agent_rft.contracts.errors import UserError
+from observability import ledger, roots
+from observability.chain import Finding, SignedRoot
+from observability.evidence import Case, Signer, make_bundle
+from observability.halves import moment_text
+from observability.proofs import case_of
+from observability.query import parse
+from observability.roots import LedgerFiles
+from observability.signing import KnownKey, open_keys, public_keys, rotate, why_not_signed
+from observability.store import open_store
+
+SHOWN = 50
+"""Findings that are listed."""
+
+
+def sign(url: str, folder: str | None) -> None:
+    with closing(open_store(url)) as store:
+        files = LedgerFiles.of(store, folder)
+        signed = roots.sign_all(store, open_keys(files.keys, _now()), files.roots, _now())
+    for root in signed:
+        console.print(f"tenant {root.tenant}: signed {root.size} entries, root {root.root[:16]}, key {root.key}")
+    console.print(f"{len(signed)} roots added to {files.roots}" if signed else "nothing was entered since the newest roots")
+
+
+def verify(url: str, folder: str | None, tenant: str | None) -> None:
+    """Ends with 1 if anything is not as it was recorded."""
+    with closing(open_store(url)) as store:
+        files = LedgerFiles.of(store, folder)
+        trusted, faults = _trusted(files)
+        every = [tenant] if tenant else sorted({*ledger.tenants(store), *(root.tenant for root in trusted)})
+        findings: list[Finding] = []
+        for one in every:
+            entries, own = ledger.size(store, one), [root for root in trusted if root.tenant == one]
+            with progress_bar(f"tenant {one}", entries) as step:
+                found = list(ledger.verify(store, one, own, step))
+            console.print(_verdict(one, entries, own, len(found)))
+            findings += found
+    for finding in findings[:SHOWN]:
+        console.print(f"  {finding}", style="red")
+    if len(findings) > SHOWN:
+        console.print(f"  and {len(findings) - SHOWN} more", style="red")
+    for fault in faults:
+        console.print(f"  {fault}", style="red")
+    if findings or faults:
+        what = f"{len(findings) + len(faults)} things are not as they were recorded"
+        raise UserError(what, "a backup from before shows what stood there; the entries say when it was recorded", exit_code=1)
+
+
+def evidence(url: str, folder: str | None, question: str, tenant: str, name: str, by: str, out: str) -> None:
+    """Everything about the cards that a query asks for, in one signed file that a stand-alone script checks."""
+    target, query = Path(out), parse(question, dt.datetime.now(dt.UTC))
+    if target.exists():
+        raise UserError(f"{target} is there already", "name another file: evidence is never written over")
+    with closing(open_store(url)) as store:
+        files = LedgerFiles.of(store, folder)
+        keys = open_keys(files.keys, _now())
+        roots.sign(store, tenant, keys, files.roots, _now())
+        signed = [root for root in roots.read_roots(files.roots) if root.tenant == tenant]
+        found = case_of(store, tenant, query, signed)
+    case = Case(name=name, tenant=tenant, question=question, made_at=_now(), made_by=by)
+    signer = Signer(key=keys.id, public_keys=public_keys(keys), sign=keys.sign)
+    bundle = make_bundle(case, found.records, found.proofs, found.graders, (), signer, Path(verifier.__file__).read_bytes())
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_bytes(bundle)
+    told = f"{found.cards} cards, {len(found.records)} entries, {len(bundle) / 1e6:.1f} MB"
+    console.print(f"{target}: {told}\ncheck it: python3 observability/verify_evidence.py {target} --key KEYS.json (rft ledger keys)")
+
+
+def keys(url: str, folder: str | None, renew: bool) -> None:
+    """The public halves, for those who verify."""
+    with closing(open_store(url)) as store:
+        file = LedgerFiles.of(store, folder).keys
+    found = rotate(file, _now()) if renew else open_keys(file, _now())
+    console.print(public_keys(found).decode(), end="")
+
+
+def _trusted(files: LedgerFiles) -> tuple[list[SignedRoot], list[str]]:
+    """The roots that a known key signed, and what is wrong with the others."""
+    signed = roots.read_roots(files.roots)
+    known = _known(files) if signed else ()
+    wrong = {root: why for root in signed if (why := why_not_signed(root, known))}
+    faults = [f"{files.roots}: the root of {root.tenant} over {root.size} entries counts for nothing: {why}" for root, why in wrong.items()]
+    return [root for root in signed if root not in wrong], faults
+
+
+def _known(files: LedgerFiles) -> Sequence[KnownKey]:
+    if not files.keys.exists():
+        raise UserError(f"{files.roots} holds signed roots, and {files.keys} is missing", "bring back the keys that signed them")
+    return open_keys(files.keys, _now()).known
+
+
+def _verdict(tenant: str, entries: int, own: Sequence[SignedRoot], findings: int) -> str:
+    covered = max((root.size for root in own), default=0)
+    signed = (
+        f"the newest signed root covers {covered}" if covered else "no root was signed yet (`rft ledger sign`): a cut tail would not show"
+    )
+    return f"tenant {tenant}: {entries} entries, {'all as recorded' if not findings else f'{findings} findings'}; {signed}"
+
+
+def _now() -> str:
+    return moment_text(dt.datetime.now(dt.UTC))

@@ -1,0 +1,79 @@
+"""Writes the ledger: every card, credit, grade and label gets its entry in the transaction that records it."""
+
+from __future__ import annotations
+
+import datetime as dt
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+import sqlalchemy as sa
+
+from observability.chain import SALT_BYTES, Entry, facts_digest, next_entry, payload_digest
+from observability.halves import Halves, card_halves, credit_facts, grade_halves, label_halves, moment_text
+from observability.records import CardRows, Values
+from observability.store import take_turns
+from observability.tables import ledger
+
+
+class Book:
+    """The next pages of some tenants' ledgers, open for one transaction. Who else would write in them waits for its end.
+
+    Rows get their entry's number and their salt before they are inserted; `close` adds the entries.
+    """
+
+    def __init__(self, connection: sa.Connection, tenants: Iterable[str]) -> None:
+        self._connection = connection
+        self._at = moment_text(dt.datetime.now(dt.UTC))
+        self._last: dict[str, Entry | None] = {}
+        self._new: list[Entry] = []
+        for tenant in sorted(set(tenants)):  # in one order everywhere, so that two writers never wait for each other
+            take_turns(connection, f"ledger {tenant}")
+            self._last[tenant] = _last_entry(connection, tenant)
+
+    def card(self, rows: CardRows) -> None:
+        row = rows.card
+        self._enter_halves(row, "card", card_halves(row, rows.steps, rows.blobs))
+        row["credit_entry"] = None if row["advantage"] is None else self.credit(row)
+        for grade in rows.grades:
+            self.grade(grade)
+
+    def credit(self, row: Values) -> int:
+        return self._enter(row, "credit", facts_digest(credit_facts(row)))
+
+    def grade(self, row: Values) -> None:
+        self._enter_halves(row, "grade", grade_halves(row))
+
+    def label(self, row: Values) -> None:
+        self._enter_halves(row, "label", label_halves(row))
+
+    def close(self) -> None:
+        if self._new:
+            self._connection.execute(sa.insert(ledger), [msgspec.structs.asdict(entry) for entry in self._new])
+
+    def _enter_halves(self, row: Values, kind: str, halves: Halves) -> None:
+        salt = os.urandom(SALT_BYTES)
+        row |= {"salt": salt, "entry": self._enter(row, kind, facts_digest(halves.facts), payload_digest(halves.payload, salt))}
+
+    def _enter(self, row: Values, kind: str, facts: str, payload: str = "") -> int:
+        tenant, subject = row["tenant"], row["rollout_id"] or row["row_id"]
+        entry = next_entry(self._last[tenant], tenant=tenant, at=self._at, kind=kind, subject=subject, facts=facts, payload=payload)
+        self._last[tenant] = entry
+        self._new.append(entry)
+        return entry.seq
+
+
+def entry_of(row: sa.RowMapping | dict[str, Any]) -> Entry:
+    return Entry(**row)
+
+
+def entries_after(connection: sa.Connection, tenant: str, seq: int, limit: int) -> Sequence[Entry]:
+    select = sa.select(ledger).where(ledger.c.tenant == tenant, ledger.c.seq > seq).order_by(ledger.c.seq).limit(limit)
+    return [entry_of(dict(row)) for row in connection.execute(select).mappings()]
+
+
+def _last_entry(connection: sa.Connection, tenant: str) -> Entry | None:
+    select = sa.select(ledger).where(ledger.c.tenant == tenant).order_by(ledger.c.seq.desc()).limit(1)
+    row = connection.execute(select).mappings().first()
+    return entry_of(dict(row)) if row else None

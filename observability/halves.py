@@ -1,0 +1,81 @@
+"""What of a record is kept for ever, and what may be erased: the two halves that its ledger entry holds digests of. Pure.
+
+The halves are made from rows, and come out the same from rows on their way in and rows read back: a moment is UTC to the
+microsecond, a column of numbers with a point is one whatever Python type came in. Which columns belong to a half is listed,
+never "all the others": a column that a later version adds must not change the digests of what was recorded before.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from observability.records import COSTS, VERSIONS
+from observability.texts import to_json
+
+FORMAT = 1
+"""Of the halves, told in the facts: records of a later format stand beside these."""
+JOB_FACTS = ("rollout_id", "tenant", "kind", "run_id", "step", "row_id", "sample_index", "started_at", "recorded_at")
+OUTCOME_FACTS = ("ending", "failed_part", "limits", "rollout_seed", "removed")
+CARD_PAYLOAD = ("task_type", "difficulty", "reference_answer", "metadata", "item", "answer", "reason")
+STEP_PAYLOAD = (
+    "position", "turn", "kind", "said", "call_id", "name", "arguments", "error", "seconds", "attempts", "context_tokens",
+    "sampled_tokens",
+)  # fmt: skip
+GRADE_FACTS = ("rollout_id", "tenant", "grader", "version", "hash", "reward", "passed", "graded_at")
+GRADE_PAYLOAD = ("parts", "errors")
+LABEL_FACTS = ("rollout_id", "tenant", "row_id", "labeller", "score", "label", "at")
+LABEL_PAYLOAD = ("note",)
+CREDIT_FACTS = ("rollout_id", "tenant", "advantage")
+POINTED = {"seconds", "tool_seconds", "advantage", "reward", "score"}
+
+
+class Halves(NamedTuple):
+    facts: dict[str, Any]
+    payload: dict[str, Any]
+
+
+def card_halves(card: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> Halves:
+    """Of a row of job_cards, its steps by position, and the blobs that they name."""
+    facts = {**_facts(card, (*JOB_FACTS, *OUTCOME_FACTS, *COSTS, *VERSIONS)), "steps": len(steps)}
+    given = {"opening": json.loads(texts[card["opening"]]), "tools": json.loads(texts[card["tools"]])}
+    told = [
+        _picked(step, STEP_PAYLOAD) | {"output": texts[step["output_blob"]] if step["output_blob"] else step["output"]} for step in steps
+    ]
+    return Halves(facts, {**_picked(card, CARD_PAYLOAD), **given, "steps": told})
+
+
+def credit_facts(card: Mapping[str, Any]) -> dict[str, Any]:
+    """What a rollout was worth, which is known only when its group has ended: an entry of its own."""
+    return _facts(card, CREDIT_FACTS)
+
+
+def grade_halves(grade: Mapping[str, Any]) -> Halves:
+    """What a grade is made of repeats words of the answer, so it can be erased with them."""
+    return Halves(_facts(grade, GRADE_FACTS), _picked(grade, GRADE_PAYLOAD))
+
+
+def label_halves(label: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(label, LABEL_FACTS), _picked(label, LABEL_PAYLOAD))
+
+
+def moment_text(moment: dt.datetime) -> str:
+    return moment.astimezone(dt.UTC).isoformat(timespec="microseconds")
+
+
+def _facts(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {"format": FORMAT, **_picked(row, names)}
+
+
+def _picked(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
+    return {name: _as_stored(name, row[name]) for name in names}
+
+
+def _as_stored(name: str, value: Any) -> Any:
+    if isinstance(value, dt.datetime):
+        return moment_text(value)
+    if name in POINTED and value is not None:
+        return float(value)
+    return json.loads(to_json(value)) if isinstance(value, dict | list | tuple | float) else value

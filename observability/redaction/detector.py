@@ -1,0 +1,23 @@
+"""What a detector is: some kinds of things, and a function that finds where they stand in a text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import msgspec
+
+
+class Found(NamedTuple):
+    kind: str
+    start: int
+    end: int
+
+
+class Detector(msgspec.Struct, frozen=True):
+    kinds: tuple[str, ...]
+    """What it finds; each is written [KIND] where it was."""
+    shortest: int
+    """Characters of the shortest text in which it can find anything."""
+    find: Callable[[str], Iterable[Found]]
+    """Takes time linear in the text, whatever the text."""

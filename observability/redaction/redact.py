@@ -1,0 +1,207 @@
+"""Takes out of texts and JSON values what the detectors find, and records what was there without keeping it.
+
+A removal says of what kind it was, where, and how long. It keeps neither the value nor a hash: a phone's or a card's number has
+so few possible values that a hash is as good as the number.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple, cast
+
+import msgspec
+
+from observability.redaction.detector import Detector, Found
+from observability.redaction.detectors import BUILT_IN
+from observability.redaction.secrets import is_secret, kind_of_value
+
+DEEPEST = 100
+TOO_DEEP = "TOO_DEEP"
+
+
+class Removal(msgspec.Struct, frozen=True):
+    kind: str
+    start: int
+    """Where its placeholder begins in the redacted text."""
+    length: int
+    """Characters that were taken out. 0 of what is TOO_DEEP, which nobody measured."""
+    path: str = ""
+    """A JSON pointer to the text in what was redacted; `#` and a second one lead on into a text that is JSON itself."""
+
+    @property
+    def end(self) -> int:
+        return self.start + len(placeholder(self.kind))
+
+
+class Redacted(msgspec.Struct, frozen=True):
+    text: str
+    removed: tuple[Removal, ...]
+
+
+class RedactedValue(msgspec.Struct, frozen=True):
+    value: Any
+    removed: tuple[Removal, ...]
+
+
+class _Cut(NamedTuple):
+    kind: str
+    length: int
+
+
+def placeholder(kind: str) -> str:
+    return f"[{kind}]"
+
+
+# --- texts ------------------------------------------------------------------------------------------------------------
+
+
+def redact(text: str, detectors: Sequence[Detector] = BUILT_IN) -> Redacted:
+    """The text with [KIND] for everything found. Doing it again changes nothing, whatever the detectors.
+
+    What stands between two placeholders is looked at as a text of its own until nothing is found in it, so that a second
+    redaction, which sees the same texts between the same placeholders, finds nothing either.
+    """
+    done, place, removed = list[str](), 0, list[Removal]()
+    for piece in _pieces(text, detectors):
+        if isinstance(piece, _Cut):
+            removed.append(Removal(piece.kind, place, piece.length))
+        done.append(placeholder(piece.kind) if isinstance(piece, _Cut) else piece)
+        place += len(done[-1])
+    return Redacted("".join(done), tuple(removed)) if removed else Redacted(text, ())
+
+
+def _pieces(text: str, detectors: Sequence[Detector]) -> Iterator[str | _Cut]:
+    """What stays and what goes, in order. A placeholder that stood there before stays."""
+    parts = _placeholders(detectors).split(text) if "[" in text else [text]
+    for number, part in enumerate(parts):
+        if number % 2:
+            yield part
+            continue
+        ahead: list[str | _Cut] = [part]
+        while ahead:
+            piece = ahead.pop()
+            if isinstance(piece, str) and (found := _apart(piece, detectors)):
+                ahead += reversed(list(_cut(piece, found)))
+            else:
+                yield piece
+
+
+def _apart(text: str, detectors: Sequence[Detector]) -> list[Found]:
+    """In order, and what overlaps as one: half of a number is as telling as the whole. The longest names the kind."""
+    found = [one for detector in detectors if len(text) >= detector.shortest for one in detector.find(text)]
+    apart = list[Found]()
+    for one in sorted(found, key=lambda one: (one.start, -one.end)):
+        if apart and one.start < apart[-1].end:
+            before = apart[-1]
+            kind = before.kind if before.end - before.start >= one.end - one.start else one.kind
+            apart[-1] = Found(kind, before.start, max(before.end, one.end))
+        else:
+            apart.append(one)
+    return apart
+
+
+def _cut(text: str, found: Sequence[Found]) -> Iterator[str | _Cut]:
+    end = 0
+    for one in found:
+        if one.start > end:
+            yield text[end : one.start]
+        yield _Cut(one.kind, one.end - one.start)
+        end = one.end
+    if end < len(text):
+        yield text[end:]
+
+
+def _placeholders(detectors: Sequence[Detector]) -> re.Pattern[str]:
+    return _written(tuple(sorted({TOO_DEEP, *(kind for detector in detectors for kind in detector.kinds)})))
+
+
+@functools.cache
+def _written(kinds: tuple[str, ...]) -> re.Pattern[str]:
+    return re.compile(rf"(\[(?:{'|'.join(kinds)})\])")
+
+
+# --- JSON values ------------------------------------------------------------------------------------------------------
+
+
+def redact_value(value: Any, detectors: Sequence[Detector] = BUILT_IN, path: str = "") -> RedactedValue:
+    """A JSON value with every text in it redacted: keys, whole numbers, and texts that are JSON themselves."""
+    removed = list[Removal]()
+    redacted = _Walk(detectors, removed).value(value, path, 0)
+    return RedactedValue(redacted if removed else value, tuple(removed))
+
+
+class _Walk:
+    """Through one value, collecting what is removed."""
+
+    def __init__(self, detectors: Sequence[Detector], removed: list[Removal]) -> None:
+        self._detectors, self._removed = detectors, removed
+
+    def value(self, value: Any, path: str, depth: int) -> Any:
+        if depth > DEEPEST and isinstance(value, dict | list | tuple):
+            self._removed.append(Removal(TOO_DEEP, 0, 0, path))
+            return placeholder(TOO_DEEP)
+        if isinstance(value, dict):
+            return self._object(cast(dict[Any, Any], value), path, depth)
+        if isinstance(value, list | tuple):
+            return [self.value(one, f"{path}/{place}", depth + 1) for place, one in enumerate(cast(Sequence[Any], value))]
+        if isinstance(value, str):
+            return self._text(self._json_inside(value, path, depth), path)
+        return self._number(value, path) if type(value) is int else value
+
+    def _object(self, value: dict[Any, Any], path: str, depth: int) -> dict[str, Any]:
+        redacted = dict[str, Any]()
+        for name, inner in value.items():
+            key = self._key(str(name), path, redacted)
+            here = f"{path}/{key.replace('~', '~0').replace('/', '~1')}"
+            before = len(self._removed)
+            redacted[key] = self.value(inner, here, depth + 1)
+            self._by_its_name(str(name), redacted, key, inner, here, before)
+        return redacted
+
+    def _key(self, name: str, path: str, taken: Mapping[str, Any]) -> str:
+        """Two keys that have become the same are told apart by a number: neither value may be lost."""
+        key = unique = self._text(name, path)
+        number = 1
+        while unique in taken:
+            number += 1
+            unique = f"{key} {number}"
+        return unique
+
+    def _by_its_name(self, name: str, into: dict[str, Any], key: str, was: Any, path: str, before: int) -> None:
+        """The value of `password` is one, whatever it looks like. The judgement leaves placeholders out, so that it stands for good."""
+        kind, said = kind_of_value(name), into[key]
+        wanted = isinstance(said, str) and any(kind in detector.kinds for detector in self._detectors)
+        if wanted and is_secret(kind, _placeholders(self._detectors).sub("", said)):
+            del self._removed[before:]
+            self._removed.append(Removal(kind, 0, len(str(was)), path))
+            into[key] = placeholder(kind)
+
+    def _json_inside(self, text: str, path: str, depth: int) -> str:
+        """Escapes hide what is inside from the detectors. A text in which nothing is found stays as it was written."""
+        if text[:1] not in ("{", "["):
+            return text
+        try:
+            inside = json.loads(text)
+            before = len(self._removed)
+            redacted = self.value(inside, f"{path}#", depth + 1)
+            return text if len(self._removed) == before else json.dumps(redacted, ensure_ascii=False)
+        except (ValueError, RecursionError):
+            return text
+
+    def _text(self, text: str, path: str) -> str:
+        done = redact(text, self._detectors)
+        self._removed += [msgspec.structs.replace(one, path=path) for one in done.removed]
+        return done.text
+
+    def _number(self, value: int, path: str) -> Any:
+        """A whole number that is somebody's, such as a card's; none so long that it is only a calculation."""
+        if not 10**8 <= value < 10**19:
+            return value
+        done = redact(str(value), self._detectors)
+        if not done.removed:
+            return value
+        self._removed += [msgspec.structs.replace(one, path=path) for one in done.removed]
+        return done.text

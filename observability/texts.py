@@ -1,0 +1,44 @@
+"""Texts as a store can hold them. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zlib
+
+import msgspec
+
+
+def storable(text: str) -> str:
+    """A NUL becomes its picture, half a surrogate pair the replacement character: PostgreSQL refuses the first, UTF-8 the
+    second, and one such answer must not hold up a store."""
+    return text.replace("\0", "\u2400").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def to_json(value: object) -> str:
+    """As the store keeps it. Half a surrogate pair in a call's arguments is kept, escaped."""
+    try:
+        return msgspec.json.encode(value).decode()
+    except UnicodeEncodeError:
+        return json.dumps(value, ensure_ascii=True)
+
+
+class Blobs:
+    """Texts by the hash of what is stored of them, each once."""
+
+    def __init__(self) -> None:
+        self.texts: dict[str, str] = {}
+
+    def put(self, text: str) -> str:
+        text = storable(text)
+        key = hashlib.sha256(text.encode()).hexdigest()
+        self.texts[key] = text
+        return key
+
+
+def packed(text: str) -> bytes:
+    return zlib.compress(text.encode(), 1)
+
+
+def unpacked(body: bytes) -> str:
+    return zlib.decompress(body).decode()

@@ -1,0 +1,96 @@
+"""A store of the revision before the ledger comes over whole, is entered in the ledger, and goes back whole."""
+
+from __future__ import annotations
+
+import datetime as dt
+import random
+
+import pytest
+import sqlalchemy as sa
+from alembic import command
+
+from agent_rft.contracts.grades import Grade, GraderRef
+from observability import ledger
+from observability.cards import cards_by_id
+from observability.graders import add_label, append_grades, labelled_scores
+from observability.ingest import insert_cards
+from observability.records import RecordedCard
+from observability.store import alembic_config, drift
+
+CARDS = 1200
+"""More than the batches that the migration reads."""
+
+
+@pytest.fixture
+def cards(make_card):
+    """Of three tenants, some with advantage, odd words and a bare number for an answer, out of order."""
+    numbers = list(range(CARDS))
+    random.Random(7).shuffle(numbers)
+    begin, made = dt.datetime(2026, 10, 30, tzinfo=dt.UTC), []
+    for number in numbers:
+        started = (begin + dt.timedelta(minutes=number)).isoformat(timespec="microseconds")
+        answer = (7, "$829M", None, {"unit": "M", "scale": 1.0}, "7.0")[number % 5]  # a bare 7.0 was 7 in SQLite then
+        card = make_card(
+            f"{0x019A3200_0000 + number:012x}", tenant=f"t{number % 3}", run_id="before", started_at=started, reference_answer=answer,
+            advantage=None if number % 2 else 0.5, metadata={"task_type": "numerical_qa", "note": "a\0b \ud800" if number % 7 == 0 else ""},
+        )  # fmt: skip
+        made.append(card)
+    return made
+
+
+def told(store) -> dict:
+    with store.reading() as connection:
+        ids = list(connection.scalars(sa.text("SELECT rollout_id FROM job_cards ORDER BY rollout_id")))
+    return {stored.card.rollout_id: (stored.card, stored.recorded_at, stored.grades) for stored in cards_by_id(store, ids)}
+
+
+def to(store, revision: str) -> None:
+    with store.writing() as connection:
+        if revision < "0004":
+            command.downgrade(alembic_config(connection), revision)
+        else:
+            command.upgrade(alembic_config(connection), revision)
+
+
+def test_a_store_from_before_the_ledger_comes_over_without_loss_and_is_entered_in_it(store, cards):
+    now = dt.datetime.now(dt.UTC)
+    for first in range(0, CARDS, 100):
+        insert_cards(store, [RecordedCard(card, now) for card in cards[first : first + 100]])
+    append_grades(store, [(card.rollout_id, Grade(GraderRef("numeric", "2", "beef"), 0.5, False, {"found": "x"})) for card in cards[:50]])
+    add_label(store, "ann", rollout_id=cards[0].rollout_id, score=0.5, note="half right")
+    add_label(store, "ann", row_id="row-1", label="pass")
+    before, labels = told(store), labelled_scores(store, "before")
+    to(store, "0003")
+    with store.reading() as connection:
+        assert connection.scalar(sa.text("SELECT count(*) FROM job_cards")) == CARDS
+        assert "ledger" not in sa.inspect(connection).get_table_names()
+    to(store, "0004")
+    assert told(store) == before
+    assert labelled_scores(store, "before") == labels == {cards[0].rollout_id: 0.5}
+    with store.reading() as connection:
+        assert drift(connection) == []
+    for tenant in ("t0", "t1", "t2", "default"):
+        assert list(ledger.verify(store, tenant)) == []
+    # each card and its grade; an advantage for every second one; fifty grades more; two labels, one of a row and so of nobody's card
+    assert sum(ledger.size(store, tenant) for tenant in ("t0", "t1", "t2", "default")) == 2 * CARDS + CARDS // 2 + 50 + 2
+    append_grades(store, [(cards[0].rollout_id, Grade(GraderRef("numeric", "3", "f00d"), 1.0, True))])  # ids go on where they were
+    assert len(told(store)[cards[0].rollout_id][2]) == 3
+
+
+def test_cards_of_a_month_lie_in_its_partition(postgres, make_card):
+    from observability.store import migrate, open_store
+
+    url = postgres()
+    migrate(url)
+    store = open_store(url)
+    month = dt.datetime.now(dt.UTC).replace(day=15)
+    number = f"{int(month.timestamp() * 1000):012x}"
+    rollout_id = f"{number[:8]}-{number[8:]}-7000-8000-000000000000"
+    insert_cards(store, [RecordedCard(make_card(rollout_id), month), RecordedCard(make_card("no-time"), month)])
+    with store.reading() as connection:
+        found = dict(connection.execute(sa.text("SELECT rollout_id, tableoid::regclass::text FROM job_cards")).tuples().all())
+        assert found == {rollout_id: f"job_cards_{month:%Y_%m}", "no-time": "job_cards_default"}
+        steps = set(connection.scalars(sa.text(f"SELECT tableoid::regclass::text FROM card_steps WHERE rollout_id = '{rollout_id}'")))
+        assert steps == {f"card_steps_{month:%Y_%m}"}
+    migrate(url)  # once more does no harm
+    store.close()

@@ -1,0 +1,175 @@
+"""A reviewer's commands: what was changed behind the store's back is named, and a case can be checked by a stranger."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import re
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from agent_rft.cli import main
+from agent_rft.contracts.grades import Grade, GraderRef
+from observability.graders import append_grades
+from observability.ingest import insert_cards
+from observability.records import RecordedCard
+from observability.store import Store, open_store
+from observability.tables import grades, job_cards, ledger
+
+ROOT = Path(__file__).resolve().parents[1]
+make_card = runpy.run_path(str(ROOT / "tests/observability/sample_cards.py"))["make_card"]
+IDS = [f"0198c2{number:02d}-0000-7000-8000-000000000000" for number in range(6)]
+Said = tuple[int, str]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    """Six cards: four of one run, the others production's; one graded again."""
+    store = open_store(f"sqlite:///{tmp_path}/cards.db")
+    minute = dt.datetime(2026, 11, 21, 4, 0, tzinfo=dt.UTC)
+    for number, one in enumerate(IDS):
+        started = (minute + dt.timedelta(minutes=number)).isoformat()
+        kind, run = ("eval", "mine") if number < 4 else ("production", "live")
+        card = make_card(one, kind=kind, run_id=run, tenant="default", started_at=started)
+        insert_cards(store, [RecordedCard(card, minute)])
+    append_grades(store, [(IDS[0], Grade(GraderRef("numeric", "2", "beef"), 0.0, False))])
+    return store
+
+
+@pytest.fixture
+def rft(store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("COLUMNS", "160")
+
+    def run(*words: str) -> Said:
+        code = main([*words, "--store", f"sqlite:///{tmp_path}/cards.db"])
+        out, err = capfd.readouterr()
+        return code, out + err
+
+    return run
+
+
+def changed(store: Store, *statements: sa.Executable) -> None:
+    with store.writing() as connection:
+        for statement in statements:
+            connection.execute(statement)
+
+
+def test_a_store_as_it_was_recorded_verifies_and_says_what_is_signed(rft):
+    # six cards with an advantage and a grade each, and one grade more
+    assert rft("ledger", "verify") == (
+        0, "tenant default: 19 entries, all as recorded; no root was signed yet (`rft ledger sign`): a cut tail would not show\n"
+    )  # fmt: skip
+    code, told = rft("ledger", "sign")
+    assert code == 0 and "signed 19 entries" in told
+    assert rft("ledger", "sign") == (0, "nothing was entered since the newest roots\n")
+    assert rft("ledger", "verify") == (0, "tenant default: 19 entries, all as recorded; the newest signed root covers 19\n")
+
+
+def test_a_changed_answer_is_named_and_ends_with_1(rft, store):
+    changed(store, job_cards.update().where(job_cards.c.rollout_id == IDS[2]).values(answer="It was 14%."))
+    code, told = rft("ledger", "verify")
+    assert code == 1
+    assert f"card {IDS[2]}: edited: its words are not those that were recorded" in " ".join(told.split())
+    assert "1 findings" in told and "error: 1 things are not as they were recorded" in told
+
+
+def test_a_cut_tail_shows_by_the_root_outside_and_nothing_more_is_signed(rft, store):
+    assert rft("ledger", "sign")[0] == 0
+    changed(store, grades.delete().where(grades.c.entry == 19), ledger.delete().where(ledger.c.seq == 19))
+    code, told = rft("ledger", "verify")
+    assert code == 1 and "tail cut" in told
+    append_grades(store, [(IDS[1], Grade(GraderRef("numeric", "2", "beef"), 1.0, True))])  # another entry takes the number
+    code, told = rft("ledger", "sign")
+    assert (code, told) == (0, "nothing was entered since the newest roots\n")
+    append_grades(store, [(IDS[1], Grade(GraderRef("numeric", "2", "beef"), 1.0, True))])
+    assert rft("ledger", "verify")[0] == 1
+
+
+def test_a_chain_that_was_written_anew_is_found_by_the_root_outside(rft, store, tmp_path):
+    assert rft("ledger", "sign")[0] == 0
+    store.close()
+    for file in tmp_path.glob("cards.db*"):
+        file.unlink()
+    forged = open_store(f"sqlite:///{tmp_path}/cards.db")
+    for one in IDS:
+        insert_cards(forged, [RecordedCard(make_card(one, tenant="default"), dt.datetime.now(dt.UTC))])
+    append_grades(forged, [(IDS[0], Grade(GraderRef("numeric", "2", "beef"), 1.0, True))])
+    code, told = rft("ledger", "verify")
+    assert code == 1 and "chain replaced" in told
+    append_grades(forged, [(IDS[0], Grade(GraderRef("numeric", "3", "beef"), 1.0, True))])
+    code, told = rft("ledger", "sign")
+    assert code == 1 and "does not go on from its newest signed root" in told
+
+
+def test_a_forged_root_counts_for_nothing(rft, tmp_path):
+    assert rft("ledger", "sign")[0] == 0
+    file = tmp_path / "cards-ledger/roots.jsonl"
+    file.write_text(file.read_text().replace('"size":19', '"size":18'))
+    code, told = rft("ledger", "verify")
+    assert code == 1 and "its signature is not one of key" in told
+
+
+def test_a_case_is_checked_by_a_stranger_with_the_script_alone(rft, tmp_path):
+    code, told = rft("ledger", "evidence", "run:mine", "grade<0.5", "--case", "c1", "--by", "ann", "--out", str(tmp_path / "c1.zip"))
+    assert code == 0 and "1 cards, 4 entries" in told  # the card, its advantage, two grades
+    (tmp_path / "keys.json").write_text(rft("ledger", "keys")[1])
+    alone = tmp_path / "elsewhere"
+    alone.mkdir()
+    shutil.copy(ROOT / "observability/verify_evidence.py", alone)
+
+    def checked(key: str) -> Said:
+        command = [sys.executable, "-I", "verify_evidence.py", str(tmp_path / "c1.zip"), "--key", key]
+        done = subprocess.run(command, cwd=alone, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    code, told = checked(str(tmp_path / "keys.json"))
+    assert code == 0 and re.search(rf"card {IDS[0]} .*: as recorded; .*2 grades", told), told
+    other = json.loads((tmp_path / "keys.json").read_text())
+    other[0]["public"] = "11" * 32
+    (tmp_path / "other.json").write_text(json.dumps(other))
+    assert checked(str(tmp_path / "other.json"))[0] == 1
+
+
+def test_evidence_of_a_changed_card_is_refused(rft, store, tmp_path):
+    changed(store, job_cards.update().where(job_cards.c.rollout_id == IDS[2]).values(answer="It was 14%."))
+    code, told = rft("ledger", "evidence", "run:mine", "--case", "c1", "--by", "ann", "--out", str(tmp_path / "c1.zip"))
+    assert code == 1 and "this case is not as it was recorded" in told
+    assert not (tmp_path / "c1.zip").exists()
+
+
+# --- looking ------------------------------------------------------------------------------------------------------------
+
+
+def shown(told: str) -> list[str]:
+    return re.findall(r"│ (0198c2\d\d)", told)
+
+
+def test_cards_are_asked_for_by_what_they_are_and_pages_go_on_where_the_last_ended(rft):
+    code, told = rft("card", "list", "run:mine grade>0.5", "--limit", "2")
+    assert code == 0 and told.startswith("3 cards, newest first") and shown(told) == ["0198c203", "0198c202"]
+    cursor = re.search(r"--after (\S+)", told)
+    assert cursor
+    assert shown(rft("card", "list", "run:mine grade>0.5", "--limit", "2", "--after", cursor[1])[1]) == ["0198c201"]
+    assert shown(rft("card", "list", "--run", "mine", "--kind", "eval", "grade:0")[1]) == ["0198c200"]
+
+
+def test_a_query_that_cannot_be_read_says_all_that_is_wrong(rft):
+    code, told = rft("card", "list", "kindd:eval grade<many")
+    assert code == 2 and "did you mean 'kind'" in told and "many" in told
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+def test_an_export_holds_the_cards_that_were_asked_for_and_writes_over_nothing(rft, tmp_path, suffix):
+    file = tmp_path / f"live.{suffix}"
+    code, told = rft("card", "export", "kind:production", "--out", str(file))
+    assert code == 0 and told == f"{file}: 2 cards\n"
+    if suffix != "parquet":
+        assert sum(one in file.read_text() for one in IDS) == 2
+    assert rft("card", "export", "kind:production", "--out", str(file))[0] != 0
+    assert list(tmp_path.glob(".live*")) == []
