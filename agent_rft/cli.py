@@ -237,7 +237,7 @@ def _add_cards(card: argparse.ArgumentParser) -> None:
     listed.set_defaults(run=_card_list)
     export = actions.add_parser("export", help="every card that a query asks for, in one file")
     export.add_argument("query", nargs="*", metavar="QUERY")
-    export.add_argument("--out", required=True, metavar="FILE", help="ends with .jsonl, .csv or .parquet")
+    export.add_argument("--out", required=True, metavar="FILE", help="ends with .jsonl, .csv, .parquet or .otlp")
     export.set_defaults(run=_card_export)
     restore = actions.add_parser("restore", help="store the cards of a rescue file")
     restore.add_argument("file")

@@ -18,6 +18,8 @@ import msgspec
 
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.grades import Grade
+from observability.otlp.export import spans_of
+from observability.otlp.json_form import write_json
 from observability.records import StoredCard
 
 Cell: TypeAlias = str | int | float | bool | dt.datetime | None
@@ -232,8 +234,17 @@ class _Sink(io.RawIOBase):
         return b"".join(pieces)
 
 
+# --- OpenTelemetry ----------------------------------------------------------------------------------------------------
+
+
+def _otlp(cards: Iterable[StoredCard]) -> Iterator[bytes]:
+    """A trace a card, a request of OTLP's JSON a line, as the collector's file receiver reads them."""
+    yield from (write_json(spans_of(stored.card, stored.grades)) + b"\n" for stored in cards)
+
+
 EXPORTS = {
     "jsonl": Export(".jsonl", "application/jsonl", _json_lines),
     "csv": Export(".csv", "text/csv; charset=utf-8", _csv),
+    "otlp": Export(".otlp", "application/x-ndjson", _otlp),
     "parquet": Export(".parquet", "application/vnd.apache.parquet", _parquet),
 }

@@ -164,7 +164,7 @@ def test_a_query_that_cannot_be_read_says_all_that_is_wrong(rft):
     assert code == 2 and "did you mean 'kind'" in told and "many" in told
 
 
-@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet"])
+@pytest.mark.parametrize("suffix", ["jsonl", "csv", "parquet", "otlp"])
 def test_an_export_holds_the_cards_that_were_asked_for_and_writes_over_nothing(rft, tmp_path, suffix):
     file = tmp_path / f"live.{suffix}"
     code, told = rft("card", "export", "kind:production", "--out", str(file))
