@@ -56,12 +56,17 @@ def whole_id(store: Store, id_or_prefix: str) -> str:
 def cards_by_id(store: Store, rollout_ids: Sequence[str]) -> Iterator[StoredCard]:
     """In the order of the ids, a batch in memory at a time."""
     for first in range(0, len(rollout_ids), FETCHED):
-        batch = rollout_ids[first : first + FETCHED]
         with store.reading() as connection:
-            cards = {row["rollout_id"]: row for row in _all_of(connection, job_cards, "rollout_id", batch)}
-            steps, given = _by_card(_all_of(connection, card_steps, "position", batch)), _by_card(_all_of(connection, grades, "id", batch))
-            texts = texts_of(connection, [*cards.values(), *(step for of_card in steps.values() for step in of_card)])
-        yield from (card_of(cards[one], steps.get(one, []), given.get(one, []), texts) for one in batch if one in cards)
+            found = stored_cards(connection, rollout_ids[first : first + FETCHED])
+        yield from found
+
+
+def stored_cards(connection: sa.Connection, rollout_ids: Sequence[str]) -> list[StoredCard]:
+    """Those that are there, in the order of the ids."""
+    cards = {row["rollout_id"]: row for row in _all_of(connection, job_cards, "rollout_id", rollout_ids)}
+    steps, given = (_by_card(_all_of(connection, table, order, rollout_ids)) for table, order in ((card_steps, "position"), (grades, "id")))
+    texts = texts_of(connection, [*cards.values(), *(step for of_card in steps.values() for step in of_card)])
+    return [card_of(cards[one], steps.get(one, []), given.get(one, []), texts) for one in rollout_ids if one in cards]
 
 
 def count_cards(store: Store, run_id: str | None = None, kind: str | None = None) -> int:

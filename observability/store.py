@@ -32,6 +32,7 @@ from observability.texts import to_json
 DEFAULT_URL = "sqlite:///runs/cards.db"
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"  # beside this package, in the repository and installed
 ADVISORY_LOCK = 0x6A6F6263  # "jobc": what migrations of one PostgreSQL database queue on
+WORDS_INDEX = "search_words"
 PATIENCE = 30.0  # seconds to wait for another process that is making or migrating the same store
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
@@ -173,11 +174,11 @@ def alembic_config(connection: sa.Connection | None = None) -> Config:
 
 
 def compared(item: Any, name: str | None, kind: str, _reflected: bool, _other: object) -> bool:
-    """What Alembic holds against the tables' definitions: all but the partitions, which come with the months, and the keys
-    that PostgreSQL makes for each of them."""
+    """What Alembic holds against the tables' definitions: all but the partitions, which come with the months, the keys that
+    PostgreSQL makes for each of them, and the index of words, which each database has in its own way."""
     if kind == "foreign_key_constraint":
         return not is_partition(item.referred_table.name)
-    return not (kind == "table" and is_partition(name))
+    return not (kind == "table" and (is_partition(name) or str(name).startswith(WORDS_INDEX)))
 
 
 def drift(connection: sa.Connection) -> list[Any]:

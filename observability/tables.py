@@ -273,3 +273,23 @@ ledger_roots = sa.Table(  # signed; each is also a line of a file outside the st
     sa.Column("signature", sa.String, nullable=False),
     sa.Column("peaks", sa.String, nullable=False),  # of the tree, so that the next root goes on from this one
 )
+
+# --- the index of words -------------------------------------------------------------------------------------------------
+# Beside these there is search_words, by the same numbers: FTS5's own kind of table on SQLite, one with a tsvector on PostgreSQL.
+
+search_cards = sa.Table(
+    "search_cards",
+    metadata,
+    sa.Column("number", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),  # grows with time
+    sa.Column("tenant", Key, nullable=False),
+    sa.Column("rollout_id", Key, nullable=False),
+    _of_card(),
+    sa.Index(None, "rollout_id", "tenant", unique=True),
+)
+
+search_marks = sa.Table(  # up to which entry of the ledger the cards are in the index
+    "search_marks",
+    metadata,
+    sa.Column("tenant", Key, primary_key=True),
+    sa.Column("seq", sa.BigInteger, nullable=False),
+)

@@ -16,11 +16,12 @@ from agent_rft.contracts.errors import UserError
 from observability.cards import find_card
 from observability.cursor import Cursor, cursor_text, read_cursor
 from observability.exports import EXPORTS
-from observability.find import count, page, whole_cards
+from observability.find import asks_for_words, count, page, whole_cards
 from observability.ingest import replay
-from observability.query import parse
+from observability.query import Query, parse
 from observability.records import StoredCard
-from observability.store import migrate, open_store
+from observability.search import behind, catch_up
+from observability.store import Store, migrate, open_store
 from observability.story import story
 
 
@@ -30,7 +31,7 @@ def show(url: str, card_id: str) -> None:
 
 
 def list_cards(url: str, question: str, limit: int, after: str | None) -> None:
-    query, store = parse(question, dt.datetime.now(dt.UTC)), open_store(url)
+    query, store = _asked(url, question)
     title = f"{count(store, query)} cards, newest first"
     table = Table("card", "run", "kind", "row", "ending", title=title, title_justify="left")
     table.add_column("reward", justify="right")
@@ -51,7 +52,8 @@ def export(url: str, question: str, out: str) -> None:
         raise UserError(f"{target} names no format", f"end it with .{', .'.join(EXPORTS)}")
     if target.exists():
         raise UserError(f"{target} is there already", "name another file: an export is never written over")
-    query, store, draft = parse(question, dt.datetime.now(dt.UTC)), open_store(url), target.with_name(f".{target.name}.{os.getpid()}")
+    query, store = _asked(url, question)
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
     with progress_bar(f"writing {target}", total := count(store, query)) as step:
         try:
             with draft.open("xb") as file:
@@ -62,6 +64,16 @@ def export(url: str, question: str, out: str) -> None:
         finally:
             draft.unlink(missing_ok=True)
     console.print(f"{target}: {total} cards")
+
+
+def _asked(url: str, question: str) -> tuple[Query, Store]:
+    """Cards that came since somebody searched last go into the index first, where words are asked for."""
+    query, store = parse(question, dt.datetime.now(dt.UTC)), open_store(url)
+    if asks_for_words(query):
+        for tenant, entries in behind(store).items():
+            with progress_bar(f"indexing the newest cards of {tenant}", entries) as step:
+                catch_up(store, tenant, step)
+    return query, store
 
 
 def _counted(cards: Iterable[StoredCard], step: Callable[[int], None]) -> Iterator[StoredCard]:

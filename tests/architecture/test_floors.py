@@ -81,6 +81,7 @@ FLOORS = {
     "observability.evidence": 1,
     "observability.redaction": 1,
     "observability.query": 1,
+    "observability.words": 1,
     "observability.cursor": 1,
     "observability.exports": 1,
     "observability.otlp": 1,
