@@ -81,13 +81,20 @@ def slice_rows(file: str, where: list[str], out: str) -> None:
     chosen = select(read_rows(Path(file)), where)
     if not chosen:
         raise UserError(f"no row of {file} meets {' and '.join(where)}", "loosen a condition")
-    write_rows(Path(out), chosen)
+    write_rows(_new_file(out), chosen)
     console.print(f"{out}: {len(chosen)} rows, {dataset_hash(chosen)}")
+
+
+def _new_file(out: str) -> Path:
+    """Rows that are there are not written over: they may be the very ones that were read."""
+    if os.path.lexists(out):
+        raise UserError(f"there is a {out} already", "name another file with --out")
+    return Path(out)
 
 
 def export_openai(file: str, out: str) -> None:
     rows = read_rows(Path(file))
-    write_openai_rows(Path(out), rows)
+    write_openai_rows(_new_file(out), rows)
     console.print(f"{out}: {len(rows)} rows in OpenAI's RFT shape")
 
 
