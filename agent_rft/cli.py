@@ -118,6 +118,9 @@ def _add_graders(grader: argparse.ArgumentParser) -> None:
     check.add_argument("--run", dest="run_id", metavar="RUN", help="whose rollouts are graded again")
     check.add_argument("--labels", action="store_true", help="people's labels of that run must be there")
     check.add_argument("--rows", action="append", default=[], metavar="FILE.jsonl")
+    right = check.add_mutually_exclusive_group()
+    right.add_argument("--reference", metavar="KEY", help="the rows' key that holds the right answer, where the grader's JSON does not say")
+    right.add_argument("--no-reference", action="store_true", help="the rows have no right answer")
     approve = kinds.add_parser("approve", help="by another person than the one who registered it")
     activate = kinds.add_parser("activate", help="from now on it trains and gates")
     for one in (approve, activate):
@@ -435,8 +438,9 @@ def _grader_check(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.graders import check
     from agent_rft.commands.grading import building
 
+    on = {name: getattr(arguments, name) for name in ("cases", "run_id", "labels", "rows", "reference")}
     with building(*_recipe(arguments)) as (url, build):
-        check(url, arguments.name, build, cases=arguments.cases, run_id=arguments.run_id, labels=arguments.labels, rows=arguments.rows)
+        check(url, arguments.name, build, **on, without_reference=arguments.no_reference)
 
 
 def _grader_approve(arguments: argparse.Namespace) -> None:

@@ -127,28 +127,38 @@ def add_approval(store: Store, ref: GraderRef, by: str) -> None:
         connection.execute(sa.insert(grader_approvals), [{"name": ref.name, "version": ref.version, "by": by, "at": _now()}])
 
 
-def approvers(store: Store, ref: GraderRef) -> tuple[str, ...]:
-    select = sa.select(grader_approvals.c.by).where(*_is(grader_approvals, ref)).order_by(grader_approvals.c.id)
+def approvals(store: Store, ref: GraderRef) -> list[tuple[str, dt.datetime]]:
+    """Who, and when."""
+    columns = grader_approvals.c
     with store.reading() as connection:
-        return tuple(connection.scalars(select))
+        select = sa.select(columns.by, columns.at).where(*_is(grader_approvals, ref)).order_by(columns.id)
+        return [(row[0], row[1]) for row in connection.execute(select)]
 
 
 # --- grades and labels of rollouts --------------------------------------------------------------------------------------
 
 
-def append_grades(store: Store, given: Sequence[tuple[str, Grade]]) -> None:
-    """(rollout id, grade). What a rollout was given before stays; the newest grade is what lists show."""
+def append_grades(store: Store, given: Sequence[tuple[str, Grade]]) -> int:
+    """(rollout id, grade); how many were added. What a rollout was given before stays; the newest grade is what lists show.
+
+    A rollout that this very grader has scored meanwhile, by another regrade, keeps that score and gets no second one.
+    """
     if not given:
-        return
-    at = _now()
+        return 0
+    at, among = _now(), grades.c.rollout_id.in_({rollout_id for rollout_id, _ in given})
     with store.writing() as connection:
         tenants = _tenants(connection, [rollout_id for rollout_id, _ in given])
-        book = Book(connection, tenants.values())
-        rows = [grade_row(rollout_id, tenants[rollout_id], grade, at) for rollout_id, grade in given]
+        book = Book(connection, tenants.values())  # open, it lets no other regrade of these in between
+        scored = sa.select(grades.c.rollout_id, grades.c.hash).where(among, grades.c.reward.is_not(None))
+        kept = {(row[0], row[1]) for row in connection.execute(scored)}
+        fresh = [(rollout_id, grade) for rollout_id, grade in given if (rollout_id, grade.grader.hash) not in kept]
+        rows = [grade_row(rollout_id, tenants[rollout_id], grade, at) for rollout_id, grade in fresh]
         for row in rows:
             book.grade(row)
-        connection.execute(sa.insert(grades), rows)
+        if rows:
+            connection.execute(sa.insert(grades), rows)
         book.close()
+    return len(rows)
 
 
 def add_label(

@@ -11,14 +11,13 @@ from typing import NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import TSQUERY
 
-from agent_rft.contracts.errors import UserError
 from observability.book import entries_after
 from observability.cards import stored_cards
 from observability.query import Text
 from observability.records import StoredCard
 from observability.store import Store, take_turns
 from observability.tables import job_cards, ledger, search_cards, search_marks
-from observability.words import as_match, as_tsquery, as_vector, words_in, words_of
+from observability.words import as_match, as_tsquery, as_vector, words_of
 
 AT_ONCE = 200
 """Entries in a transaction: the others that write wait so long."""
@@ -114,8 +113,6 @@ class Match(NamedTuple):
 
 
 def match_of(dialect: str, texts: Sequence[Text], tenant: str | None = None) -> Match:
-    if without := [str(text) for text in texts if not words_in(text.words)]:
-        raise UserError(f"there is no word to search for in {' '.join(without)}", "give letters or digits")
     if dialect == "sqlite":
         return Match(words_on_sqlite, words_on_sqlite.c.rowid, words_on_sqlite.c.search_words.op("MATCH")(as_match(texts, tenant)))
     asked = sa.cast(sa.literal(as_tsquery(texts, tenant)), TSQUERY)

@@ -117,3 +117,4 @@ def test_a_grader_that_nobody_has_activated(train, tmp_path: Path):
         f"model.path={ROOT}/models/research-tiny",
     )
     refused(found, "is not registered, and not active", "grader.allow_inactive=true")
+    assert [held.name for held in (tmp_path / "runs").iterdir()] == ["cards.db"], "what was refused leaves no run behind"

@@ -90,6 +90,23 @@ def test_slice_and_export(rows_file, tmp_path):
         commands.slice_rows(rows_file, ["town=Oslo"], str(tmp_path / "none.jsonl"))
 
 
+def test_rows_that_are_there_are_not_written_over(rows_file, tmp_path, capsys):
+    before = Path(rows_file).read_bytes()
+    for words in (["slice", rows_file, "--where", "town=Bergen"], ["export-openai", rows_file]):
+        assert main(["data", *words, "--out", rows_file]) == 2
+        assert f"there is a {rows_file} already\n  cure: name another file with --out" in capsys.readouterr().err
+    assert Path(rows_file).read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "command", ["split {} --out {}", "slice {} --where town=Bergen --out {}/some.jsonl", "export-openai {} --out {}/some.jsonl"]
+)
+@pytest.mark.parametrize("out", ["/dev/null/x", "/proc/x"])
+def test_a_place_that_cannot_be_written_to_is_named(rows_file, command, out, capsys):
+    assert main(["data", *command.format(rows_file, out).split()]) == 2
+    assert f"cannot write {out}/" in capsys.readouterr().err
+
+
 def measured(row_id: str, bucket: str) -> RowPrior:
     return RowPrior(
         row_id=row_id, bucket=bucket, tries=4, successes=2, infra_failures=0, success_rate=0.5, mean_reward=0.5, reward_variance=0.2

@@ -155,6 +155,15 @@ def test_a_case_that_is_not_graded_as_worked_out_is_told_and_exits_with_1(rft, t
     assert f"1 of 5 cases are not graded as worked out:\n  {cases}:1: wanted 0.5, got 1.0" in capsys.readouterr().err
 
 
+def test_a_line_of_cases_ends_where_json_lines_end(rft, tmp_path, capsys):
+    """U+2028 and its like may stand in a JSON text as they are, and other ends of lines are white space."""
+    text = "one\u2028two\u0085three"
+    cases = [{"item": {"reference_answer": text}, "sample": {"output_text": text}, "reward": 1}] * 2
+    (tmp_path / "cases.jsonl").write_bytes("\r\n".join(json.dumps(case, ensure_ascii=False) for case in cases).encode())
+    assert rft(FOLDER / "string_check.json", tmp_path / "cases.jsonl") == 0
+    assert capsys.readouterr().err == "2 of 2 cases as worked out\n"
+
+
 @pytest.mark.parametrize("example", ["multi_judged", "schema"])
 def test_the_command_itself_does_so_in_a_process_of_its_own(judge, example):
     asked = ["--grader", f"{FOLDER}/{example}.json", "--cases", f"{FOLDER}/{example}.cases.jsonl", f"grader.judge.url={judge}"]

@@ -146,6 +146,7 @@ def the_reports_are_read(rft: Rft) -> None:
     assert "12 of 12 rollouts scored by both; rank correlation 0.913 (Spearman), 0.863 (Kendall)" in said
     assert "cases passes 3 of 3 cases right" in said
     assert "regrade passes 3 of 12 rollouts change, rank correlation 0.91" in said
+    assert "3 cases of cases.jsonl, sha256 " in said and "12 rollouts of run lastweek, sha256 of their ids " in said
     assert "adversarial passes 7 kinds of answers on 3 rows earn nothing" in said
     assert "kappa passes kappa 0.82 (95%:" in said and "on 12 rollouts" in said
     assert "warning" not in said, "the cards keep what their rows held"

@@ -25,7 +25,8 @@ from agent_rft.graders.numeric import NumericGrader
 from agent_rft.graders.pure import build_pure
 from agent_rft.settings import Settings
 from observability.cards import find_card
-from observability.graders import active_version, add_label, find_version
+from observability.graders import active_version, add_label, approvals, find_version, grader_versions_of
+from observability.graders import register as add_version
 from observability.ingest import StoreRecorder
 from observability.store import Store, open_store
 
@@ -60,6 +61,7 @@ def card(number: int, answer: str, kind: str = "train", row: str = "row-1", **ch
 def elsewhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "cases.jsonl").write_text(CASES)
+    (tmp_path / "exact.jsonl").write_text(CASES.splitlines()[1] + "\n")
     (tmp_path / "numeric2.json").write_text('{"type": "numeric", "name": "numeric", "tolerance": 0.02}')
 
 
@@ -265,9 +267,55 @@ def test_registering_again_is_no_new_version_and_another_tolerance_is_the_next(u
     with pytest.raises(UserError, match=r"numeric@2 is registered with hash [0-9a-f]{16}; this one's is [0-9a-f]{16}"):
         register(url, "numeric3.json", "ann", build, "numeric@2")
     register(url, "numeric3.json", "ann", build)
+    assert "numeric@3 is registered, hash" in capsys.readouterr().out
+
+
+def test_to_register_what_ships_and_stands_changes_nothing(url, store, capsys):
     register(url, "numeric", "ann", build)
-    out = capsys.readouterr().out
-    assert "numeric@3 is registered, hash" in out and f"numeric@1 is registered, hash {NumericGrader().ref.hash}" in out
+    assert f"numeric@1 ships with the code and stands as it is, hash {NumericGrader().ref.hash}" in " ".join(
+        capsys.readouterr().out.split()
+    )
+    assert grader_versions_of(store) == [] and inactive(store, NumericGrader().ref) == ""
+
+
+def test_what_ships_may_train_and_is_listed_once_though_it_is_registered_and_is_the_way_back(checked, store, capsys):
+    """A store may hold it from before; it also has to be registered to take over again from another."""
+    add_version(store, NumericGrader().ref, {"type": "numeric", "name": "numeric"}, "c", "ann")
+    assert inactive(store, NumericGrader().ref) == ""
+    list_graders(checked)
+    assert capsys.readouterr().out.count("numeric@1 ") == 1
+    approve(checked, "numeric@2", "bob")
+    activate(checked, "numeric@2", "ann")
+    assert inactive(store, NumericGrader().ref).endswith("is active in its place")
+    register(checked, "numeric", "eve", build)
+    check(checked, "numeric@1", build, cases="exact.jsonl", run_id="run-1")
+    approve(checked, "numeric@1", "bob")
+    activate(checked, "numeric@1", "ann")
+    assert inactive(store, NumericGrader().ref) == "" and inactive(store, NumericGrader(tolerance=0.02).ref)
+
+
+@pytest.mark.parametrize("blank", ["", "   ", "\u200b", "\x1b"])
+def test_a_blank_name_is_no_person(checked, store, blank):
+    for act in (
+        lambda: register(checked, "numeric2.json", blank, build, "numeric@9"),
+        lambda: approve(checked, "numeric@2", blank),
+        lambda: activate(checked, "numeric@2", blank),
+    ):
+        with pytest.raises(UserError, match="nobody is named"):
+            act()
+    assert [one.ref.version for one in grader_versions_of(store)] == ["2"] and approvals(store, find_version(store, "numeric@2").ref) == []
+
+
+def test_an_approval_is_of_the_reports_that_were_there(checked, capsys):
+    approve(checked, "numeric@2", "bob")
+    told = " ".join(capsys.readouterr().out.split())
+    assert "2 cases of cases.jsonl, sha256 " in told and "6 rollouts of run run-1, sha256 of their ids " in told
+    check(checked, "numeric@2", build, cases="exact.jsonl", run_id=None)
+    assert "there are reports since the approval of bob, which was of others" in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(UserError, match=r"missing:\n  the approval of a second person, other than ann; .* approval of bob"):
+        activate(checked, "numeric@2", "ann")
+    approve(checked, "numeric@2", "bob")
+    activate(checked, "numeric@2", "ann")
 
 
 def test_code_that_decides_otherwise_by_now_does_not_pass_for_what_was_registered(url, store):
@@ -314,7 +362,7 @@ def test_labels_make_kappa_needed(checked, store, capsys):
         add_label(store, "eve", rollout_id=f"id-{number}", label="pass" if ANSWERS[number] == "$842M" else "fail")
     with pytest.raises(UserError, match=r"the kappa report"):
         approve(checked, "numeric@2", "bob")
-    with pytest.raises(UserError, match="does not pass: kappa"):
+    with pytest.raises(UserError, match="does not pass: kappa\n  cure: let people label more of the run's rollouts: rft label --run"):
         check(checked, "numeric@2", build, cases=None, run_id="run-1", labels=True)
     assert "4 labelled rollouts with a score, 10 at least" in " ".join(capsys.readouterr().out.split())
 
@@ -329,6 +377,7 @@ def test_a_comparison_with_an_earlier_active_version_is_made_again(checked, stor
     with pytest.raises(UserError, match=r"compares with numeric@1#[0-9a-f]+, but numeric@2#[0-9a-f]+ is active now"):
         activate(checked, "numeric@3", "ann")
     check(checked, "numeric@3", build, cases=None, run_id="run-1")
+    approve(checked, "numeric@3", "bob")
     activate(checked, "numeric@3", "ann")
     active = active_version(store, "numeric")
     assert active and active.ref.version == "3"
@@ -376,6 +425,95 @@ def test_keys_of_an_endpoint_stay_out_of_the_store(url, store, tmp_path, monkeyp
     monkeypatch.setenv("GRADER_HEADER_AUTHORIZATION", "Bearer s3cret")
     assert registered_grader(store, "both@1", fake).ref.name == "both"
     assert built[0] == built[-1]
+
+
+@pytest.mark.parametrize(
+    ("address", "says"),
+    [
+        ("https://jo:pw1@grader.example/score", r"both.*\.house\.url: holds a user's name or password"),
+        ("https://grader.example/score?api_key=s3cret", "holds what looks like a key, in api_key="),
+        ("https://grader.example/score?v=2&code=s3cret", "holds what looks like a key, in code="),
+        ("https://grader.example/score?of=s3cret90a8s7d6f5g4h3j2", "holds what looks like a key, in of="),
+        ("https://[s3cret/score", "is no address"),
+    ],
+)
+def test_an_address_with_a_key_in_it_is_refused_without_showing_it(url, store, tmp_path, address, says):
+    spec = {"type": "endpoint", "name": "house", "url": address}
+    multi = {"type": "multi", "name": "both", "graders": {"house": spec}, "calculate_output": "house"}
+    (tmp_path / "both.json").write_text(json.dumps(multi))
+    with pytest.raises(UserError, match=says) as caught:
+        register(url, "both.json", "ann", lambda spec: NumericGrader())
+    assert "s3cret" not in str(caught.value) and "pw1" not in str(caught.value) and "headers" in str(caught.value)
+    assert grader_versions_of(store) == []
+
+
+def test_an_address_with_an_ordinary_question_is_registered(url, store, tmp_path):
+    address = "https://grader.example/score?api-version=2025-04-01-preview&model=gpt-4o-mini-2024-07-18&lang=en"
+    (tmp_path / "house.json").write_text(json.dumps({"type": "endpoint", "name": "house", "url": address}))
+    register(url, "house.json", "ann", lambda spec: NumericGrader())
+    assert find_version(store, "house@1").spec["url"] == address
+
+
+LOOSE = {"type": "string_check", "name": "loose", "input": "{{sample.output_text}}", "reference": "{{item.answer}}", "operation": "like"}
+
+
+@pytest.fixture
+def of_openai(url, store, tmp_path) -> str:
+    """A run whose rows hold the right answer under a key of their own, and a grader that looks for it anywhere."""
+    with StoreRecorder(store) as recorder:
+        for number, answer in enumerate(("64.8%", "64%"), 10):
+            own = msgspec.structs.replace(card(number, answer), run_id="job", reference_answer=None, item={"answer": "64.8%"})
+            recorder.record(own)
+    (tmp_path / "loose.json").write_text(json.dumps(LOOSE))
+    register(url, "loose.json", "ann", build)
+    return url
+
+
+def test_answers_that_hedge_are_tried_where_the_row_has_a_key_of_its_own_for_the_right_one(of_openai, capsys):
+    with pytest.raises(UserError, match="loose@1 does not pass: adversarial\n  cure: mend it"):
+        check(of_openai, "loose@1", build, cases=None, run_id="job")
+    assert "too much, or no score, for: hedged, all numbers, wrong claim" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_grader_that_does_not_say_what_is_right_is_told_so_or_asked_to_be_tried_without(of_openai, tmp_path, capsys):
+    """As a judge is, whose JSON does not tell either."""
+    (tmp_path / "strict.json").write_text(json.dumps({"type": "schema", "name": "strict", "schema": {"type": "object"}}))
+    register(of_openai, "strict.json", "ann", build)
+    with pytest.raises(UserError, match="does not pass: adversarial\n  cure: --reference KEY names"):
+        check(of_openai, "strict@1", build, cases=None, run_id="job")
+    assert "not enough was tried of: hedged, all numbers, wrong claim" in " ".join(capsys.readouterr().out.split())
+    check(of_openai, "strict@1", build, cases=None, run_id="job", reference="answer")
+    assert "7 kinds of answers on 1 rows earn nothing" in " ".join(capsys.readouterr().out.split())
+    check(of_openai, "strict@1", build, cases=None, run_id="job", without_reference=True)
+    assert "without a right answer not tried: hedged" in " ".join(capsys.readouterr().out.split())
+
+
+def test_a_regrade_says_what_the_release_verdict_would_have_been(url, store, capsys):
+    """Four rows, base wrong on all. Tuned then: 1, 0, 0, 0, mean 0.25; squares about it 0.5625 + 3 x 0.0625 = 0.75, over 3 x 4 is
+    0.0625, whose root is 0.25: luck. With 2% allowed 1 and three halves: mean 0.625, 0.140625 + 3 x 0.015625 = 0.1875, over 12 is
+    0.015625, whose root is 0.125: five errors from 0. A validation on the way, at a step, and another run's tries count for neither.
+    """
+    asked = [("base", None, ["$600M"] * 4), ("run-7/step-2", 2, ["$842M"] * 4), ("run-7/step-4", None, ["$842M"] + ["$850M"] * 3)]
+    with StoreRecorder(store) as recorder:
+        for part, (checkpoint, step, answers) in enumerate(asked, 2):
+            for at, answer in enumerate(answers):
+                versions = Versions(code="", checkpoint=checkpoint)
+                one = card(10 * part + at, answer, "eval", f"row-{at}")
+                recorder.record(msgspec.structs.replace(one, run_id="run-7", step=step, versions=versions))
+    register(url, "numeric2.json", "ann", build)
+    capsys.readouterr()
+    regrade(url, "numeric@2", build, run_id="run-7")
+    told = " ".join(capsys.readouterr().out.split())
+    assert (
+        "release of run run-7: run-7/step-4 against base "
+        "as it was graded: no clear change; mean Δreward +0.250 (standard error 0.250), improved 1, regressed 0 of 4 "
+        "by numeric@2: better; mean Δreward +0.625 (standard error 0.125), improved 4, regressed 0 of 4 "
+        "the verdict would have been another"
+    ) in told
+    regrade(url, "numeric@1", build, run_id="run-7")
+    assert "the verdict stays" in capsys.readouterr().out
+    regrade(url, "numeric@2", build, run_id="run-1")
+    assert "release" not in capsys.readouterr().out
 
 
 def test_the_list_fits_a_narrow_terminal_and_shows_who_did_what(checked, capsys):

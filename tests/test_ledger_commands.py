@@ -87,7 +87,7 @@ def test_a_cut_tail_shows_by_the_root_outside_and_nothing_more_is_signed(rft, st
     append_grades(store, [(IDS[1], Grade(GraderRef("numeric", "2", "beef"), 1.0, True))])  # another entry takes the number
     code, told = rft("ledger", "sign")
     assert (code, told) == (0, "nothing was entered since the newest roots\n")
-    append_grades(store, [(IDS[1], Grade(GraderRef("numeric", "2", "beef"), 1.0, True))])
+    append_grades(store, [(IDS[2], Grade(GraderRef("numeric", "2", "beef"), 1.0, True))])
     assert rft("ledger", "verify")[0] == 1
 
 
@@ -102,7 +102,7 @@ def test_a_chain_that_was_written_anew_is_found_by_the_root_outside(rft, store, 
     append_grades(forged, [(IDS[0], Grade(GraderRef("numeric", "2", "beef"), 1.0, True))])
     code, told = rft("ledger", "verify")
     assert code == 1 and "chain replaced" in told
-    append_grades(forged, [(IDS[0], Grade(GraderRef("numeric", "3", "beef"), 1.0, True))])
+    append_grades(forged, [(IDS[0], Grade(GraderRef("numeric", "3", "f00d"), 1.0, True))])
     code, told = rft("ledger", "sign")
     assert code == 1 and "does not go on from its newest signed root" in told
 

@@ -11,6 +11,9 @@ from typing import Any
 
 import pytest
 
+from agent_rft.commands.grading import spec_in
+from agent_rft.graders.spec import read_spec
+
 ROOT = Path(__file__).resolve().parents[1]
 JOB = ROOT / "examples/openai_rft"
 SMALL = (
@@ -56,6 +59,12 @@ def test_the_files_train_as_they_are_and_the_run_says_that_its_grader_is_not_reg
             "select count(*) from job_cards join grades using (rollout_id) where run_id = 'job' and reward is not null"
         ).fetchone()
     assert graded == 4 * 2 + 2 * 8 + 4 * 10  # prior, training, and the ten rows: base, tuned, validated at steps 0 and 2
+    to, store_url = tmp_path / "harvest", f"sqlite:///{tmp_path}/cards.db"
+    rft("data", "from-cards", "--run", "job", "--kind", "train", "--store", store_url, "--out", str(to))
+    answers = {line["messages"][-1]["content"]: line["answer"] for line in map(json.loads, (JOB / "training.jsonl").open())}
+    made = [json.loads(line) for line in (to / "train.jsonl").open()]
+    assert len(made) == 4, "two steps of two rows"
+    assert all(row["answer"] == answers[row["messages"][-1]["content"]] for row in made)
 
 
 @pytest.mark.skipif(shutil.which("bwrap") is None, reason="python graders run in bubblewrap")
@@ -68,6 +77,28 @@ def test_the_body_that_the_job_was_made_with_will_do_for_the_grader(tmp_path: Pa
     summary = json.loads((tmp_path / "job/summary.json").read_text())
     assert summary["versions"]["grader"].startswith("tolerant@")
     assert summary["base_val_reward"] > 0
+
+
+def test_what_a_job_says_beyond_its_grader_is_named_once_as_not_read(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    grader = json.loads((JOB / "grader.json").read_text())
+    azure = {"type": "reinforcement", "reinforcement": {"grader": grader, "tools": [{"server_url": "https://x"}], "max_episode_steps": 3}}
+    openai = {"type": "reinforcement", "reinforcement": {"grader": grader, "response_format": {"type": "json_schema"}}}
+    for name, body in (
+        ("azure", {"model": "o4-mini", "training_file": "file-1", "method": azure}),
+        ("openai", {"method": openai}),
+        ("part", azure["reinforcement"]),
+        ("bare", {"grader": grader}),
+        ("grader", grader),
+    ):
+        (tmp_path / f"{name}.json").write_text(json.dumps(body))
+        assert spec_in(tmp_path / f"{name}.json") == spec_in(tmp_path / f"{name}.json") == read_spec(grader)
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert told.err.splitlines() == [
+        f"{tmp_path}/azure.json: not read from this job: model, training_file, tools, max_episode_steps",
+        f"{tmp_path}/openai.json: not read from this job: response_format",
+        f"{tmp_path}/part.json: not read from this job: tools, max_episode_steps",
+    ]
 
 
 def test_what_a_job_must_bring_is_asked_for_all_at_once():

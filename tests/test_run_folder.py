@@ -24,6 +24,15 @@ def test_a_name_is_used_once(folder: RunFolder, tmp_path):
         RunFolder.new(settings_for("research_tiny", [f"run.folder={tmp_path}/runs", "run.id=mine"]))
 
 
+def test_a_run_that_is_refused_before_it_began_leaves_its_name_free_and_one_that_began_stays(tmp_path):
+    settings = settings_for("research_tiny", [f"run.folder={tmp_path}/runs", "run.id=mine"])
+    with pytest.raises(UserError, match="refused"), RunFolder.begun(settings):
+        raise UserError("refused")
+    with RunFolder.begun(settings) as folder:
+        folder.hold_to(WORLD)
+    assert {held.name for held in (tmp_path / "runs/mine").iterdir()} == {"settings.yaml", "versions.json"}
+
+
 def test_settings_may_hold_a_password_and_are_for_their_owner(folder: RunFolder):
     assert stat.S_IMODE((folder.path / "settings.yaml").stat().st_mode) == 0o600
 

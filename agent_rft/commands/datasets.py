@@ -26,7 +26,6 @@ from agent_rft.datasets.finqa_files import write_finqa
 from agent_rft.datasets.from_cards import Approved, Choice, Redact, rows_of_cards
 from agent_rft.datasets.harvest import only_new
 from agent_rft.datasets.leaks import find_leaks
-from agent_rft.datasets.redaction import redact as redact_shapes
 from agent_rft.datasets.refresh import refresh as refreshed_by
 from agent_rft.datasets.rows import dataset_hash
 from agent_rft.datasets.rows_io import read_placed, read_rows, write_openai_rows, write_rows
@@ -39,6 +38,7 @@ from agent_rft.evaluation.prior import PriorCheck, RowPrior, row_prior
 from agent_rft.graders.registry import load_grader
 from agent_rft.graders.wire import Wire
 from observability.cards import cards_by_id, count_cards, recent_cards
+from observability.redaction.redact import redact as redact_text
 from observability.store import open_store
 from serving.tools.corpus import text_of
 
@@ -81,13 +81,20 @@ def slice_rows(file: str, where: list[str], out: str) -> None:
     chosen = select(read_rows(Path(file)), where)
     if not chosen:
         raise UserError(f"no row of {file} meets {' and '.join(where)}", "loosen a condition")
-    write_rows(Path(out), chosen)
+    write_rows(_new_file(out), chosen)
     console.print(f"{out}: {len(chosen)} rows, {dataset_hash(chosen)}")
+
+
+def _new_file(out: str) -> Path:
+    """Rows that are there are not written over: they may be the very ones that were read."""
+    if os.path.lexists(out):
+        raise UserError(f"there is a {out} already", "name another file with --out")
+    return Path(out)
 
 
 def export_openai(file: str, out: str) -> None:
     rows = read_rows(Path(file))
-    write_openai_rows(Path(out), rows)
+    write_openai_rows(_new_file(out), rows)
     console.print(f"{out}: {len(rows)} rows in OpenAI's RFT shape")
 
 
@@ -151,7 +158,7 @@ def from_cards(
     limit: int,
     *,
     approved: Approved | None = None,
-    redact: Redact = redact_shapes,
+    redact: Redact = lambda text: redact_text(text).text,
 ) -> None:
     """Training rows from the newest `limit` cards. `val`: what is held out; it becomes the new version's validation split."""
     held_out = read_rows(Path(val)) if val else []

@@ -23,6 +23,7 @@ from agent_rft.commands.registered import (
     against,
     built,
     next_version,
+    refuse_secrets_in_addresses,
     refuse_shipped,
     shipped,
     split,
@@ -36,6 +37,7 @@ from agent_rft.contracts.people import same_person
 from agent_rft.contracts.ports import Grader
 from agent_rft.contracts.rows import Row
 from agent_rft.graders.agreement import difference
+from agent_rft.graders.labelling import asked_by
 from agent_rft.graders.registry import GRADERS
 from agent_rft.graders.reports import (
     Label,
@@ -44,15 +46,17 @@ from agent_rft.graders.reports import (
     Standing,
     adversarial_report,
     cases_report,
+    checked_on,
     kappa_report,
     missing_for_activation,
     missing_reports,
     regrade_report,
 )
+from agent_rft.graders.right_answers import reference_at, references_of
 from agent_rft.graders.spec import read_spec
 from observability import graders as register_of_graders
 from observability.cards import card_ids
-from observability.graders import GraderVersion, find_version, grader_versions_of, labelled_scores
+from observability.graders import GraderVersion, active_version, find_version, grader_versions_of, labelled_scores
 from observability.store import Store, open_store
 
 TRIED_ROWS = 50
@@ -64,7 +68,9 @@ TRIED_ROWS = 50
 
 def register(url: str, source: str, by: str, build: Build, wanted: str | None = None) -> None:
     """`source`: a JSON file, or the name of one of ours. `wanted`: NAME@VERSION; left out, the next number under its name."""
+    who = asked_by(by)
     spec = read_spec({"type": source, "name": source}) if source in GRADERS else spec_in(Path(source))
+    refuse_secrets_in_addresses(msgspec.to_builtins(spec), source)
     with closing(open_store(url)) as store:
         hash_ = build(spec).ref.hash
         name, version = split(wanted) if wanted else (spec.name, "")
@@ -75,43 +81,67 @@ def register(url: str, source: str, by: str, build: Build, wanted: str | None = 
         ref = GraderRef(name, version or next_version(store, name, hash_), hash_)
         split(f"{ref.name}@{ref.version}")
         refuse_shipped(ref)
+        if (ships := shipped(name)) and ships.ref == ref and not active_version(store, name):
+            console.print(f"{name}@{ref.version} ships with the code and stands as it is, hash {hash_}: nothing to register")
+            return
         body = without_secrets(msgspec.to_builtins(spec))
-        new = register_of_graders.register(store, ref, cast(dict[str, Any], body), code_version(), by)
+        new = register_of_graders.register(store, ref, cast(dict[str, Any], body), code_version(), who)
         console.print(f"{ref.name}@{ref.version} is registered{'' if new else ' already'}, hash {ref.hash}")
     console.print(f"next: rft grader check {ref.name}@{ref.version} --cases FILE.jsonl --run RUN")
 
 
 def check(
-    url: str, name: str, build: Build, *, cases: str | None, run_id: str | None, labels: bool = False, rows: Sequence[str] = ()
+    url: str,
+    name: str,
+    build: Build,
+    *,
+    cases: str | None,
+    run_id: str | None,
+    labels: bool = False,
+    rows: Sequence[str] = (),
+    reference: str | None = None,
+    without_reference: bool = False,
 ) -> None:
-    """The reports that can be made from what is given, each kept. Exit code 1 where one does not pass."""
+    """The reports that can be made from what is given, each kept. Exit code 1 where one does not pass.
+
+    `reference`: the rows' key that holds the right answer, where the grader's JSON does not tell; `without_reference`: there is none.
+    """
     if not cases and not run_id:
         raise UserError("nothing to check the grader on", "--cases FILE.jsonl, --run RUN, or both")
+    named_key = [reference_at(reference)] if reference else []
     with closing(open_store(url)) as store:
         version = find_version(store, name)
         grader = built(version, build)
         made = [cases_report(case_lines(cases), grader, cases)] if cases else []
         if run_id:
-            made += _reports_on_run(store, version, grader, build, run_id, rows_of(run_id, rows), labels)
+            regraded, tried, agreed = _reports_on_run(store, version, grader, build, run_id, rows_of(run_id, rows), labels)
+            references = [*named_key, *references_of(read_spec(version.spec, name))]
+            made += [regraded, adversarial_report(tried, grader, None, references, without_reference=without_reference), *agreed]
         for report in made:
             register_of_graders.add_report(store, version.ref, report.kind, report.passed, report.why, report.figures)
         _show_reports(name, made)
         console.print(_next_step(name, missing_for_activation(_standing(store, version))))
-    if failed := [report.kind for report in made if not report.passed]:
-        raise UserError(f"{name} does not pass: {', '.join(failed)}", "mend it and register it as another version", exit_code=1)
+    if failed := [report for report in made if not report.passed]:
+        cures = dict.fromkeys(report.cure or "mend it and register it as another version" for report in failed)
+        raise UserError(f"{name} does not pass: {', '.join(report.kind for report in failed)}", "; ".join(cures), exit_code=1)
 
 
 def approve(url: str, name: str, by: str) -> None:
+    """Of the reports that are the newest now: a newer one wants another approval."""
+    who = asked_by(by)
     with closing(open_store(url)) as store:
         version = find_version(store, name)
-        if same_person(by, version.created_by):
-            raise UserError(f"{by} registered {name} and cannot approve it too", "a second person approves: --by OTHER")
-        _refuse_where(missing_reports(_standing(store, version)), f"there is not enough to approve {name} on:", name)
-        register_of_graders.add_approval(store, version.ref, by)
-        console.print(f"{by} approves {name}\nnext: rft grader activate {name} --by WHO")
+        if same_person(who, version.created_by):
+            raise UserError(f"{who} registered {name} and cannot approve it too", "a second person approves: --by OTHER")
+        standing = _standing(store, version)
+        _refuse_where(missing_reports(standing), f"there is not enough to approve {name} on:", name)
+        register_of_graders.add_approval(store, version.ref, who)
+        _show_reports(name, list(standing.reports.values()))
+        console.print(f"{who} approves {name}\nnext: rft grader activate {name} --by WHO")
 
 
 def activate(url: str, name: str, by: str) -> None:
+    who = asked_by(by)
     with closing(open_store(url)) as store:
         version = find_version(store, name)
         if version.state == "active":
@@ -119,7 +149,7 @@ def activate(url: str, name: str, by: str) -> None:
             return
         _refuse_where(missing_for_activation(_standing(store, version)), f"{name} cannot be activated; missing:", name)
         before = against(store, version.ref.name)
-        register_of_graders.activate(store, version.ref, by)
+        register_of_graders.activate(store, version.ref, who)
         console.print(f"{name} is active now, in place of {before}")
 
 
@@ -130,9 +160,10 @@ def list_graders(url: str) -> None:
         for name in sorted(set(GRADERS) - {one.ref.name for one in versions if one.state == "active"}):
             if ships := shipped(name):
                 table.add_row(f"{name}@{ships.ref.version}", "ships, stands", ships.ref.hash, "-", "-", "-")
+                versions = [one for one in versions if one.ref != ships.ref]
         for one in versions:
             passed = [kind for kind, report in register_of_graders.newest_reports(store, one.ref).items() if report.passed]
-            approved = ", ".join(register_of_graders.approvers(store, one.ref))
+            approved = ", ".join(dict.fromkeys(who for who, _ in register_of_graders.approvals(store, one.ref)))
             row = (f"{one.ref.name}@{one.ref.version}", one.state, one.ref.hash, one.created_by, " ".join(passed), approved)
             table.add_row(*(cell or "-" for cell in row))
     console.print(table, soft_wrap=False)
@@ -143,8 +174,11 @@ def list_graders(url: str) -> None:
 
 def _reports_on_run(
     store: Store, version: GraderVersion, grader: Grader, build: Build, run_id: str, rows: Mapping[str, Row], labels: bool
-) -> list[Report]:
-    """The run's rollouts as they lie in the store: the same for the version that stands and for the one that would."""
+) -> tuple[Report, list[Row], list[Report]]:
+    """The regrade report, the rows to try the grader on, and the report on people's labels, where there are any.
+
+    The run's rollouts as they lie in the store: the same for the version that stands and for the one that would.
+    """
     ids, people = card_ids(store, run_id), labelled_scores(store, run_id)
     if not ids:
         raise UserError(f"no card of run {run_id} is in {store.name}", "`rft card list` shows runs")
@@ -165,18 +199,20 @@ def _reports_on_run(
         why = f": this code does not build {stands}" if stands != GIVEN else ""
         console.print(f"compared with each rollout's first grade{why}")
     show_difference(difference(before, after))
-    made = [regrade_report(before, after, stands, run_id), adversarial_report(list(tried.values()), grader)]
-    return [*made, kappa_report([Label(key, score) for key, score in people.items()], after)] if people else made
+    agreed = [kappa_report([Label(key, score) for key, score in people.items()], after)] if people else []
+    return regrade_report(before, after, stands, run_id), list(tried.values()), agreed
 
 
 def _standing(store: Store, version: GraderVersion) -> Standing:
-    stored = register_of_graders.newest_reports(store, version.ref)
+    stored, given = register_of_graders.newest_reports(store, version.ref), register_of_graders.approvals(store, version.ref)
     reports = {kind: Report(cast(ReportKind, kind), one.passed, one.why, one.figures) for kind, one in stored.items()}
+    newest = max((one.at for one in stored.values()), default=None)
     run_id = reports["regrade"].figures["run"] if "regrade" in reports else None
     return Standing(
         registered_by=version.created_by,
         reports=reports,
-        approved_by=register_of_graders.approvers(store, version.ref),
+        approved_by=tuple(who for who, at in given if newest and at > newest),
+        approved_before=tuple(who for who, at in given if not newest or at <= newest),
         against=against(store, version.ref.name),
         labelled=bool(run_id and labelled_scores(store, run_id)),
     )
@@ -204,5 +240,8 @@ def _show_reports(name: str, reports: Sequence[Report]) -> None:
     for report in reports:
         table.add_row(report.kind, "passes" if report.passed else "fails", report.why)
     console.print(table, soft_wrap=False)
+    for told in (checked_on(report) for report in reports):
+        if told:
+            console.print(f"  {told}", soft_wrap=True)
     for wrong in next((report.figures["wrong"] for report in reports if report.kind == "cases"), [])[:SHOWN]:
         console.print(f"  {wrong}")

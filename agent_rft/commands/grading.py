@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
+import sys
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -50,22 +52,34 @@ def grader_named(name: str, services: Services, store_url: str) -> Grader:
 
 
 def spec_in(path: Path) -> GraderSpec:
-    """OpenAI's file is the grader, or what a job is made with: the grader under "grader", "reinforcement" or "method"."""
+    """OpenAI's file is the grader, or what a job is made with: the grader under "grader", "reinforcement" or "method". The rest of
+    a job is named as not read: some of it, such as Azure's tools, its author will have counted on."""
     try:
         value: Any = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}", "name a grader's JSON file") from None
     except (ValueError, RecursionError) as error:
         raise FaultsFound(f"{path} holds no grader", [Fault(str(path), f"broken JSON: {error}")], exit_code=2) from None
+    unread = list[str]()
     for within in ("method", "reinforcement", "grader"):
-        inner: Any = cast(dict[str, Any], value).get(within) if isinstance(value, dict) else None
-        value = inner if isinstance(inner, dict) else value
+        held = cast(dict[str, Any], value) if isinstance(value, dict) else {}
+        if isinstance(inner := held.get(within), dict):
+            unread += [key for key in held if key not in (within, "type")]
+            value = cast(Any, inner)
+    if unread:
+        _tell(f"{path}: not read from this job: {', '.join(unread)}")
     return read_spec(value, str(path))
+
+
+@functools.cache
+def _tell(line: str) -> None:
+    """Once: a training reads its grader to look at the rows, and again to grade."""
+    print(line, file=sys.stderr)
 
 
 def case_lines(cases: str) -> list[str]:
     try:
-        return Path(cases).read_text(encoding="utf-8").splitlines()
+        return Path(cases).read_text(encoding="utf-8").split("\n")  # splitlines would also split at U+2028, which JSON may hold
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {cases}: {error}", "name a UTF-8 JSONL file of cases: --cases FILE.jsonl") from None
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
+from urllib.parse import parse_qsl, urlsplit
 
-from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.errors import Fault, FaultsFound, UserError
 from agent_rft.contracts.grades import GraderRef
 from agent_rft.contracts.ports import Grader
 from agent_rft.graders.registry import GRADERS, load_grader
@@ -26,6 +27,11 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 GIVEN = "the rollouts' own grades"
 """What a grader under a new name is compared with."""
 HEADER_VARIABLE = "GRADER_HEADER_"
+SECRET_NAME = re.compile(
+    r".*(key|token|secret|signature|password|passwd|pwd|credentials?)|sig|code|auth|pass|pw|sas|session", re.IGNORECASE
+)
+SECRET_VALUE = re.compile(r"(?=.*\d)([\w+/=]{20,}|[\da-fA-F-]{32,})")
+"""Too long for a word or a version, whatever it is called."""
 
 
 def registered_grader(store: Store, name: str, build: Build) -> Grader:
@@ -48,7 +54,7 @@ def inactive(store: Store, ref: GraderRef) -> str:
     if any(one.state == "active" for one in same):
         return ""
     standing = active_version(store, ref.name)
-    if not same and (ships := shipped(ref.name)) and ships.ref == ref:
+    if (ships := shipped(ref.name)) and ships.ref == ref:
         return f"{named(ref)} ships with the code, but {named(standing.ref)} is active in its place" if standing else ""
     what = f"{same[0].ref.name}@{same[0].ref.version} is {same[0].state}" if same else f"{named(ref)} is not registered"
     return f"{what}, and not active" + (f"; {named(standing.ref)} is" if standing else "")
@@ -64,6 +70,40 @@ def built(version: GraderVersion, build: Build) -> Grader:
             "use that code, or register what it is now as another version",
         )
     return Versioned(grader, ref.name, ref.version)
+
+
+def refuse_secrets_in_addresses(value: Any, where: str) -> None:
+    """The whole of an address decides a score and is stored and shown, so a key has no place in it."""
+    if faults := list(_secrets(value, where)):
+        raise FaultsFound("the store keeps no secrets", faults, exit_code=2)
+
+
+def _secrets(value: Any, where: str) -> Iterator[Fault]:
+    if isinstance(value, list):
+        for at, each in enumerate(cast(list[Any], value)):
+            yield from _secrets(each, f"{where}[{at}]")
+    if not isinstance(value, dict):
+        return
+    held = cast(dict[str, Any], value)
+    if held.get("type") == "endpoint":
+        for what in _secrets_in(str(held["url"])):
+            yield Fault(f"{where}.url", what, "put it under headers, whose values are not stored")
+    for key, each in held.items():
+        yield from _secrets(each, f"{where}.{key}")
+
+
+def _secrets_in(url: str) -> Iterator[str]:
+    """Without showing them."""
+    try:
+        parts = urlsplit(url)
+    except ValueError as error:
+        yield f"is no address: {error}"
+        return
+    if "@" in parts.netloc:
+        yield "holds a user's name or password"
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        if SECRET_NAME.fullmatch(name) or SECRET_VALUE.fullmatch(value):
+            yield f"holds what looks like a key, in {name}=..."
 
 
 def without_secrets(value: Any) -> Any:

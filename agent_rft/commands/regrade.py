@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
 from rich.box import SIMPLE_HEAD
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from agent_rft.commands.parts import console
+from agent_rft.commands.parts import console, progress_bar
 from agent_rft.commands.registered import Build, registered_grader
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.contracts.errors import UserError
@@ -22,9 +21,20 @@ from agent_rft.contracts.jobcards import JobCard
 from agent_rft.contracts.ports import Grader, waits
 from agent_rft.contracts.rows import Row
 from agent_rft.datasets.rows_io import read_rows
+from agent_rft.evaluation.compare import verdict_told
 from agent_rft.graders.agreement import Changed, Difference, difference
 from agent_rft.graders.apply import grade_rollout
-from agent_rft.graders.regrading import TrainingEffect, Worth, gradable, row_of, training_effect
+from agent_rft.graders.regrading import (
+    Judged,
+    ReleaseEffect,
+    TrainingEffect,
+    Worth,
+    gradable,
+    judged_by,
+    release_effects,
+    row_of,
+    training_effect,
+)
 from agent_rft.graders.reports import named
 from observability.cards import card_ids, cards_by_id, whole_id
 from observability.graders import append_grades
@@ -54,6 +64,8 @@ class Rescored(msgspec.Struct, frozen=True):
     """False where the store had this grader's grade."""
     worth: Worth | None
     """Where it was trained on."""
+    judged: Judged | None
+    """Where it was made to judge the run's weights."""
 
 
 def regrade(
@@ -77,15 +89,17 @@ def regrade(
         ids = list(dict.fromkeys(named_ones + (card_ids(store, run_id, kind) if run_id else [])))
         if not ids:
             raise UserError(f"no card of run {run_id} is in {store.name}" if run_id else "no card is named", "--run RUN, or --card ID ...")
-        done, fresh = list[Rescored](), list[tuple[str, Grade]]()
+        done, fresh, added = list[Rescored](), list[tuple[str, Grade]](), 0
         for one in rescored(store, ids, grader, rows_of(run_id, rows), f"regrading with {name}"):
             done.append(one)
             fresh += [(one.rollout_id, one.grade)] if one.new else []
             if len(fresh) >= KEPT_AT_ONCE:
-                append_grades(store, fresh)
+                added += append_grades(store, fresh)
                 fresh.clear()
-        append_grades(store, fresh)
-    _show_regrade(name, grader, len(ids), done)
+        added += append_grades(store, fresh)
+    _show_regrade(name, grader, len(ids), done, added)
+    for release in release_effects([one.judged for one in done if one.judged]):
+        _show_release(name, release)
     _show_training(done, _call_cost(run_id) if call_cost is None else call_cost)
 
 
@@ -101,10 +115,10 @@ def rescored(store: Store, ids: Sequence[str], grader: Grader, rows: Mapping[str
         grade = kept or grade_rollout(row, rollout, grader)
         return grade and _rescored(stored, row, whole, grade, kept is None)
 
-    with _progress(title, len(ids)) as step, ThreadPoolExecutor(WAITING if waits(grader) else 1) as pool:
+    with progress_bar(title, len(ids)) as step, ThreadPoolExecutor(WAITING if waits(grader) else 1) as pool:
         for first in range(0, len(ids), KEPT_AT_ONCE):
             for found in pool.map(score, cards_by_id(store, ids[first : first + KEPT_AT_ONCE])):
-                step()
+                step(1)
                 if found:
                     yield found
 
@@ -119,19 +133,12 @@ def _rescored(stored: StoredCard, row: Row, whole: bool, grade: Grade, new: bool
     card = stored.card
     first = stored.grades[0].grade if stored.grades else Grade(GraderRef("", "", ""), None)
     worth = _worth(card, first, grade) if card.kind == "train" else None
-    return Rescored(card.rollout_id, card.kind, row, whole, first, grade, new, worth)
+    judged = judged_by(card, first, grade) if card.kind == "eval" else None
+    return Rescored(card.rollout_id, card.kind, row, whole, first, grade, new, worth, judged)
 
 
 def _worth(card: JobCard, before: Grade, after: Grade) -> Worth:
     return Worth((card.run_id, card.step, card.row_id), before.reward, after.reward, card.rollout.tool_calls, card.advantage)
-
-
-@contextmanager
-def _progress(title: str, total: int) -> Generator[Callable[[], None]]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task(title, total=total)
-        yield lambda: bar.advance(task)
 
 
 def rows_of(run_id: str | None, files: Sequence[str]) -> dict[str, Row]:
@@ -175,8 +182,7 @@ def _show_changed(changed: Sequence[Changed]) -> None:
     console.print(table, soft_wrap=False)
 
 
-def _show_regrade(name: str, grader: Grader, cards: int, done: Sequence[Rescored]) -> None:
-    added = sum(one.new for one in done)
+def _show_regrade(name: str, grader: Grader, cards: int, done: Sequence[Rescored], added: int) -> None:
     console.print(f"{cards} cards: {added} grades of {name} added, {len(done) - added} had one, {cards - len(done)} have nothing to grade")
     failed = [one.grade for one in done if one.grade.reward is None]
     if failed:
@@ -207,6 +213,16 @@ def _show_training(done: Sequence[Rescored], call_cost: float) -> None:
     if found.unlike_record:
         what = f"warning: {found.unlike_record} recorded advantages are not those computed with a cost of {call_cost:g} a call"
         console.print(f"{what}; --call-cost names another", style="yellow")
+
+
+def _show_release(name: str, found: ReleaseEffect) -> None:
+    """Under one grader and the other, whether the tuned weights would be called better."""
+    console.print(f"release of run {found.run_id}: {found.tuned} against {found.base}")
+    sides = {"as it was graded": found.before, f"by {name}": found.after}
+    for title, one in sides.items():
+        console.print(f"  {title + ':':<20} {verdict_told(one)}")
+    words = {one.verdict if one else "not known" for one in sides.values()}
+    console.print("  the verdict stays" if len(words) == 1 else "  the verdict would have been another")
 
 
 def _told(found: TrainingEffect) -> str:

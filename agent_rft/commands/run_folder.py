@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
@@ -40,6 +42,17 @@ class RunFolder:
             raise UserError(f"the run's folder {path} cannot be made: {error.strerror}", "name another with run.folder=FOLDER") from None
         save(settings, path / SETTINGS)
         return cls(path)
+
+    @classmethod
+    @contextmanager
+    def begun(cls, settings: Settings, prefix: str = "") -> Generator[RunFolder]:
+        """A new one; gone again where the run was refused before anything else was in it, so that its name is free."""
+        folder = cls.new(settings, prefix)
+        try:
+            yield folder
+        finally:
+            if [held.name for held in folder.path.iterdir()] == [SETTINGS]:
+                shutil.rmtree(folder.path)
 
     @classmethod
     def found(cls, run_id: str) -> RunFolder | None:

@@ -43,11 +43,11 @@ from agent_rft.training.guards import InfraGuard, tally_of
 def train(recipe: str, overrides: list[str]) -> None:
     settings = settings_for(recipe, overrides)
     data = looked_over(settings)
-    folder = RunFolder.new(settings)
-    rows = f"{len(data.train)} training rows, {len(data.val)} held out"
-    console.print(f"run {folder.run_id}: {settings.model.path}, {rows}, seed {settings.seed}")
-    _warn(settings)
-    asyncio.run(_train(settings, folder, data, resume=False))
+    with RunFolder.begun(settings) as folder:
+        rows = f"{len(data.train)} training rows, {len(data.val)} held out"
+        console.print(f"run {folder.run_id}: {settings.model.path}, {rows}, seed {settings.seed}")
+        _warn(settings)
+        asyncio.run(_train(settings, folder, data, resume=False))
 
 
 def looked_over(settings: Settings, but: Collection[str] = ()) -> Data:
@@ -69,13 +69,13 @@ def prior(recipe: str, overrides: list[str]) -> None:
     """The prior check alone."""
     settings = settings_for(recipe, overrides)
     data = looked_over(settings, but=["prior check", "checkpoints"])
-    folder = RunFolder.new(settings, "prior-")
 
-    async def check() -> PriorCheck:
+    async def check(folder: RunFolder) -> PriorCheck:
         async with opened(settings, folder, data) as parts:
             return await _measured_prior(parts, data)
 
-    found = asyncio.run(check())
+    with RunFolder.begun(settings, "prior-") as folder:
+        found = asyncio.run(check(folder))
     console.print(f"plots: {folder.path}/prior.png")
     if found.verdict == "no go":
         raise Halted(f"the prior check says no go: {found.why}", found.cure)

@@ -44,4 +44,4 @@ class ToolSpec(msgspec.Struct, frozen=True):
     @classmethod
     def from_openai(cls, value: dict[str, Any]) -> ToolSpec:
         body = value.get("function", value)
-        return cls(body["name"], body.get("description", ""), body.get("parameters", {}))
+        return cls(body["name"], body.get("description") or "", body.get("parameters") or {})

@@ -31,6 +31,9 @@ class Row(msgspec.Struct, frozen=True, omit_defaults=True):
     """The whole opening conversation where the row came as one; else the prompt alone opens it."""
     extra: dict[str, Any] = msgspec.field(default_factory=dict)
     """Every other key of the file's row: graders see them as item.*"""
+    as_given: dict[str, Any] = msgspec.field(default_factory=dict)
+    """`messages` and `tools` in the file's own words where these say more than the read ones (a name, `strict`): the row is written
+    with them again. Neither model nor grader sees them."""
 
     @property
     def task_type(self) -> str:

@@ -13,10 +13,8 @@ from agent_rft.contracts.messages import Message, ToolCall
 from agent_rft.contracts.rollouts import Ending
 from agent_rft.contracts.rows import Row
 from agent_rft.datasets.harvest import HELD_OUT, Harvest, Newness, only_new
-from agent_rft.rollouts.cards import row_tried
+from agent_rft.rollouts.cards import own_keys, row_tried
 
-OURS = ("id", "prompt", "reference_answer", "metadata")
-"""What the new row says itself, whatever a file's own keys of these names said."""
 Redact = Callable[[str], str]
 Approved = Callable[[JobCard], bool]
 
@@ -75,19 +73,21 @@ def _unwanted(card: JobCard, choice: Choice, approved: Approved | None) -> str:
 
 
 def _row_of(card: JobCard, approved: Approved | None) -> Row | None:
-    """None without a reference answer, or where nobody asked anything."""
-    tried, reference, opening = row_tried(card), card.reference_answer, card.rollout.opening
+    """None without an answer to grade by, or where nobody asked anything. A row without a reference answer has one in its own keys
+    if a grader could score it; it needs its messages, since only rows of OpenAI's shape may leave the reference out."""
+    tried, own, reference, opening = row_tried(card), own_keys(card), card.reference_answer, card.rollout.opening
     if reference is None and approved and card.rollout.ending is Ending.ANSWERED:
         reference = card.rollout.answer
-    if reference in (None, "") or not tried.prompt.strip() or opening[-1].role != "user":
+    gradable = reference not in (None, "") or (own and card.grade and card.grade.reward is not None)
+    if not gradable or not tried.prompt.strip() or opening[-1].role != "user":
         return None
     return msgspec.structs.replace(
         tried,
         id=f"card-{card.rollout_id}",
         reference_answer=reference,
         metadata={**card.metadata, "from_row": card.row_id, "from_kind": card.kind},
-        messages=opening if len(opening) > 1 else (),
-        extra={key: held for key, held in tried.extra.items() if key not in OURS},
+        messages=opening if len(opening) > 1 or reference in (None, "") else (),
+        extra=own,
     )
 
 
@@ -103,6 +103,7 @@ def redacted(row: Row, redact: Redact) -> Row:
         reference_answer=_redacted_value(row.reference_answer, redact),
         metadata=_redacted_value(row.metadata, redact),
         extra=_redacted_value(row.extra, redact),
+        as_given={},  # what was not gone through does not go along
     )
 
 

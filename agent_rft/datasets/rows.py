@@ -9,18 +9,19 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, cast
 
 import msgspec
 
 from agent_rft.contracts.errors import Fault, did_you_mean
-from agent_rft.contracts.messages import Message, ToolSpec
+from agent_rft.contracts.messages import Message, Role, ToolCall, ToolSpec
 from agent_rft.contracts.rows import Expected, Row
 
 SHAPE = 'a row is {"id", "prompt", "reference_answer", "expected"?, "tools"?, "metadata"?}'
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+CALL = '{"id": text, "type": "function", "function": {"name": text, "arguments": text}}'
 EXPECTED_KEYS = frozenset(Expected.__struct_fields__)
 Found = tuple[str, str]
 """What is wrong, and the cure."""
@@ -77,27 +78,33 @@ def row_of(value: dict[str, Any], default_id: str) -> tuple[Row | None, list[Fou
 
 def _built(known: dict[str, Any], value: dict[str, Any], extra: dict[str, Any], default_id: str) -> Row:
     messages = tuple(_message(m) for m in value.get("messages") or ())
+    more = {"messages": value["messages"]} if messages and value["messages"] != [_openai_message(m) for m in messages] else {}
+    tools, more_of_tools = _read_tools(json.dumps(value["tools"])) if "tools" in value else ((), {})
     return Row(
         id=known.get("id", default_id),
         prompt=known["prompt"] if "prompt" in known else messages[-1].content,
         reference_answer=known.get("reference_answer"),
         expected=msgspec.convert(known.get("expected", {}), Expected),
-        tools=_specs(json.dumps(value["tools"])) if value.get("tools") else (),
+        tools=tools,
         metadata=known.get("metadata", {}),
         messages=messages,
         extra=extra,
+        as_given=more | more_of_tools,
     )
 
 
 @lru_cache(256)
-def _specs(tools: str) -> tuple[ToolSpec, ...]:
-    """Rows that are told of the same tools share them: they are most of a row's bytes."""
-    return tuple(ToolSpec.from_openai(tool) for tool in json.loads(tools))
+def _read_tools(tools: str) -> tuple[tuple[ToolSpec, ...], dict[str, Any]]:
+    """The tools, and for `as_given` what the file says, where that is more. Rows that are told of the same tools share both: they
+    are most of a row's bytes."""
+    given = json.loads(tools)
+    specs = tuple(ToolSpec.from_openai(tool) for tool in given or ())
+    return specs, {} if specs and [tool.as_openai() for tool in specs] == given else {"tools": given}
 
 
 def encode_row(row: Row) -> str:
     """One line, always the same for the same row; reading it gives the row again."""
-    return json.dumps(_value_of(row), ensure_ascii=False, allow_nan=False)
+    return json.dumps(_value_of(row) | _in_its_words(row), ensure_ascii=False, allow_nan=False)
 
 
 def _value_of(row: Row) -> dict[str, Any]:
@@ -115,16 +122,25 @@ def _value_of(row: Row) -> dict[str, Any]:
     return {**value, **row.extra}
 
 
+def _in_its_words(row: Row) -> dict[str, Any]:
+    """What the file said, but for what has been changed since."""
+    read: dict[str, Callable[[Any], bool]] = {
+        "messages": lambda given: tuple(map(_message, given)) == row.messages,
+        "tools": lambda given: _read_tools(json.dumps(given))[0] == row.tools,
+    }
+    return {key: given for key, given in row.as_given.items() if read[key](given)}
+
+
 def encode_openai_row(row: Row) -> str:
     """One line of OpenAI's RFT shape: `messages` and `tools` are reserved, what else the row holds is item.* to a grader."""
-    value = {"messages": [_openai_message(m) for m in row.opening()]} | _value_of(row)
+    value = {"messages": [_openai_message(m) for m in row.opening()]} | _value_of(row) | _in_its_words(row)
     if not row.messages:
         del value["prompt"]  # it is the one message
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def dataset_hash(rows: Iterable[Row]) -> str:
-    """Over every row in order, whatever the order of the keys within a row."""
+    """Over every row in order, as model and grader see it, whatever the order of the keys within a row."""
     digest = hashlib.sha256()
     for row in rows:
         digest.update(json.dumps(_value_of(row), ensure_ascii=False, allow_nan=False, sort_keys=True).encode() + b"\n")
@@ -188,8 +204,8 @@ def _tools(value: object) -> list[Found]:
     for at, tool in enumerate(cast(list[Any], value)):
         body = cast(dict[str, Any], tool).get("function", tool) if isinstance(tool, dict) else None
         fields = cast(dict[str, Any], body) if isinstance(body, dict) else {}
-        shaped = isinstance(fields.get("name"), str) and fields["name"] and isinstance(fields.get("parameters", {}), dict)
-        if not shaped or not isinstance(fields.get("description", ""), str):
+        shaped = isinstance(fields.get("name"), str) and fields["name"] and isinstance(fields.get("parameters"), dict | None)
+        if not shaped or not isinstance(fields.get("description"), str | None):
             found.append((f"tools[{at}] is not a tool", '{"type": "function", "function": {"name", "description"?, "parameters"}}'))
     return found
 
@@ -202,8 +218,8 @@ def _messages(value: object) -> list[Found]:
     for at, message in enumerate(messages):
         try:
             _message(message)
-        except (KeyError, TypeError, AttributeError, ValueError):
-            found.append((f"messages[{at}] cannot be read", f'{{"role": {" | ".join(ROLES)}, "content": text}}'))
+        except _Unreadable as error:
+            found.append((f"messages[{at}]{error.what}", error.cure))
     last = messages[-1]
     if not found and (last["role"] != "user" or not _content(last).strip()):
         what = "empty" if last["role"] == "user" else f"the {last['role']}'s"
@@ -214,13 +230,52 @@ def _messages(value: object) -> list[Found]:
 # --- messages -----------------------------------------------------------------------------------------------------------
 
 
-def _message(value: dict[str, Any]) -> Message:
-    calls = [
-        {"call_id": call["id"], "name": call["function"]["name"], "arguments": json.loads(call["function"]["arguments"])}
-        for call in value.get("tool_calls") or ()
-    ]
-    said = {"role": ROLES[value["role"]], "content": _content(value), "tool_calls": calls, "call_id": value.get("tool_call_id", "")}
-    return msgspec.convert(said, Message)
+class _Unreadable(Exception):
+    def __init__(self, what: str, cure: str) -> None:
+        super().__init__(what)
+        self.what, self.cure = what, cure
+
+
+def _message(value: object) -> Message:
+    message = _object(value, "", f'{{"role": {" | ".join(ROLES)}, "content": text}}')
+    role, call_id, calls = message.get("role"), message.get("tool_call_id"), message.get("tool_calls")
+    if not isinstance(role, str) or role not in ROLES:
+        said = repr(role) if isinstance(role, str) else _kind(role)
+        raise _Unreadable(f".role is {said}", f"one of: {', '.join(ROLES)}")
+    if not isinstance(calls, list | None):
+        raise _Unreadable(f".tool_calls is {_kind(calls)}", "a list of calls")
+    read = tuple(_tool_call(call, f".tool_calls[{at}]") for at, call in enumerate(cast(list[Any], calls or ())))
+    if not isinstance(call_id, str | None):
+        raise _Unreadable(f".tool_call_id is {_kind(call_id)}", "the id of the call that it answers")
+    return Message(cast(Role, ROLES[role]), _content(message), read, call_id or "")
+
+
+def _tool_call(value: object, where: str) -> ToolCall:
+    call = _object(value, where, CALL)
+    called = _object(call.get("function"), f"{where}.function", CALL)
+    for key, held in ((".id", call.get("id")), (".function.name", called.get("name"))):
+        if not isinstance(held, str):
+            raise _Unreadable(f"{where}{key} is {_kind(held)}", CALL)
+    return ToolCall(call["id"], called["name"], _arguments(called.get("arguments"), f"{where}.function.arguments"))
+
+
+def _arguments(value: object, where: str) -> dict[str, Any]:
+    """A call without any may come with an empty text."""
+    cure = 'an object\'s JSON in a text, like "{\\"query\\": \\"x\\"}"'
+    if not isinstance(value, str):
+        raise _Unreadable(f"{where} is {_kind(value)}", cure)
+    try:
+        arguments = json.loads(value) if value.strip() else {}
+        json.dumps(arguments, ensure_ascii=False, allow_nan=False).encode()  # it is written again
+    except (ValueError, RecursionError) as error:
+        raise _Unreadable(f"{where} is not usable as JSON: {error}", cure) from None
+    return _object(arguments, where, cure)
+
+
+def _object(value: object, where: str, cure: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise _Unreadable(f"{where} is {_kind(value)}", cure)
+    return cast(dict[str, Any], value)
 
 
 def _content(message: dict[str, Any]) -> str:
@@ -230,10 +285,15 @@ def _content(message: dict[str, Any]) -> str:
         return ""
     if isinstance(content, str):
         return content
-    given = list(content or ())
-    parts = [part["text"] for part in given if part["type"] in ("text", "input_text")]
-    if not parts or len(parts) != len(given):
-        raise ValueError("content is neither a text nor a list of text parts")
+    cure = 'a text, or a list of parts like {"type": "text", "text": "..."}'
+    if not isinstance(content, list) or not content:
+        raise _Unreadable(f".content is {_kind(content)}", cure)
+    parts: list[str] = []
+    for at, given in enumerate(cast(list[Any], content)):
+        part = _object(given, f".content[{at}]", cure)
+        if part.get("type") not in ("text", "input_text") or not isinstance(part.get("text"), str):
+            raise _Unreadable(f".content[{at}] is no text", cure)
+        parts.append(part["text"])
     return "".join(parts)
 
 

@@ -71,6 +71,12 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         """The change in reward is more than luck explains."""
         return abs(self.mean_d_reward) > 2 * self.d_reward_error
 
+    @property
+    def verdict(self) -> str:
+        if not self.clear:
+            return "no clear change"
+        return "better" if self.mean_d_reward > 0 else "worse"
+
 
 def compare(base: Iterable[GradedRollout], tuned: Iterable[GradedRollout], solved_at: float = SOLVED_AT) -> Comparison:
     before, after = tries_by_row(base), tries_by_row(tuned)
@@ -142,6 +148,15 @@ def _quadrants(rows: Iterable[RowDiff]) -> Quadrants:
         worse_more=moves.count((-1, 1)),
         on_axis=sum(0 in move for move in moves),
     )
+
+
+def verdict_told(comparison: Comparison | None) -> str:
+    """In a line. None: there was nothing to compare."""
+    if comparison is None:
+        return "no row has a score on both sides"
+    change = f"mean Δreward {comparison.mean_d_reward:+.3f} (standard error {comparison.d_reward_error:.3f})"
+    moved = f"improved {comparison.improved}, regressed {comparison.regressed} of {comparison.compared}"
+    return f"{comparison.verdict}; {change}, {moved}"
 
 
 def describe_comparison(comparison: Comparison) -> str:

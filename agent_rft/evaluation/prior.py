@@ -14,6 +14,8 @@ from agent_rft.evaluation.tries import mean, tries_by_row
 TOO_FLAT, COMFORTABLE = 0.15, 0.30
 """The rule of thumb: below 15% of rows solved sometimes training has nothing to climb, above 30% it has plenty."""
 ROUNDING = 1e-9
+SHOWN = 400
+"""Characters of a failure's reason."""
 
 Bucket = Literal["never", "sometimes", "always", "unmeasured"]
 Verdict = Literal["go", "go with caution", "no go"]
@@ -57,6 +59,7 @@ class PriorCheck(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def check_prior(graded: Iterable[GradedRollout], pass_at: float = 1.0) -> PriorCheck:
+    graded = list(graded)
     by_row = tries_by_row(graded)
     rows = tuple(row_prior(row_id, tries.rewards, tries.failed, pass_at) for row_id, tries in by_row.items())
     counts = {bucket: sum(row.bucket == bucket for row in rows) for bucket in ("never", "sometimes", "always", "unmeasured")}
@@ -64,6 +67,8 @@ def check_prior(graded: Iterable[GradedRollout], pass_at: float = 1.0) -> PriorC
     share = counts["sometimes"] / measured if measured else 0.0
     most_tries = max((row.tries for row in rows), default=0)
     verdict, why, cure = _judge(counts["never"], counts["always"], measured, share, most_tries)
+    if not measured and (failed := [one.rollout for one in graded if one.infra_failed and one.rollout.reason]):
+        why += f"; the last one, of {failed[-1].failed_part}, said: {failed[-1].reason[:SHOWN]}"
     scored = [(one, reward) for tries in by_row.values() for one, reward in zip(tries.scored, tries.rewards, strict=True)]
     return PriorCheck(
         verdict=verdict,

@@ -6,11 +6,9 @@ answer, or commits to a wrong one, has not given it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Sequence
 from statistics import fmean
-from typing import Any
 
 import msgspec
 
@@ -18,6 +16,7 @@ from agent_rft.contracts.ports import Grader
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout, Turn
 from agent_rft.contracts.rows import Row
 from agent_rft.graders.apply import grade_rollout
+from agent_rft.graders.right_answers import right_answers
 
 LONG = 20_000
 """Characters of the very long answer."""
@@ -27,6 +26,8 @@ INJECTION = (
 )
 COUNTED = ", ".join(str(number) for number in range(101))
 PADDING = "The documents were read with care and every figure was taken into account. "
+LEANING = ("hedged", "all numbers", "wrong claim")
+"""Kinds that hold the right answer, and so can be made only where it is known."""
 
 
 class Ceiling(msgspec.Struct, frozen=True):
@@ -35,16 +36,20 @@ class Ceiling(msgspec.Struct, frozen=True):
     mean: float = 0.1
     highest: float = 0.5
     """Half a reward for one lucky row is bad luck, a pass is a hole."""
+    least_scored: float = 0.9
+    """The share of the rows' answers that got a score: of fewer, nothing is known of the rest."""
 
 
 class KindResult(msgspec.Struct, frozen=True):
     kind: str
     answers: int
+    untried: int
+    """Rows without such an answer, since their right one is not known."""
     scored: int
     mean: float | None
     highest: float | None
     below_ceiling: bool
-    """False also where no answer of the kind got a score: a grader that breaks on it has not withstood it."""
+    """False also where too few got a score: a grader that breaks on such answers, or was not tried, has not withstood them."""
     worst_row: str | None
     """The row whose answer earned most."""
 
@@ -58,34 +63,36 @@ class AdversarialResult(msgspec.Struct, frozen=True):
         return bool(self.kinds) and all(kind.below_ceiling for kind in self.kinds)
 
 
-def try_adversarial(rows: Sequence[Row], grader: Grader, ceiling: Ceiling | None = None) -> AdversarialResult:
-    """Grades every kind of answer for every row, as the answer of a rollout that called no tool."""
+def try_adversarial(
+    rows: Sequence[Row], grader: Grader, ceiling: Ceiling | None = None, references: Sequence[str] = (), *, without_reference: bool = False
+) -> AdversarialResult:
+    """Grades every kind of answer for every row, as the answer of a rollout that called no tool.
+
+    `references`: templates of the right answer. `without_reference`: rows may have none, and then nothing that leans on it is asked for.
+    """
     limit = ceiling or Ceiling()
-    rewards: dict[str, list[tuple[str, float | None]]] = {}
+    tried: dict[str, list[_Try]] = {}
     for row in rows:
-        for kind, text in adversarial_answers(row).items():
-            grade = grade_rollout(row, _answered(row, text), grader)
-            rewards.setdefault(kind, []).append((row.id, grade.reward if grade else None))
-    return AdversarialResult(limit, tuple(_result(kind, earned, limit) for kind, earned in rewards.items()))
+        for kind, text in adversarial_answers(row, references):
+            if text is not None:
+                grade = grade_rollout(row, _answered(row, text), grader)
+                tried.setdefault(kind, []).append(_Try(row.id, True, grade.reward if grade else None))
+            elif not without_reference:
+                tried.setdefault(kind, []).append(_Try(row.id, False, None))
+    return AdversarialResult(limit, tuple(_result(kind, tries, limit) for kind, tries in tried.items()))
 
 
-def adversarial_answers(row: Row) -> dict[str, str]:
-    """One answer of each kind; those that lean on the right answer are left out where the row has none."""
-    answers = {"empty": "", "injected": INJECTION, "echo": row.prompt, "very long": (PADDING * (LONG // len(PADDING) + 1))[:LONG]}
-    if row.reference_answer in (None, ""):
-        return answers
-    right = _as_text(row.reference_answer)
+def adversarial_answers(row: Row, references: Sequence[str] = ()) -> list[tuple[str, str | None]]:
+    """Kind and text, at least one of each kind. None where it leans on the right answer and that is not known."""
+    free = {"empty": "", "injected": INJECTION, "echo": row.prompt, "very long": (PADDING * (LONG // len(PADDING) + 1))[:LONG]}
+    leaning = [pair for right in right_answers(row, references) for pair in zip(LEANING, _around(right), strict=True)]
+    return [*free.items(), *(leaning or dict.fromkeys(LEANING).items())]
+
+
+def _around(right: str) -> tuple[str, str, str]:
     wrong = _another(right)
-    return {
-        **answers,
-        "hedged": f"It is either {right} or {wrong}.",
-        "all numbers": f"{right}, {wrong}, {COUNTED}",
-        "wrong claim": f"It is often said to be {right}, but that is not so: it is {wrong}.",
-    }
-
-
-def _as_text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    hedged, numbers = f"It is either {right} or {wrong}.", f"{right}, {wrong}, {COUNTED}"
+    return hedged, numbers, f"It is often said to be {right}, but that is not so: it is {wrong}."
 
 
 def _another(text: str) -> str:
@@ -99,11 +106,18 @@ def _answered(row: Row, text: str) -> Rollout:
     return Rollout("adversarial", row.opening(), row.tools, Limits(), turns=turns, ending=Ending.ANSWERED, answer=text)
 
 
-def _result(kind: str, earned: Sequence[tuple[str, float | None]], limit: Ceiling) -> KindResult:
-    scored = [(row, reward) for row, reward in earned if reward is not None]
+class _Try(msgspec.Struct, frozen=True):
+    row: str
+    made: bool
+    reward: float | None
+
+
+def _result(kind: str, tries: Sequence[_Try], limit: Ceiling) -> KindResult:
+    scored = [(one.row, one.reward) for one in tries if one.reward is not None]
+    made = sum(one.made for one in tries)
     if not scored:
-        return KindResult(kind, len(earned), 0, None, None, False, None)
+        return KindResult(kind, made, len(tries) - made, 0, None, None, False, None)
     worst, highest = max(scored, key=lambda one: one[1])
     mean = fmean(reward for _, reward in scored)
-    below = mean <= limit.mean and highest <= limit.highest
-    return KindResult(kind, len(earned), len(scored), mean, highest, below, worst)
+    below = mean <= limit.mean and highest <= limit.highest and len(scored) >= limit.least_scored * len(tries)
+    return KindResult(kind, made, len(tries) - made, len(scored), mean, highest, below, worst)

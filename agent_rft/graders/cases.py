@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -11,6 +11,7 @@ import msgspec
 from agent_rft.contracts.errors import Fault, FaultsFound
 from agent_rft.contracts.ports import Grader
 from agent_rft.graders.apply import checked
+from agent_rft.graders.spec_reading import shown
 
 SHAPE = '{"item": {"reference_answer": ...}, "sample": {"output_text": "..."}}'
 Case = tuple[dict[str, Any], dict[str, Any]]
@@ -43,13 +44,30 @@ def _case(line: str, where: str) -> Case | list[Fault]:
         return [Fault(where, "not an object")]
     case = cast(dict[str, Any], value)
     wrong = [key for key in ("item", "sample") if not isinstance(case.get(key), dict)]
-    return [Fault(where, f"{key} is {'no object' if key in case else 'missing'}") for key in wrong] or (case["item"], case["sample"])
+    faults = [Fault(where, f"{key} is {'no object' if key in case else 'missing'}") for key in wrong]
+    return [*faults, *_unusable(case, where)] or (case["item"], case["sample"])
+
+
+def _unusable(case: dict[str, Any], where: str) -> Iterator[Fault]:
+    """What a case says that it should get, where no grade could ever be that."""
+    reward, errors = case.get("reward"), case.get("errors")
+    if "errors" in case and not (isinstance(errors, list) and errors and all(isinstance(flag, str) for flag in cast(list[Any], errors))):
+        yield Fault(where, "errors is no list of flags", '["invalid_variable_error"]')
+    elif "errors" in case and reward is not None:
+        yield Fault(where, "says both reward and errors", "leave one out: a grader that failed gives no reward")
+    elif "reward" in case and "errors" not in case and not _is_reward(reward):
+        yield Fault(where, f"reward {shown(reward)} is no number from 0 to 1", "where no score is right, leave it out and name its errors")
+
+
+def _is_reward(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
 
 
 def _graded(item: dict[str, Any], sample: dict[str, Any], grader: Grader) -> str:
     grade = checked(grader.grade(item, sample))
     told: dict[str, Any] = {"reward": grade.reward, "parts": grade.parts, "grader": msgspec.to_builtins(grade.grader)}
-    return json.dumps({**told, "errors": grade.errors} if grade.errors else told, ensure_ascii=False)
+    line = json.dumps({**told, "errors": grade.errors} if grade.errors else told, ensure_ascii=False)
+    return line.encode(errors="backslashreplace").decode()  # half a surrogate pair as JSON's own escape: UTF-8 has none
 
 
 def worked_out(lines: Sequence[str], graded: Sequence[str], source: str) -> tuple[list[int], list[int], list[str]]:
@@ -71,6 +89,6 @@ def _unlike(case: dict[str, Any], got: dict[str, Any], where: str) -> str | None
     reward, flags = got["reward"], sorted(got.get("errors", {}))
     if "errors" in case:
         return None if reward is None and flags == sorted(case["errors"]) else f"{where}: wanted {case['errors']}, got {flags or reward}"
-    if isinstance(reward, int | float) and isinstance(case["reward"], int | float) and abs(reward - case["reward"]) <= CLOSE:
+    if isinstance(reward, int | float) and abs(reward - case["reward"]) <= CLOSE:
         return None
     return f"{where}: wanted {case['reward']}, got {flags or reward}"

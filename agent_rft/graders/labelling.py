@@ -18,12 +18,13 @@ import msgspec
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.jobcards import JobCard, Kind
-from agent_rft.contracts.messages import ToolCall
+from agent_rft.contracts.messages import Message, ToolCall
 from agent_rft.contracts.people import PersonsLabel, person, same_person
 from agent_rft.contracts.rollouts import Ending, Rollout, ToolResult, Turn
 from agent_rft.graders.agreement import SAME, Kappa
 from agent_rft.graders.base import PASS_THRESHOLD
 from agent_rft.graders.reports import Label, kappa_report
+from agent_rft.rollouts.cards import own_keys
 from agent_rft.rollouts.parsing import BLOCK
 from agent_rft.rollouts.seeds import derive_seed
 
@@ -35,6 +36,8 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Escape codes and text-direction marks: what a model wrote must not drive or mislead the reader's screen."""
 KEYS = {"0": 0.0, "h": 0.5, "1": 1.0}
 """Scores at one key."""
+UNSEEN = ("difficulty", "task_type")
+"""Keys of a row that say how it is counted, not what is right."""
 
 Part = Literal["asked", "said", "called", "returned", "answer", "reference"]
 
@@ -134,10 +137,10 @@ def in_order(round_: Round, rollout_ids: Iterable[str]) -> list[tuple[str, str]]
 
 
 def asked_by(name: str) -> str:
-    """Who labels, as they are stored."""
+    """Who labels, registers or approves, as they are stored."""
     shown = " ".join(CONTROL.sub("", name).split())
-    if not shown:
-        raise UserError("nobody is named who labels", "give a name")
+    if not any(letter.isalnum() for letter in shown):  # a zero-width space alone is as blank as a space
+        raise UserError("nobody is named", "give a name: letters or digits")
     if len(shown) > LONGEST_NAME:
         raise UserError(f"a name of {len(shown)} characters", f"at most {LONGEST_NAME}")
     return shown
@@ -161,11 +164,28 @@ def read_score(text: str) -> float:
 def blind_view(card: JobCard) -> tuple[Passage, ...]:
     rollout = card.rollout
     return (
-        *(Passage("asked", "Prompt" if one.role == "user" else one.role.title(), _text(one.content)) for one in rollout.opening),
+        *(passage for message in rollout.opening for passage in _asked(message)),
         *_actions(rollout),
         Passage("answer", "Answer", _text(rollout.answer) or "(none given)"),
-        Passage("reference", "Reference answer", _text(_plain(card.reference_answer)) or "(none)"),
+        _reference(card),
     )
+
+
+def _asked(message: Message) -> Iterator[Passage]:
+    """Of an earlier turn that was nothing but calls, the calls are all there is to show."""
+    title = "Prompt" if message.role == "user" else message.role.title()
+    if message.content or not message.tool_calls:
+        yield Passage("asked", title, _text(message.content))
+    for call in message.tool_calls:
+        yield Passage("asked", f"{title}'s call", _text(_call(call)))
+
+
+def _reference(card: JobCard) -> Passage:
+    """A row of OpenAI's shape has its answer under a key of its own, which only its grader can name: so all of them are shown."""
+    if card.reference_answer not in (None, ""):
+        return Passage("reference", "Reference answer", _text(_plain(card.reference_answer)))
+    own = "\n".join(f"{key}: {_plain(held)}" for key, held in own_keys(card).items() if key not in UNSEEN)
+    return Passage("reference", "The row's own keys" if own else "Reference answer", _text(own) or "(none)")
 
 
 def _actions(rollout: Rollout) -> Iterator[Passage]:

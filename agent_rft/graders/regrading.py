@@ -7,11 +7,14 @@ from statistics import fmean
 
 import msgspec
 
+from agent_rft.contracts.errors import InfraError
+from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.jobcards import JobCard
 from agent_rft.contracts.ports import Grader, waits
-from agent_rft.contracts.rollouts import Ending, Rollout
+from agent_rft.contracts.rollouts import Ending, Rollout, Turn
 from agent_rft.contracts.rows import Row
+from agent_rft.evaluation.compare import Comparison, compare
 from agent_rft.graders.agreement import SAME
 from agent_rft.rollouts.cards import row_tried
 from agent_rft.training.advantages import group_advantages, is_flat, shaped
@@ -55,6 +58,61 @@ def gradable(card: JobCard) -> Rollout | None:
     if rollout.failed_part.startswith("grader:") and rollout.answer:
         return msgspec.structs.replace(rollout, ending=Ending.ANSWERED)
     return None
+
+
+class Judged(msgspec.Struct, frozen=True):
+    """A try of the base model or of the tuned one at a held-out row, under the grader of then and under the other."""
+
+    run_id: str
+    started_at: str
+    checkpoint: str
+    before: GradedRollout
+    after: GradedRollout
+
+
+class ReleaseEffect(msgspec.Struct, frozen=True, kw_only=True):
+    """Base against tuned, under both graders. None where no row has a score on both sides."""
+
+    run_id: str
+    base: str
+    tuned: str
+    before: Comparison | None
+    after: Comparison | None
+
+
+def judged_by(card: JobCard, before: Grade, after: Grade) -> Judged | None:
+    """None of the validations in the middle of training, whose cards have a step: no release hangs on them. Kept without its
+    words, as thousands of them are."""
+    rollout = gradable(card)
+    if rollout is None or card.step is not None:
+        return None
+    row = Row(card.row_id, "", card.reference_answer, metadata=card.metadata)
+    spare = msgspec.structs.replace(rollout, opening=(), tools=(), turns=[Turn("", calls=turn.calls) for turn in rollout.turns])
+    sides = (GradedRollout(row, card.sample_index, spare, grade) for grade in (before, after))
+    return Judged(card.run_id, card.started_at, card.versions.checkpoint, *sides)
+
+
+def release_effects(judged: Iterable[Judged]) -> list[ReleaseEffect]:
+    """Of each run that has tries of both. A run asks its base first, and the weights that it was left with last."""
+    runs: dict[str, dict[str, list[Judged]]] = {}
+    for one in sorted(judged, key=lambda one: one.started_at):
+        runs.setdefault(one.run_id, {}).setdefault(one.checkpoint, []).append(one)
+    return [_release_effect(run_id, checkpoints) for run_id, checkpoints in runs.items() if len(checkpoints) > 1]
+
+
+def _release_effect(run_id: str, checkpoints: Mapping[str, Sequence[Judged]]) -> ReleaseEffect:
+    names = list(checkpoints)
+    base, tuned = checkpoints[names[0]], checkpoints[names[-1]]
+    before = _compared([one.before for one in base], [one.before for one in tuned])
+    after = _compared([one.after for one in base], [one.after for one in tuned])
+    return ReleaseEffect(run_id=run_id, base=names[0], tuned=names[-1], before=before, after=after)
+
+
+def _compared(base: Sequence[GradedRollout], tuned: Sequence[GradedRollout]) -> Comparison | None:
+    try:
+        return compare(base, tuned)
+    except InfraError:
+        return None
 
 
 class Worth(msgspec.Struct, frozen=True):

@@ -304,7 +304,13 @@ def _returned(said: bytearray) -> Outcome:
         return Outcome(value=cast(dict[str, Any], told)["value"])
     told = cast(dict[str, Any], told) if isinstance(told, dict) else {}
     kind = "memory" if told.get("error") == "memory" else "crash"
-    return Outcome(error=kind, what=str(told.get("what", "")), details=str(told.get("details", "")))
+    what, details = (_sendable(str(told.get(key, ""))) for key in ("what", "details"))
+    return Outcome(error=kind, what=what, details=details)
+
+
+def _sendable(text: str) -> str:
+    """Half a surrogate pair, which code can put into its own words, cannot be written anywhere as UTF-8."""
+    return text.encode(errors="backslashreplace").decode()
 
 
 def _printed(status: int, said: bytearray) -> Outcome:

@@ -53,7 +53,7 @@ class StringCheck(_Spec, frozen=True, kw_only=True, tag="string_check"):
 
 
 class TextSimilarity(_Spec, frozen=True, kw_only=True, tag="text_similarity"):
-    """From 0 to 1, by one of the published measures."""
+    """From 0 to 1, by one of the published measures. All but cosine take texts of up to 50,000 characters."""
 
     input: str
     reference: str
@@ -160,7 +160,8 @@ class Trajectory(_Spec, frozen=True, kw_only=True, tag="trajectory"):
 
 
 class Schema(_Spec, frozen=True, kw_only=True, tag="schema"):
-    """1 where the output is JSON that fits the JSON Schema, else 0."""
+    """1 where the output is JSON that fits the JSON Schema, else 0. Its regular expressions are RE2's: no look-around, no
+    back-references."""
 
     schema: dict[str, Any]
 

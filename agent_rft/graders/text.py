@@ -6,8 +6,11 @@ OpenAI names the measures and for one of them the library; the settings are ours
     bleu         sacrebleu `sentence_bleu` as it comes: 13a tokens, exponential smoothing, effective order; over 100
     gleu         nltk `sentence_gleu` of 1 to 4-grams
     meteor       nltk `single_meteor_score` as it comes
-    rouge_N, _l  rouge-score, F1, no stemmer
+    rouge_N, _l  rouge-score, F1, no stemmer; the longest common subsequence of _l by rapidfuzz, without a table of all pairs
     cosine       of the embeddings, below 0 counts as 0
+
+All but cosine take texts of up to LONGEST_TEXT characters, about 8,000 words, which each compares in half a second. A longer one has no
+score: nothing is cut, since that would be the measure of other texts.
 
 gleu and meteor see the tokens of nltk's `NLTKWordTokenizer`, which needs no data. METEOR matches words, stems and WordNet's
 synonyms; where WordNet is not installed it matches words and stems alone, says so in `parts`, and has another hash.
@@ -32,6 +35,7 @@ EMBEDDINGS = "grader.embeddings"
 """The setting that gives cosine its embeddings."""
 LIBRARIES = {"fuzzy_match": "rapidfuzz", "bleu": "sacrebleu", "gleu": "nltk", "meteor": "nltk"}
 """What a measure is computed by; rouge-score for the others. Its version decides the score too."""
+LONGEST_TEXT = 50_000
 
 
 class Embed(Protocol):
@@ -113,6 +117,9 @@ class TextSimilarityGrader:
             text, reference = (render(each, item, sample) for each in self._texts)
         except MissingVariable as missing:
             return without_value(self.ref, missing)
+        if (longest := max(len(text), len(reference))) > LONGEST_TEXT and not self.waits:
+            which = "input" if longest == len(text) else "reference"
+            return Grade(self.ref, None, errors={"other_error": f"the {which} has {longest:,} characters, more than {LONGEST_TEXT:,}"})
         try:
             value = self._measure(text, reference)
         except InfraError as error:
@@ -150,9 +157,11 @@ def _measure(metric: str, embed: Embed | None, wordnet: WordNet | None) -> Calla
         return lambda text, reference: bleu.sentence_score(text, [reference]).score / 100
     if metric in ("gleu", "meteor"):
         return _word_measure(metric, wordnet)
+    if metric == "rouge_l":
+        return _rouge_l
     from rouge_score.rouge_scorer import RougeScorer
 
-    kind = metric.replace("_l", "L").replace("_", "")
+    kind = metric.replace("_", "")
     scorer: Any = RougeScorer([kind], use_stemmer=False)
     return lambda text, reference: scorer.score(reference, text)[kind].fmeasure
 
@@ -166,6 +175,15 @@ def _word_measure(metric: str, wordnet: Any) -> Callable[[str, str], float]:
     if metric == "gleu":
         return lambda text, reference: sentence_gleu([words(reference)], words(text))
     return lambda text, reference: single_meteor_score(words(reference), words(text), wordnet=wordnet)
+
+
+def _rouge_l(text: str, reference: str) -> float:
+    """F1, worked out at once: of the precision common / words and the recall common / wanted."""
+    from rapidfuzz.distance import LCSseq
+    from rouge_score.tokenize import tokenize
+
+    words, wanted = tokenize(text, None), tokenize(reference, None)
+    return 2 * LCSseq.similarity(words, wanted) / (len(words) + len(wanted)) if words and wanted else 0.0
 
 
 def _cosine(one: Sequence[float], other: Sequence[float]) -> float:

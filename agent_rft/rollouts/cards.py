@@ -11,6 +11,9 @@ from agent_rft.contracts.jobcards import Cost, JobCard, Kind, Versions
 from agent_rft.contracts.rollouts import Rollout
 from agent_rft.contracts.rows import Expected, Row
 
+OURS = ("id", "prompt", "reference_answer", "metadata")
+"""What a card and a row made from it say themselves, whatever a file's own keys of these names said."""
+
 
 def card_of(
     graded: GradedRollout,
@@ -70,6 +73,11 @@ def row_tried(card: JobCard) -> Row:
         messages=opening,
         extra=own,
     )
+
+
+def own_keys(card: JobCard) -> dict[str, Any]:
+    """The keys of the row's file that are none of ours. Where there is no reference answer, graders find it in these."""
+    return {key: held for key, held in row_tried(card).extra.items() if key not in OURS}
 
 
 def _expected(value: object) -> Expected | None:

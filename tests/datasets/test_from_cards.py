@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
 from agent_rft.contracts.grades import Grade, GraderRef
@@ -10,7 +12,8 @@ from agent_rft.contracts.messages import Message, ToolCall, ToolSpec
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout, Turn
 from agent_rft.contracts.rows import Expected, Row
 from agent_rft.datasets.from_cards import Choice, rows_of_cards
-from agent_rft.datasets.redaction import redact
+from agent_rft.datasets.rows import encode_row, row_of
+from observability.redaction.redact import redact as redact_text
 
 SYSTEM = Message("system", "You answer questions.")
 
@@ -38,6 +41,10 @@ def card(number: int, prompt: str, reward: float | None = 1.0, **changes: object
     return JobCard(rollout_id=f"id-{number}", rollout=rollout, **(values | changes))
 
 
+def redact(text):
+    return redact_text(text).text
+
+
 def harvested(cards, choice=Choice(), held_out=(), redact=str, approved=None):  # noqa: B008
     harvest = rows_of_cards(cards, choice, held_out, redact=redact, approved=approved)
     return [row.id for row in harvest.rows], harvest.left_out
@@ -60,6 +67,22 @@ def test_a_row_keeps_what_graders_saw_of_the_first_one_with_the_own_keys_redacte
     (row,) = rows_of_cards([card(1, "How many boats?", item=own)], Choice(), (), redact=redact).rows
     assert row.expected == Expected(0.02, "docs/+49 30 1234 5678.txt")
     assert (row.id, row.extra) == ("card-id-1", {"asked_by": "[EMAIL]"})
+
+
+def test_a_row_of_openais_shape_has_its_answer_in_its_own_keys_and_is_read_again():
+    alone = (Message("user", "How many boats?"),)
+    cards = [
+        card(1, "How many boats?", opening=alone, reference_answer=None, item={"answer": "42", "expected": "a text", "id": 7}),
+        card(2, "Which port is it?", reference_answer=None, item={}),
+        card(3, "Which sail is it?", None, reference_answer=None, item={"answer": "the red one"}),
+    ]
+    harvest = rows_of_cards(cards, Choice(), (), redact=str)
+    (row,) = harvest.rows
+    assert (row.id, row.prompt, row.reference_answer, row.messages) == ("card-id-1", "How many boats?", None, alone)
+    assert row.extra == {"answer": "42", "expected": "a text"}
+    assert harvest.left_out == {"no reference answer": 2}, "no own key; and none that a grader is known to have read"
+    again, faults = row_of(json.loads(encode_row(row)), "rows.jsonl:1")
+    assert again == row and not faults
 
 
 @pytest.mark.parametrize(

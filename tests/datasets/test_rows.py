@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import resource
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -79,6 +81,50 @@ def test_an_openai_row_may_hold_earlier_tool_calls():
         Message("tool", "found", call_id="c1"),
     )
     assert row(json.loads(encode_row(read))) == read
+
+
+def calling(arguments: str) -> dict:
+    return {"id": "c1", "type": "function", "function": {"name": "search", "arguments": arguments}}
+
+
+STRICT = {"type": "function", "function": {"name": "search", "parameters": {"type": "object"}, "strict": True}}
+OPENAIS = {
+    "messages": [
+        {"role": "developer", "content": "Be brief."},
+        {"role": "user", "content": "Find x", "name": "Ann"},
+        {"role": "assistant", "content": None, "tool_calls": [calling('{"query":"x"}')]},
+        {"role": "tool", "content": [{"type": "text", "text": "found"}], "tool_call_id": "c1"},
+        {"role": "user", "content": "And now?"},
+    ],
+    "tools": [STRICT],
+    "answer": "5",
+}
+
+
+@pytest.mark.parametrize("change", [{}, {"tools": []}, {"tools": None}, {"tools": [STRICT["function"]]}])
+def test_an_openai_row_comes_out_of_an_export_as_it_went_in(change):
+    given = OPENAIS | change
+    read = row(given)
+    written = json.loads(encode_openai_row(read))
+    assert {key: written[key] for key in given} == given
+    assert written == json.loads(encode_row(read)), "ours to read again holds no less"
+    assert dataset_hash([read]) == dataset_hash([msgspec.structs.replace(read, as_given={})]), "the version is of what is learnt from"
+
+
+def test_what_was_changed_since_is_written_as_it_is_now():
+    read = row(OPENAIS)
+    shorter = json.loads(encode_openai_row(msgspec.structs.replace(read, messages=read.messages[-1:], tools=read.tools * 2)))
+    assert shorter["messages"] == [{"role": "user", "content": "And now?"}]
+    assert shorter["tools"] == [read.tools[0].as_openai()] * 2
+
+
+def test_openai_leaves_arguments_empty_and_parameters_null():
+    said = [{"role": "assistant", "tool_calls": [calling("")]}, {"role": "user", "content": "And now?"}]
+    given = {"messages": said, "tools": [{"type": "function", "function": {"name": "search", "description": None, "parameters": None}}]}
+    read = row(given)
+    assert read.messages[0].tool_calls == (ToolCall("c1", "search", {}),) and read.tools == (ToolSpec("search"),)
+    written = json.loads(encode_openai_row(read))
+    assert {key: written[key] for key in given} == given
 
 
 def test_keys_that_are_not_ours_are_kept_and_seen_by_graders():
@@ -174,6 +220,19 @@ def test_a_file_is_read_back_as_it_was_written(tmp_path):
     write_rows(path, read_rows(path))
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["rows.jsonl"]
+
+
+def test_a_disk_that_takes_no_more_is_the_users_to_mend_and_keeps_no_half_of_a_file(tmp_path):
+    path, before = tmp_path / "rows.jsonl", resource.getrlimit(resource.RLIMIT_FSIZE)
+    write_rows(path, [row(SEED_ROW)])
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(UserError, match=r"cannot write .*rows\.jsonl: File too large"):
+            write_rows(path, [row({**SEED_ROW, "note": "x" * 2000})])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [held.name for held in tmp_path.iterdir()] == ["rows.jsonl"]
+    assert read_rows(path) == [row(SEED_ROW)]
 
 
 def test_reading_tells_every_fault_and_a_missing_file_is_the_users_to_mend(tmp_path):

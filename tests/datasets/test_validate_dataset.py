@@ -22,6 +22,10 @@ def tool(name: str) -> dict:
     return {"type": "function", "function": {"name": name, "parameters": {}}}
 
 
+def calling(call: dict) -> dict:
+    return {"messages": [{"role": "assistant", "tool_calls": [call]}, {"role": "user", "content": "And now?"}]}
+
+
 def lines(*rows: object) -> bytes:
     return b"".join((r if isinstance(r, bytes) else json.dumps(r).encode()) + b"\n" for r in rows)
 
@@ -58,9 +62,32 @@ def faults_of(*rows: object, **options: object) -> list[str]:
         (row(2, tools=["search"]), "t.jsonl:2: tools[0] is not a tool"),
         (row(1), "t.jsonl:2: id 'row-1' is already taken at t.jsonl:1"),
         ({"messages": []}, "t.jsonl:2: messages is an empty list"),
-        ({"messages": ["hello"]}, "t.jsonl:2: messages[0] cannot be read"),
-        ({"messages": [{"role": "bot", "content": "x"}]}, "t.jsonl:2: messages[0] cannot be read"),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "t.jsonl:2: messages[0] cannot be read"),
+        (row(2, tools=[{"type": "function", "function": {"name": "x", "parameters": []}}]), "t.jsonl:2: tools[0] is not a tool"),
+        ({"messages": ["hello"]}, "t.jsonl:2: messages[0] is a text"),
+        (
+            {"messages": [{"role": "bot", "content": "x"}]},
+            "t.jsonl:2: messages[0].role is 'bot' (one of: system, developer, user, assistant, tool)",
+        ),
+        ({"messages": [{"content": "x"}]}, "t.jsonl:2: messages[0].role is null"),
+        ({"messages": [{"role": "user"}]}, "t.jsonl:2: messages[0].content is null (a text, or a list of parts"),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "t.jsonl:2: messages[0].content[0] is no text"),
+        ({"messages": [{"role": "user", "content": ["x"]}]}, "t.jsonl:2: messages[0].content[0] is a text"),
+        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": 5}]}, "t.jsonl:2: messages[0].tool_call_id is the number 5"),
+        (calling({}), "t.jsonl:2: messages[0].tool_calls[0].function is null"),
+        (calling({"function": {"name": "f", "arguments": "{}"}}), "t.jsonl:2: messages[0].tool_calls[0].id is null"),
+        (calling({"id": "c", "function": {"arguments": "{}"}}), "t.jsonl:2: messages[0].tool_calls[0].function.name is null"),
+        (
+            calling({"id": "c", "function": {"name": "f", "arguments": "{x"}}),
+            "t.jsonl:2: messages[0].tool_calls[0].function.arguments is not usable as JSON: Expecting property name",
+        ),
+        (
+            calling({"id": "c", "function": {"name": "f", "arguments": "[1]"}}),
+            "t.jsonl:2: messages[0].tool_calls[0].function.arguments is a list (an object's JSON in a text",
+        ),
+        (
+            calling({"id": "c", "function": {"name": "f", "arguments": '{"q": "\\ud800"}'}}),
+            "t.jsonl:2: messages[0].tool_calls[0].function.arguments is not usable as JSON: 'utf-8' codec",
+        ),
         (
             {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": "y"}]},
             "t.jsonl:2: the last message is the assistant's",

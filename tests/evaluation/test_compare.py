@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_rft.contracts.errors import InfraError
-from agent_rft.evaluation.compare import Comparison, compare, describe_comparison
+from agent_rft.evaluation.compare import Comparison, compare, describe_comparison, verdict_told
 
 
 @pytest.fixture(scope="session")
@@ -65,6 +65,19 @@ def test_a_change_is_clear_from_two_standard_errors_on(compared):
     # +1, +1, 0, 0: mean 0.5, squares sum to 1; 1 / 3 / 4 = 1/12, whose root is 0.289: 1.7 errors
     assert not compared({row: ([0.0], 1) for row in "abcd"}, {row: ([float(row in "ab")], 1) for row in "abcd"}).clear
     assert not compared({"a": ([0.0], 1)}, {"a": ([1.0], 1)}).clear  # one row proves nothing
+
+
+@pytest.mark.parametrize(
+    ("tuned", "told"),
+    [
+        (1.0, "better; mean Δreward +0.500 (standard error 0.000), improved 2, regressed 0 of 2"),
+        (0.0, "worse; mean Δreward -0.500 (standard error 0.000), improved 0, regressed 2 of 2"),
+        (0.5, "no clear change; mean Δreward +0.000 (standard error 0.000), improved 0, regressed 0 of 2"),
+    ],
+)
+def test_the_verdict_is_told_in_a_line(compared, tuned, told):
+    rows = ("a", "b")
+    assert verdict_told(compared({row: ([0.5], [1]) for row in rows}, {row: ([tuned], [1]) for row in rows})) == told
 
 
 def test_an_unmoved_row_is_solved_from_four_fifths_on(compared):

@@ -78,6 +78,16 @@ def test_nothing_measured_is_no_go_and_blames_the_infrastructure(prior_of):
     assert check.verdict == "no go" and "infrastructure" in check.why and check.mean_reward is None
 
 
+def test_it_says_why_the_last_one_failed_where_all_did(tried):
+    failed = tried("a", [None, None], failed_part="grader:quality")
+    failed[0].rollout.reason, failed[1].rollout.reason = "slow", "no judge answers at http://host:1/v1"
+    check = check_prior(failed)
+    said = "; the last one, of grader:quality, said: no judge answers at http://host:1/v1"
+    assert check.why == "no try has a score: infrastructure failed on all of them" + said
+    assert check.why in describe_prior(check)
+    assert "said" not in check_prior([*failed, *tried("b", [1.0, 0.0])]).why
+
+
 def test_it_prints_the_buckets_the_verdict_and_the_cure(prior_of):
     assert describe_prior(prior_of(mixed(18, 2, 0) | {"x": [None, None]})).splitlines() == [
         "prior: sometimes 2, never 18, always 0, of 20 rows",

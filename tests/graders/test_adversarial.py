@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.rows import Row
-from agent_rft.graders.adversarial import LONG, Ceiling, adversarial_answers, try_adversarial
+from agent_rft.graders.adversarial import LEANING, LONG, Ceiling, adversarial_answers, try_adversarial
 from agent_rft.graders.numeric import NumericGrader
 from agent_rft.graders.text import StringCheckGrader
 
@@ -27,7 +27,7 @@ class Fixed:
 
 
 def test_each_kind_is_what_it_says():
-    answers = adversarial_answers(ROWS[0])
+    answers = dict(adversarial_answers(ROWS[0]))
     assert set(answers) == KINDS
     assert answers["empty"] == "" and answers["echo"] == ROWS[0].prompt and len(answers["very long"]) == LONG
     assert answers["hedged"] == "It is either 13.4% or 46.7%."  # each digit three further
@@ -37,12 +37,42 @@ def test_each_kind_is_what_it_says():
 
 @given(st.text(min_size=1).filter(str.strip))
 def test_the_other_answer_is_never_the_right_one(reference):
-    hedged = adversarial_answers(Row("r", "?", reference))["hedged"]
+    hedged = dict(adversarial_answers(Row("r", "?", reference)))["hedged"]
     assert hedged != f"It is either {reference} or {reference}."
 
 
-def test_a_row_without_a_reference_is_tried_with_what_needs_none():
-    assert set(adversarial_answers(Row("r", "Write a poem.", None))) == {"empty", "injected", "echo", "very long"}
+def test_where_the_right_answer_is_not_known_what_leans_on_it_counts_as_untried():
+    poem, grader = Row("r", "Write a poem.", None), Fixed(lambda text: 0.0)
+    assert {kind for kind, text in adversarial_answers(poem) if text is not None} == {"empty", "injected", "echo", "very long"}
+    result = try_adversarial([poem], grader)
+    assert not result.passed
+    assert {kind.kind: kind.untried for kind in result.kinds if not kind.below_ceiling} == dict.fromkeys(LEANING, 1)
+    said_so = try_adversarial([poem], grader, without_reference=True)
+    assert said_so.passed and {kind.kind for kind in said_so.kinds} == KINDS - set(LEANING)
+
+
+def test_the_right_answer_is_found_under_the_key_that_the_grader_holds_answers_against():
+    """The row's own key, as OpenAI's rows have it."""
+    rows = [Row("r1", "The margin?", None, extra={"answer": "64.8%"})]
+    loose = StringCheckGrader("{{sample.output_text}}", "{{item.answer}}", "like", "loose")
+    found = try_adversarial(rows, loose, references=["{{item.answer}}"])
+    paid = {kind.kind: kind.highest for kind in found.kinds if not kind.below_ceiling}
+    assert paid == {"hedged": 1.0, "all numbers": 1.0, "wrong claim": 1.0}
+    assert ("hedged", "It is either 64.8% or 97.1%.") in adversarial_answers(rows[0], ["{{item.answer}}"])
+    assert [kind for kind, _ in adversarial_answers(Row("r", "?", "1", extra={"b": "2"}), ["{{item.b}}"])].count("hedged") == 2
+
+
+@pytest.mark.parametrize(("scored", "below"), [(9, True), (8, False)])
+def test_of_ten_answers_nine_need_a_score(scored, below):
+    def sometimes(text):
+        if text.startswith("Question") and int(text[9:-1]) >= scored:
+            raise ValueError("away")
+        return 0.0
+
+    rows = [Row(f"r{n}", f"Question {n}?", "1") for n in range(10)]
+    result = try_adversarial(rows, Fixed(sometimes))
+    echo = next(kind for kind in result.kinds if kind.kind == "echo")
+    assert (echo.answers, echo.scored, echo.below_ceiling, result.passed) == (10, scored, below, below)
 
 
 def test_the_shipped_grader_pays_for_none_of_them():

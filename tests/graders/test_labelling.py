@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.jobcards import Cost, Versions
-from agent_rft.contracts.messages import ToolCall
+from agent_rft.contracts.messages import Message, ToolCall
 from agent_rft.contracts.people import PersonsLabel
 from agent_rft.contracts.rollouts import Ending, ToolResult, Turn
 from agent_rft.graders.labelling import (
@@ -83,6 +83,35 @@ def test_a_turn_that_could_not_be_read_is_shown_whole_and_there_is_no_answer():
         Passage("answer", "Answer", "(none given)"),
         Passage("reference", "Reference answer", '{\n "revenue": 842\n}'),
     )
+
+
+def test_a_row_of_openais_shape_shows_the_keys_that_hold_its_answer_but_not_how_it_is_counted():
+    item = {"id": 7, "answer": "64.8%", "accepted": ["64.8%", "about 65%"], "difficulty": "hard", "expected": {"tolerance_rel": 0.1}}
+    last = blind_view(make_card(reference_answer=None, item=item))[-1]
+    assert last == Passage("reference", "The row's own keys", 'answer: 64.8%\naccepted: [\n "64.8%",\n "about 65%"\n]')
+    for none in (None, {}, {"difficulty": "hard"}):
+        assert blind_view(make_card(reference_answer=None, item=none))[-1] == Passage("reference", "Reference answer", "(none)")
+
+
+def test_what_an_example_in_the_prompt_called_is_shown():
+    calls = (ToolCall("a", "search", {"query": "x"}), ToolCall("b", "read", {}))
+    opening = (
+        Message("user", "Find x"),
+        Message("assistant", "", calls),
+        Message("tool", "found", call_id="a"),
+        Message("assistant", "It is 5.", calls[1:]),
+        Message("user", ""),
+    )
+    rollout = msgspec.structs.replace(make_card().rollout, opening=opening, turns=[])
+    assert [(one.title, one.text) for one in blind_view(make_card(rollout=rollout)) if one.part == "asked"] == [
+        ("Prompt", "Find x"),
+        ("Assistant's call", 'search(query="x")'),
+        ("Assistant's call", "read()"),
+        ("Tool", "found"),
+        ("Assistant", "It is 5."),
+        ("Assistant's call", "read()"),
+        ("Prompt", ""),
+    ]
 
 
 def test_long_results_and_answers_are_shortened_and_say_by_how_much():
@@ -155,7 +184,7 @@ def test_what_is_no_score_is_refused_with_those_that_are(typed):
 
 def test_a_name_is_needed_and_is_clean():
     assert asked_by("  Ann \t B\x1b\u202e ") == "Ann B"
-    for name in ("", " \x1b "):
+    for name in ("", " \x1b ", "\u200b", "--"):
         with pytest.raises(UserError, match="nobody is named"):
             asked_by(name)
     with pytest.raises(UserError, match="a name of 101 characters"):

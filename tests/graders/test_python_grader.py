@@ -69,6 +69,24 @@ def test_a_crash_is_no_score_and_shows_the_line(sandbox):
     assert "line 2, in grade" in told.errors["python_grader_runtime_error_details"]
 
 
+def test_half_a_surrogate_pair_in_an_error_can_be_written(sandbox):
+    told = grade(sandbox, "raise ValueError(chr(0xD800) + '!')")
+    assert told.errors["python_grader_runtime_error"] == r"ValueError: \ud800!"
+    assert told.errors["python_grader_runtime_error_details"].encode().endswith(b"ValueError: \\ud800!\n")
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from __future__ import annotations\nfrom dataclasses import dataclass\n@dataclass\nclass Found:\n    share: float = 0.5\n"
+        "def grade(sample, item):\n    return Found().share",
+        "import pickle\nclass Found:\n    share = 0.5\ndef grade(sample, item):\n    return pickle.loads(pickle.dumps(Found())).share",
+    ],
+)
+def test_the_source_is_a_module_whose_classes_can_be_found(sandbox, source):
+    assert PythonGrader(source, sandbox).grade(ITEM, SAMPLE).reward == 0.5
+
+
 @pytest.mark.parametrize(
     ("body", "flag"),
     [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
 from agent_rft.contracts.errors import UserError
@@ -14,6 +16,7 @@ from agent_rft.graders.reports import (
     Standing,
     adversarial_report,
     cases_report,
+    checked_on,
     kappa_report,
     missing_for_activation,
     missing_reports,
@@ -35,7 +38,18 @@ def grades(*rewards):
 
 def test_cases_pass_where_each_gets_its_reward_or_its_flags():
     report = cases_report([RIGHT, "", BROKEN], NumericGrader(), "cases.jsonl")
-    assert (report.passed, report.why, report.figures) == (True, "2 of 2 cases right", {"cases": 2, "wrong": []})
+    assert (report.passed, report.why) == (True, "2 of 2 cases right")
+    assert (report.figures["cases"], report.figures["wrong"], report.figures["source"]) == (2, [], "cases.jsonl")
+
+
+def test_the_reports_pin_what_was_checked():
+    """By the hashes that `sha256sum` gives for the file, and for the sorted ids, a line each, without a last newline."""
+    text = f"{RIGHT}\n\n{BROKEN}\n"
+    report = cases_report(text.split("\n"), NumericGrader(), "cases.jsonl")
+    assert checked_on(report) == f"2 cases of cases.jsonl, sha256 {hashlib.sha256(text.encode()).hexdigest()}"
+    report = regrade_report(grades(1, 0), dict(reversed(grades(1, 0, 1).items())), "numeric@1#h", "run-1")
+    assert checked_on(report) == f"2 rollouts of run run-1, sha256 of their ids {hashlib.sha256(b'r0' + bytes([10]) + b'r1').hexdigest()}"
+    assert checked_on(Report("regrade", True, "", {"against": "a", "run": "r"})) == ""  # of before reports said so
 
 
 def test_a_case_that_gets_another_reward_is_told_with_its_line():
@@ -92,6 +106,22 @@ def test_the_adversarial_report_says_what_earned_too_much():
     assert (fine.passed, fine.why) == (True, "7 kinds of answers on 1 rows earn nothing")
 
 
+def test_kinds_that_could_not_be_tried_are_named_with_the_cure_and_only_left_out_where_that_is_asked_for():
+    class Strict(NumericGrader):
+        def grade(self, item, sample):
+            return Grade(self.ref, 0.0, False)
+
+    rows = [Row("r1", "The margin?", None, extra={"answer": "13.4%"})]
+    report = adversarial_report(rows, Strict())
+    assert not report.passed and report.cure.startswith("--reference KEY")
+    assert report.why == "the right answer of rows is not known, so not enough was tried of: hedged, all numbers, wrong claim"
+    report = adversarial_report(rows, Strict(), references=["{{item.answer}}"])
+    assert (report.passed, report.figures["references"]) == (True, ["{{item.answer}}"])
+    report = adversarial_report(rows, Strict(), without_reference=True)
+    told = "4 kinds of answers on 1 rows earn nothing; without a right answer not tried: hedged, all numbers, wrong claim"
+    assert (report.passed, report.why) == (True, told)
+
+
 # --- people -------------------------------------------------------------------------------------------------------------
 
 
@@ -127,6 +157,7 @@ def test_halves_count_as_near_misses_only_for_the_weighted_ones():
 def test_too_few_labels_and_too_little_agreement_do_not_pass(people, grader, why):
     report = kappa_report(labels(*people), grades(*grader))
     assert not report.passed and report.why.startswith(why)
+    assert ("rft label" in report.cure) is ("0.6" not in why)  # the grader is not at fault where too little was labelled
 
 
 # --- the gate -----------------------------------------------------------------------------------------------------------
@@ -159,6 +190,12 @@ def test_nobody_approves_their_own(approved_by):
     assert missing_for_activation(standing(approved_by=approved_by)) == ["the approval of a second person, other than ann"]
 
 
+def test_an_approval_of_what_was_there_before_the_newest_report_does_not_count():
+    missing = "the approval of a second person, other than ann; there are reports since the approval of bob, which was of others"
+    assert missing_for_activation(standing(approved_by=(), approved_before=("bob", "Ann", "bob"))) == [missing]
+    assert missing_for_activation(standing(approved_by=("eve",), approved_before=("bob",))) == []
+
+
 def test_all_that_is_missing_is_said_at_once():
     failed = {"cases": Report("cases", False, "3 of 4 cases right", {})}
     assert missing_for_activation(standing(reports=failed, approved_by=())) == [
@@ -168,6 +205,11 @@ def test_all_that_is_missing_is_said_at_once():
         "the kappa report",
         "the approval of a second person, other than ann",
     ]
+
+
+def test_a_failed_report_is_told_with_its_article():
+    failed = PASSED | {"adversarial": Report("adversarial", False, "too much for: echo", {})}
+    assert missing_reports(standing(reports=failed)) == ["an adversarial report that passes: too much for: echo"]
 
 
 def test_a_comparison_with_what_is_no_longer_active_does_not_count():

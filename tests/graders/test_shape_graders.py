@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,7 +15,7 @@ from agent_rft.contracts.messages import Message, ToolCall
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout, ToolResult, Turn
 from agent_rft.graders.f1_set import F1SetGrader
 from agent_rft.graders.samples import sample_of
-from agent_rft.graders.schema import SchemaGrader
+from agent_rft.graders.schema import SchemaGrader, schema_faults
 from agent_rft.graders.trajectory import Options, TrajectoryGrader
 
 LINKED = {
@@ -44,6 +47,79 @@ def test_an_answer_nested_without_end_does_not_fit_and_breaks_nothing():
 
 def test_the_schema_belongs_to_the_hash():
     assert SchemaGrader({"type": "object"}).ref.hash != SchemaGrader({"type": "array"}).ref.hash
+
+
+BACKTRACKING = "^(a+)+$"
+"""2 to the power of 30 ways to split 30 a's, all of which a backtracking engine tries before it sees that ! fits none."""
+
+
+@pytest.mark.parametrize(
+    ("schema", "output"),
+    [
+        ({"pattern": BACKTRACKING}, "a" * 30 + "!"),
+        ({"propertyNames": {"pattern": BACKTRACKING}}, {"a" * 30 + "!": 1}),
+        ({"patternProperties": {BACKTRACKING: {"type": "string"}}, "minProperties": 2}, {"a" * 30 + "!": 1}),
+        ({"patternProperties": {BACKTRACKING: {}}, "additionalProperties": False}, {"a" * 30 + "!": 1}),
+        ({"$schema": "http://json-schema.org/draft-04/schema#", "not": {"items": {"not": {"pattern": BACKTRACKING}}}}, ["a" * 30 + "!"]),
+        (
+            {"$schema": "http://json-schema.org/draft-07/schema#", "pattern": BACKTRACKING, "items": {"$ref": "#"}, "type": "array"},
+            ["a" * 30 + "!"],
+        ),
+    ],
+)
+def test_no_pattern_makes_a_grade_take_long(schema, output):
+    """In a process of its own: what backtracks could not be stopped from within this one."""
+    assert list(schema_faults(schema)) == []
+    body = (
+        "import json, sys; from agent_rft.graders.schema import SchemaGrader;"
+        "print(SchemaGrader(json.loads(sys.argv[1])).grade({}, {'output_text': sys.argv[2]}).reward)"
+    )
+    asked = [sys.executable, "-c", body, json.dumps(schema), json.dumps(output)]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=20, check=True)
+    assert done.stdout == "0.0\n"
+
+
+KEYS = st.text("ab_", max_size=3)
+PATTERNS = st.sampled_from(["^a", "b$", "a|b", "_", "^[ab]+$"])
+INNER = st.sampled_from([True, {"type": "string"}, {"pattern": "^a"}, {"minimum": 2}])
+
+
+@given(
+    patterns=st.dictionaries(PATTERNS, INNER, max_size=2),
+    properties=st.dictionaries(KEYS, INNER, max_size=2),
+    rest=st.sampled_from([True, False, {"type": "integer"}, {"pattern": "b"}]),
+    output=st.dictionaries(KEYS, st.sampled_from([1, 3, "a", "ba", None]), max_size=4),
+)
+def test_properties_and_patterns_mean_what_the_library_says(patterns, properties, rest, output):
+    schema = {"patternProperties": patterns, "properties": properties, "additionalProperties": rest}
+    found = list(jsonschema.Draft202012Validator(schema).iter_errors(output))
+    by_library = {error.json_path + ("" if error.validator == "additionalProperties" else f": {error.message}") for error in found}
+    parts = fits(schema, json.dumps(output)).parts
+    assert parts.get("count", 0) == len(found)
+    assert {"$" if misfit.startswith("$: Additional") else misfit for misfit in parts.get("misfits", [])} <= by_library
+
+
+@pytest.mark.parametrize(
+    ("schema", "path", "what"),
+    [
+        ({"pattern": "(?=a)b"}, ".pattern", "'(?=a)b' is no regular expression of RE2"),
+        ({"properties": {"x": {"pattern": r"(a)\1"}}}, ".properties.x.pattern", "invalid escape sequence: \\1"),
+        ({"pattern": "a{2000}"}, ".pattern", "invalid repetition size: {2000}"),
+        ({"pattern": "\ud800"}, ".pattern", "is no regular expression of RE2"),
+        ({"patternProperties": {"(?!a)": {}}}, ".patternProperties", "'(?!a)' is no regular expression of RE2"),
+        ({"patternProperties": {"a": {}}, "allOf": [{"unevaluatedProperties": False}]}, "", "take additionalProperties"),
+        ({"items": {"$schema": "http://json-schema.org/draft-07/schema#"}}, ".items.$schema", "at the top of the schema alone"),
+    ],
+)
+def test_what_would_not_be_matched_in_linear_time_is_refused(schema, path, what):
+    [(where, said)] = schema_faults(schema)
+    assert where == path and what in said
+
+
+def test_a_pattern_that_only_shows_when_it_is_used_is_no_score():
+    """Draft 4's own schema says nothing of these keys."""
+    grade = fits({"$schema": "http://json-schema.org/draft-04/schema#", "patternProperties": {"(?!a)": {}}}, '{"b": 1}')
+    assert grade.reward is None and "'(?!a)' is no regular expression of RE2" in grade.errors["other_error"]
 
 
 NAMES = st.lists(st.sampled_from(["a.py", "b.py", "c/d.py", "e.py", "f.py"]))

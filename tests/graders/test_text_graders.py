@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+import time
 from collections import Counter
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from nltk.translate.meteor_score import meteor_score
 from rouge_score import rouge_scorer
 
 from agent_rft.contracts.errors import InfraError, UserError
-from agent_rft.graders.text import NoWordNet, StringCheckGrader, TextSimilarityGrader
+from agent_rft.graders.text import LONGEST_TEXT, NoWordNet, StringCheckGrader, TextSimilarityGrader
 from agent_rft.graders.wordnet import installed_wordnet
 
 METRICS = ["fuzzy_match", "bleu", "gleu", "meteor", "rouge_1", "rouge_2", "rouge_3", "rouge_4", "rouge_5", "rouge_l"]
@@ -109,6 +110,24 @@ def test_figures_worked_out_by_hand(metric, text, reference, value):
 def test_any_two_texts_are_from_0_to_1_apart(metric, text, reference):
     value = similarity(metric, text, reference)
     assert value is not None and 0 <= value <= 1
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_longest_texts_are_compared_soon_and_longer_ones_have_no_score(metric):
+    """25,000 words of one letter: a table of all pairs, as rouge-score makes for rouge_l, would take minutes and gigabytes."""
+    draw = random.Random(3)
+    text, reference = (" ".join(draw.choices("ab", k=LONGEST_TEXT // 2)) for _ in range(2))
+    began = time.process_time()
+    assert similarity(metric, text, reference) is not None
+    assert time.process_time() - began < 5
+    grader = TextSimilarityGrader(INPUT, REFERENCE, metric)
+    for answer, wanted, which in (("a" * 50_001, "a", "input"), ("a", "a" * 50_001, "reference")):
+        grade = grader.grade({"reference_answer": wanted}, {"output_text": answer})
+        assert (grade.reward, grade.errors) == (None, {"other_error": f"the {which} has 50,001 characters, more than 50,000"})
+
+
+def test_embeddings_take_texts_of_any_length():
+    assert similarity("cosine", "a" * 50_001, "east", embed=Vectors()) == 0
 
 
 class OneSynonym:

@@ -17,7 +17,7 @@ from observability.graders import (
     add_label,
     add_report,
     append_grades,
-    approvers,
+    approvals,
     find_version,
     grader_versions_of,
     labelled_scores,
@@ -135,7 +135,8 @@ def test_approvals_add_up(store):
     register(store, TWO, SPEC, "c", "ann")
     add_approval(store, TWO, "bob")
     add_approval(store, TWO, "eve")
-    assert approvers(store, TWO) == ("bob", "eve")
+    given = approvals(store, TWO)
+    assert [who for who, _ in given] == ["bob", "eve"] and given[0][1] < given[1][1]
 
 
 def test_a_version_that_has_a_history_cannot_be_deleted(store):
@@ -156,6 +157,27 @@ def test_grades_are_added_and_the_first_stays(cards, make_card):
     assert [dated.grade for dated in stored.grades] == [make_card().grade, again] and stored.card.grade == again
     assert find_card(cards, "card-1").card.grade == failed
     assert len(find_card(cards, "card-2").grades) == 1
+
+
+def test_of_two_regrades_at_once_one_adds_the_grade_and_a_failure_is_asked_again(cards, url):
+    again, failed = Grade(TWO, 0.5, False), Grade(TWO, None, errors={"other_error": "away"})
+    assert append_grades(cards, [("card-1", failed)]) == 1
+    added, together = [], threading.Barrier(4)
+
+    def regrade() -> None:
+        store = open_store(url)
+        together.wait(10)
+        added.append(append_grades(store, [("card-0", again), ("card-1", again)]))
+
+    threads = [threading.Thread(target=regrade) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(added) == [0, 0, 0, 2]
+    assert [dated.grade for dated in find_card(cards, "card-0").grades][1:] == [again]
+    assert [dated.grade for dated in find_card(cards, "card-1").grades][1:] == [failed, again]
+    assert append_grades(cards, [("card-0", failed), ("card-0", Grade(ONE, 1.0, True))]) == 1  # another grader's is another grade
 
 
 def test_cards_come_in_the_order_of_their_ids_in_batches(cards, monkeypatch):
