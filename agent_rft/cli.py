@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 DEFAULT_RECIPE = "research_tiny"
 DEFAULT_STORE = "sqlite:///runs/cards.db"
+MOST_LISTED = 10_000
+"""Cards on one page."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -235,7 +237,7 @@ def _add_cards(card: argparse.ArgumentParser) -> None:
     listed.add_argument("query", nargs="*", metavar="QUERY", help="kind:eval grade<0.5 tool:search after:7d ...; see docs/cards.md")
     listed.add_argument("--run", dest="run_id", metavar="RUN", help="the same as run:RUN")
     listed.add_argument("--kind", help="the same as kind:KIND")
-    listed.add_argument("--limit", type=int, default=20)
+    listed.add_argument("--limit", type=_page_size, default=20, help=f"1 to {MOST_LISTED:,}; default: 20")
     listed.add_argument("--after", metavar="CURSOR", help="the next page, as the page before names it")
     listed.set_defaults(run=_card_list)
     export = actions.add_parser("export", help="every card that a query asks for, in one file")
@@ -247,6 +249,13 @@ def _add_cards(card: argparse.ArgumentParser) -> None:
     restore.set_defaults(run=_card_restore)
     for action in (show, listed, export, restore):
         action.add_argument("--store", default=DEFAULT_STORE, metavar="URL", help=f"default: {DEFAULT_STORE}")
+
+
+def _page_size(text: str) -> int:
+    number = int(text) if text.isdecimal() and len(text) < 9 else 0
+    if not 1 <= number <= MOST_LISTED:
+        raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MOST_LISTED:,}; `rft card export` has no limit")
+    return number
 
 
 def _add_ledger(ledger: argparse.ArgumentParser) -> None:

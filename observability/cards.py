@@ -53,20 +53,26 @@ def whole_id(store: Store, id_or_prefix: str) -> str:
         return _only_id(connection, id_or_prefix)
 
 
-def cards_by_id(store: Store, rollout_ids: Sequence[str]) -> Iterator[StoredCard]:
+def cards_by_id(store: Store, rollout_ids: Sequence[str], tenant: str | None = None) -> Iterator[StoredCard]:
     """In the order of the ids, a batch in memory at a time."""
     for first in range(0, len(rollout_ids), FETCHED):
         with store.reading() as connection:
-            found = stored_cards(connection, rollout_ids[first : first + FETCHED])
+            found = stored_cards(connection, rollout_ids[first : first + FETCHED], tenant)
         yield from found
 
 
-def stored_cards(connection: sa.Connection, rollout_ids: Sequence[str]) -> list[StoredCard]:
-    """Those that are there, in the order of the ids."""
-    cards = {row["rollout_id"]: row for row in _all_of(connection, job_cards, "rollout_id", rollout_ids)}
-    steps, given = (_by_card(_all_of(connection, table, order, rollout_ids)) for table, order in ((card_steps, "position"), (grades, "id")))
-    texts = texts_of(connection, [*cards.values(), *(step for of_card in steps.values() for step in of_card)])
-    return [card_of(cards[one], steps.get(one, []), given.get(one, []), texts) for one in rollout_ids if one in cards]
+def stored_cards(connection: sa.Connection, rollout_ids: Sequence[str], tenant: str | None = None) -> list[StoredCard]:
+    """Those that are there, in the order of the ids: of the tenant, or of every one that has a card by such an id."""
+    cards = _by_key(_all_of(connection, job_cards, "rollout_id", rollout_ids, tenant))
+    steps = _by_key(_all_of(connection, card_steps, "position", rollout_ids, tenant))
+    given = _by_key(_all_of(connection, grades, "entry", rollout_ids, tenant))
+    texts = {
+        whose: texts_of(connection, whose, (row for key, rows in (*cards.items(), *steps.items()) if key[1] == whose for row in rows))
+        for whose in {whose for _, whose in cards}
+    }
+    place = {rollout_id: number for number, rollout_id in enumerate(rollout_ids)}
+    keys = sorted(cards, key=lambda key: (place[key[0]], key[1]))
+    return [card_of(cards[key][0], steps.get(key, []), given.get(key, []), texts[key[1]]) for key in keys]
 
 
 def count_cards(store: Store, run_id: str | None = None, kind: str | None = None) -> int:
@@ -87,7 +93,7 @@ def line_columns() -> list[sa.ColumnElement[Any]]:
     newest_grade = (
         sa.select(grades.c.reward)
         .where(grades.c.rollout_id == job_cards.c.rollout_id, grades.c.tenant == job_cards.c.tenant)
-        .order_by(grades.c.id.desc())
+        .order_by(grades.c.entry.desc())  # which the ledger vouches for, and for no id
         .limit(1)
         .scalar_subquery()
         .label("reward")
@@ -101,22 +107,24 @@ def _narrowed(select: sa.Select[Any], run_id: str | None, kind: str | None) -> s
     return select if kind is None else select.where(job_cards.c.kind == kind)
 
 
-def _all_of(connection: sa.Connection, table: sa.Table, order: str, rollout_ids: Sequence[str]) -> list[Values]:
+def _all_of(connection: sa.Connection, table: sa.Table, order: str, rollout_ids: Sequence[str], tenant: str | None) -> list[Values]:
     select = sa.select(table).where(table.c.rollout_id.in_(rollout_ids)).order_by(table.c[order])
+    if tenant is not None:
+        select = select.where(table.c.tenant == tenant)
     return [dict(zip(table.c.keys(), row, strict=True)) for row in connection.execute(select)]
 
 
-def texts_of(connection: sa.Connection, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
-    """Of the blobs that cards and steps name, by hash."""
+def texts_of(connection: sa.Connection, tenant: str, rows: Iterable[Mapping[str, Any]]) -> dict[str, str]:
+    """Of the tenant's blobs that its cards and steps name, by hash."""
     named = {row[name] for row in rows for name in ("opening", "tools", "output_blob") if row.get(name)}
-    select = sa.select(blobs.c.hash, blobs.c.body).where(blobs.c.hash.in_(named))
+    select = sa.select(blobs.c.hash, blobs.c.body).where(blobs.c.tenant == tenant, blobs.c.hash.in_(named))
     return {key: unpacked(body) for key, body in connection.execute(select)}
 
 
-def _by_card(rows: Sequence[Values]) -> dict[str, list[Values]]:
-    found: dict[str, list[Values]] = {}
+def _by_key(rows: Sequence[Values]) -> dict[tuple[str, str], list[Values]]:
+    found: dict[tuple[str, str], list[Values]] = {}
     for row in rows:
-        found.setdefault(row["rollout_id"], []).append(row)
+        found.setdefault((row["rollout_id"], row["tenant"]), []).append(row)
     return found
 
 

@@ -24,7 +24,7 @@ FARTHEST = 16
 REMEMBERED = 1000
 """Misplaced entries that are kept in mind to tell a swap from two edits."""
 
-What = Literal["edited", "removed", "inserted", "swapped", "gap", "wrong tenant", "tail cut", "chain replaced"]
+What = Literal["edited", "removed", "inserted", "swapped", "gap", "wrong tenant", "tail cut", "chain replaced", "not in the index"]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,6 +184,19 @@ def unrecorded(tenant: str, kind: str, subject: str) -> Finding:
     """For a row of the store that no entry names."""
     words = "it stands in the store and was never recorded"
     return Finding(tenant=tenant, seq=0, kind=kind, subject=subject, what="inserted", words=words)
+
+
+def unreadable(entry: Entry, why: str) -> Finding:
+    return _finding(entry, "edited", f"what the store holds of it cannot be read ({why})")
+
+
+def otherwise_written(tenant: str, seq: int, kind: str, subject: str) -> Finding:
+    words = "a time, a number, a verdict or a key in it stands there in a form that the store never writes, so filters miss it"
+    return Finding(tenant=tenant, seq=seq, kind=kind, subject=subject, what="edited", words=words)
+
+
+def not_indexed(tenant: str, seq: int, subject: str, words: str) -> Finding:
+    return Finding(tenant=tenant, seq=seq, kind="card", subject=subject, what="not in the index", words=words)
 
 
 def _finding(entry: Entry, what: What, words: str) -> Finding:

@@ -42,7 +42,7 @@ def _of_card(table: sa.Table) -> Clause:
 
 def _newest(grade: Expression) -> Expression:
     """Of the card's newest grade."""
-    return sa.select(grade).where(_of_card(grades)).order_by(grades.c.id.desc()).limit(1).correlate(job_cards).scalar_subquery()
+    return sa.select(grade).where(_of_card(grades)).order_by(grades.c.entry.desc()).limit(1).correlate(job_cards).scalar_subquery()
 
 
 def _unless_empty(column: sa.Column[str]) -> Expression:

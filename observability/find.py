@@ -41,7 +41,7 @@ def whole_cards(store: Store, query: Query, tenant: str | None = None) -> Iterat
             found = list(connection.execute(_page(store, place, query, AT_ONCE, after, tenant)))
         if not found:
             return
-        yield from cards_by_id(store, [row.rollout_id for row in found])
+        yield from cards_by_id(store, list(dict.fromkeys(row.rollout_id for row in found)), tenant)
         after = Cursor(found[-1].started_at, found[-1].rollout_id)
 
 

@@ -19,6 +19,8 @@ from agent_rft.contracts.people import PersonsLabel, person
 from agent_rft.contracts.rollouts import Ending
 from observability.book import Book
 from observability.records import Values, grade_row
+from observability.redaction.cards import redact_grade
+from observability.redaction.redact import redact
 from observability.store import Store, take_turns
 from observability.tables import grader_approvals, grader_reports, grader_states, grader_versions, grades, human_labels, job_cards
 
@@ -151,7 +153,7 @@ def append_grades(store: Store, given: Sequence[tuple[str, Grade]]) -> int:
         book = Book(connection, tenants.values())  # open, it lets no other regrade of these in between
         scored = sa.select(grades.c.rollout_id, grades.c.hash).where(among, grades.c.reward.is_not(None))
         kept = {(row[0], row[1]) for row in connection.execute(scored)}
-        fresh = [(rollout_id, grade) for rollout_id, grade in given if (rollout_id, grade.grader.hash) not in kept]
+        fresh = [(rollout_id, redact_grade(grade)[0]) for rollout_id, grade in given if (rollout_id, grade.grader.hash) not in kept]
         rows = [grade_row(rollout_id, tenants[rollout_id], grade, at) for rollout_id, grade in fresh]
         for row in rows:
             book.grade(row)
@@ -200,7 +202,7 @@ def withdraw_label(store: Store, labeller: str, rollout_id: str) -> bool:
 
 
 def _standing_label(connection: sa.Connection, labeller: str, rollout_id: str) -> bool:
-    select = sa.select(human_labels).where(human_labels.c.rollout_id == rollout_id).order_by(human_labels.c.id)
+    select = sa.select(human_labels).where(human_labels.c.rollout_id == rollout_id).order_by(human_labels.c.entry)
     said = [row["label"] for row in connection.execute(select).mappings() if person(row["labeller"]) == person(labeller)]
     return bool(said) and said[-1] != WITHDRAWN
 
@@ -211,7 +213,7 @@ def _write_label(connection: sa.Connection, labeller: str, rollout_id: str, scor
 
 
 def _insert_label(connection: sa.Connection, values: Values) -> None:
-    row: Values = values | {"at": _now()}
+    row: Values = values | {"at": _now(), "note": redact(values["note"]).text}
     book = Book(connection, [row["tenant"]])
     book.label(row)
     connection.execute(sa.insert(human_labels), [row])
@@ -221,7 +223,11 @@ def _insert_label(connection: sa.Connection, values: Values) -> None:
 def _tenants(connection: sa.Connection, rollout_ids: Sequence[str]) -> dict[str, str]:
     """Whose cards they are."""
     select = sa.select(job_cards.c.rollout_id, job_cards.c.tenant).where(job_cards.c.rollout_id.in_(rollout_ids))
-    found = {row[0]: row[1] for row in connection.execute(select)}
+    every = [(row[0], row[1]) for row in connection.execute(select)]
+    found = dict(every)
+    if len(found) < len(every):
+        twice = next(one for one, tenant in every if found[one] != tenant)
+        raise UserError(f"several tenants have a card with the id {twice}", "a grade or a label by id alone cannot tell which is meant")
     if missing := [one for one in rollout_ids if one not in found]:
         raise UserError(f"no card has the id {missing[0]}", "`rft card list` shows those that are there")
     return found
@@ -230,7 +236,7 @@ def _tenants(connection: sa.Connection, rollout_ids: Sequence[str]) -> dict[str,
 def labels_of(store: Store, run_id: str) -> list[PersonsLabel]:
     """The labels of the run's rollouts that stand: each person's newest."""
     joined = human_labels.join(job_cards, human_labels.c.rollout_id == job_cards.c.rollout_id)
-    select = sa.select(human_labels).select_from(joined).where(job_cards.c.run_id == run_id).order_by(human_labels.c.id)
+    select = sa.select(human_labels).select_from(joined).where(job_cards.c.run_id == run_id).order_by(human_labels.c.entry)
     newest: dict[tuple[str, str], sa.RowMapping] = {}
     with store.reading() as connection:
         for row in connection.execute(select).mappings():

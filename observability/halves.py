@@ -77,5 +77,5 @@ def _as_stored(name: str, value: Any) -> Any:
     if isinstance(value, dt.datetime):
         return moment_text(value)
     if name in POINTED and value is not None:
-        return float(value)
+        return float(value) + 0.0  # SQLite keeps no minus before a nothing
     return json.loads(to_json(value)) if isinstance(value, dict | list | tuple | float) else value

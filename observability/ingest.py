@@ -320,10 +320,15 @@ def _rescued(path: Path) -> Iterator[RecordedCard]:
 
 
 def _rescued_card(line: str, where: str) -> RecordedCard:
+    """Redacted, where the file is from before cards were, or somebody turned that off."""
     try:
-        return msgspec.convert(json.loads(line), RecordedCard)
+        rescued = msgspec.convert(json.loads(line), RecordedCard)
     except (ValueError, msgspec.ValidationError) as error:
         raise UserError(f"{where}: not a saved card: {error}", "the lines before it are in the store; mend or remove this one") from None
+    if rescued.removed is not None:
+        return rescued
+    card, removed = redact_card(rescued.card)
+    return RecordedCard(card, rescued.recorded_at, removed)
 
 
 def _reason(error: Exception) -> str:

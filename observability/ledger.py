@@ -3,59 +3,123 @@ the roots that were signed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import json
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import sqlalchemy as sa
+from sqlalchemy import exc
 
 from observability.book import entries_after
 from observability.cards import texts_of
-from observability.chain import Entry, Finding, Record, SignedRoot, check_chain, check_record, unrecorded
+from observability.chain import (
+    Entry,
+    Finding,
+    Record,
+    SignedRoot,
+    check_chain,
+    check_record,
+    not_indexed,
+    otherwise_written,
+    unreadable,
+    unrecorded,
+)
 from observability.halves import Halves, card_halves, credit_facts, grade_halves, label_halves
 from observability.records import Values
+from observability.search import words_on_postgresql, words_on_sqlite
 from observability.store import Store
-from observability.tables import card_steps, grades, human_labels, job_cards, ledger
+from observability.tables import Instant, card_steps, grades, human_labels, job_cards, ledger, search_cards, search_marks
 
 BATCH = 500
+MOMENT = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9] [0-9][0-9]:[0-9][0-9]:[0-9][0-9]." + "[0-9]" * 6
+"""As SQLite's tables have it."""
 HalvesOf = Callable[[Mapping[str, Any]], Halves]
 
 
 def tenants(store: Store) -> list[str]:
-    """Who has a ledger, or a card without one."""
-    every = sa.union(sa.select(ledger.c.tenant), sa.select(job_cards.c.tenant))
+    """Who has a ledger, or anything that belongs in one."""
+    every = sa.union(*(sa.select(table.c.tenant) for table in (ledger, job_cards, card_steps, grades, human_labels, search_marks)))
     with store.reading() as connection:
-        return sorted(connection.scalars(every))
+        return sorted(tenant for tenant in connection.scalars(every) if isinstance(tenant, str))
 
 
 def size(store: Store, tenant: str) -> int:
     with store.reading() as connection:
-        return connection.scalar(sa.select(sa.func.max(ledger.c.seq)).where(ledger.c.tenant == tenant)) or 0
+        return _newest(connection, tenant)
 
 
 def verify(store: Store, tenant: str, roots: Iterable[SignedRoot] = (), step: Callable[[int], None] = lambda _: None) -> Iterator[Finding]:
     """Everything that is not as it was recorded, in one consistent view of the store. `step` hears how many entries were read."""
-    with store.engine.connect().execution_options(**_one_view(store)) as connection:
+    with _one_view(store) as connection:
         found: list[Finding] = []
 
         def entries() -> Iterator[Entry]:
-            seq = 0
-            while batch := entries_after(connection, tenant, seq, BATCH):
-                found.extend(finding for record in records_of(connection, batch) if (finding := check_record(record)))
+            for batch in every_entry(connection, tenant):
+                found.extend(checked(connection, batch)[1])
                 step(len(batch))
                 yield from batch
-                seq = batch[-1].seq
 
         for finding in check_chain(tenant, entries(), roots):
             yield from found
             found.clear()
             yield finding
         yield from found
-        yield from _unrecorded(connection, tenant)
+        yield from beyond_the_ledger(connection, tenant)
+        yield from _not_indexed(connection, tenant)
 
 
-def _one_view(store: Store) -> dict[str, Any]:
-    """On SQLite a reading transaction is one as it is."""
-    return {"isolation_level": "REPEATABLE READ"} if store.engine.dialect.name == "postgresql" else {}
+@contextmanager
+def _one_view(store: Store) -> Generator[sa.Connection]:
+    """On SQLite a reading transaction is one as it is; text that is no UTF-8 is read there too, as something that was never entered."""
+    postgres = store.engine.dialect.name == "postgresql"
+    with store.engine.connect().execution_options(**{"isolation_level": "REPEATABLE READ"} if postgres else {}) as connection:
+        driver: Any = connection.connection.driver_connection
+        if not postgres:
+            driver.text_factory = lambda raw: raw.decode(errors="backslashreplace")
+        try:
+            yield connection
+        finally:
+            if not postgres:
+                driver.text_factory = str
+
+
+def every_entry(connection: sa.Connection, tenant: str) -> Iterator[Sequence[Entry]]:
+    """In the order of seq. What somebody put in a column that cannot be there is shown as text, whose hash is then another."""
+    seq = 0
+    while isinstance(seq, int) and (batch := entries_after(connection, tenant, seq, BATCH)):  # pyright: ignore[reportUnnecessaryIsInstance]
+        seq = batch[-1].seq
+        yield [_readable(entry) for entry in batch]
+
+
+def _readable(entry: Entry) -> Entry:
+    told = {name: value if isinstance(value, str) else repr(value) for name, value in msgspec.structs.asdict(entry).items()}
+    return msgspec.convert(told | {"seq": _number(entry.seq)}, Entry)
+
+
+def _newest(connection: sa.Connection, tenant: str) -> int:
+    return _number(connection.scalar(sa.select(sa.func.max(ledger.c.seq)).where(ledger.c.tenant == tenant)))
+
+
+def _number(value: object) -> int:
+    """No entry has the number 0."""
+    return value if isinstance(value, int) else 0
+
+
+def checked(connection: sa.Connection, entries: Sequence[Entry]) -> tuple[list[Record], list[Finding]]:
+    """The records of these entries, and what is wrong with them. One that cannot be read does not keep the others from it."""
+    try:
+        records = records_of(connection, entries)
+        return records, [finding for record in records if (finding := check_record(record))]
+    except exc.DBAPIError:
+        raise  # the store is out of reach, or has a fault of its own
+    except Exception as error:  # whatever a made-up value can bring zlib, json or datetime to
+        if len(entries) == 1:
+            return [], [unreadable(entries[0], type(error).__name__)]
+    half = len(entries) // 2
+    (first, wrong), (second, also_wrong) = checked(connection, entries[:half]), checked(connection, entries[half:])
+    return first + second, wrong + also_wrong
 
 
 def records_of(connection: sa.Connection, entries: Sequence[Entry]) -> list[Record]:
@@ -74,7 +138,7 @@ def _card_records(connection: sa.Connection, entries: Sequence[Entry]) -> Iterat
     steps: dict[str, list[Values]] = {}
     for row in sorted(_of(connection, card_steps, subjects, tenant), key=lambda one: one["position"]):
         steps.setdefault(row["rollout_id"], []).append(row)
-    texts = texts_of(connection, [*cards.values(), *(step for told in steps.values() for step in told)])
+    texts = texts_of(connection, tenant, [*cards.values(), *(step for told in steps.values() for step in told)])
     for entry in wanted:
         card = cards.get(entry.subject)
         place = "entry" if entry.kind == "card" else "credit_entry"
@@ -118,20 +182,83 @@ def _of(connection: sa.Connection, table: sa.Table, rollout_ids: Iterable[str], 
     return [dict(row) for row in connection.execute(select).mappings()]
 
 
-def _unrecorded(connection: sa.Connection, tenant: str) -> Iterator[Finding]:
-    """Rows that no entry speaks of, and second rows behind one entry."""
-    cards, label_of = job_cards.c.rollout_id, sa.func.coalesce(human_labels.c.rollout_id, human_labels.c.row_id)
-    yield from _without_entry(connection, tenant, "card", job_cards, job_cards.c.entry, cards)
-    yield from _without_entry(connection, tenant, "credit", job_cards, job_cards.c.credit_entry, cards, job_cards.c.advantage.is_not(None))
-    for kind, table, subject in (("grade", grades, grades.c.rollout_id), ("label", human_labels, label_of)):
-        yield from _without_entry(connection, tenant, kind, table, table.c.entry, subject)
-        twice = sa.select(sa.func.min(subject)).where(table.c.tenant == tenant).group_by(table.c.entry).having(sa.func.count() > 1)
-        yield from (unrecorded(tenant, kind, about) for about in connection.scalars(twice))
+def beyond_the_ledger(connection: sa.Connection, tenant: str, only: Sequence[str] | None = None) -> Iterator[Finding]:
+    """Rows that no entry speaks of, second rows behind one entry, and values in which SQL reads something else than was entered.
+    `only` narrows it to some cards."""
+    label_of = sa.func.coalesce(human_labels.c.rollout_id, human_labels.c.row_id)
+    tables = (("card", job_cards, job_cards.c.rollout_id), ("grade", grades, grades.c.rollout_id), ("label", human_labels, label_of))
+    for kind, table, subject in tables:
+        mine = [table.c.tenant == tenant, *([] if only is None else [table.c.rollout_id.in_(only)])]
+        yield from _without_entry(connection, tenant, kind, table.c.entry, subject, mine)
+        twice = sa.select(sa.func.min(subject)).where(*mine).group_by(table.c.entry).having(sa.func.count() > 1)
+        yield from (unrecorded(tenant, kind, str(about)) for about in connection.scalars(twice))
+        if connection.dialect.name == "sqlite":
+            other = connection.execute(sa.select(table.c.entry, subject).where(*mine, sa.or_(*_otherwise_written(table))))
+            twice = _has_a_key_twice(connection, mine) if table is job_cards else ()
+            yield from (otherwise_written(tenant, _number(seq), kind, str(about)) for seq, about in (*other, *twice))
+    credited = job_cards.c.advantage.is_not(None) | job_cards.c.credit_entry.is_not(None)
+    mine = [job_cards.c.tenant == tenant, credited, *([] if only is None else [job_cards.c.rollout_id.in_(only)])]
+    yield from _without_entry(connection, tenant, "credit", job_cards.c.credit_entry, job_cards.c.rollout_id, mine)
+    of_no_card = ~sa.exists().where(job_cards.c.rollout_id == card_steps.c.rollout_id, job_cards.c.tenant == card_steps.c.tenant)
+    mine = [card_steps.c.tenant == tenant, of_no_card, *([] if only is None else [card_steps.c.rollout_id.in_(only)])]
+    steps = sa.select(card_steps.c.rollout_id).distinct().where(*mine)
+    yield from (unrecorded(tenant, "step", str(about)) for about in connection.scalars(steps))
 
 
 def _without_entry(
-    connection: sa.Connection, tenant: str, kind: str, table: sa.Table, entry: Any, subject: Any, *only: Any
+    connection: sa.Connection, tenant: str, kind: str, entry: sa.Column[Any], subject: sa.ColumnElement[Any], mine: Sequence[Any]
 ) -> Iterator[Finding]:  # fmt: skip
     same = sa.and_(ledger.c.tenant == tenant, ledger.c.seq == entry, ledger.c.kind == kind, ledger.c.subject == subject)
-    select = sa.select(subject).where(table.c.tenant == tenant, *only, ~sa.exists().where(same).correlate(table))
-    yield from (unrecorded(tenant, kind, about) for about in connection.scalars(select))
+    select = sa.select(subject).where(*mine, ~sa.exists().where(same).correlate(entry.table))
+    yield from (unrecorded(tenant, kind, str(about)) for about in connection.scalars(select))
+
+
+def _otherwise_written(table: sa.Table) -> Iterator[sa.ColumnElement[bool]]:
+    """SQLite keeps whatever it is given: a moment in another form, a verdict of 2, a number in bytes. Python reads it as
+    what was entered, and no filter finds it."""
+    for column in table.c:
+        if isinstance(column.type, Instant):
+            yield (sa.func.typeof(column) != "text") | sa.not_(sa.type_coerce(column, sa.String).op("GLOB", is_comparison=True)(MOMENT))
+        elif isinstance(column.type, sa.Boolean):
+            yield sa.type_coerce(column, sa.Integer).not_in((0, 1))
+        elif isinstance(column.type, sa.Double):
+            yield sa.func.typeof(column).not_in(("real", "null"))
+
+
+def _has_a_key_twice(connection: sa.Connection, mine: Sequence[Any]) -> Iterator[tuple[Any, Any]]:
+    """Entry and id of cards in whose metadata SQLite reads the first of two values and Python the last. SQLite, to which keys end at a
+    NUL, only narrows it down."""
+    text = sa.type_coerce(job_cards.c.metadata, sa.Text)
+    told = sa.func.json_tree(text).table_valued("parent", "key")
+    twice = sa.exists(sa.select(sa.literal(1)).select_from(told).group_by(told.c.parent, told.c.key).having(sa.func.count() > 1))
+    suspect = sa.case((sa.func.json_valid(text) == 1, twice), else_=sa.false())
+    for seq, about, raw in connection.execute(sa.select(job_cards.c.entry, job_cards.c.rollout_id, text).where(*mine, suspect)):
+        doubled: list[str] = []
+        json.loads(raw, object_pairs_hook=lambda pairs, doubled=doubled: doubled.extend(_doubled(pairs)))
+        if doubled:
+            yield seq, about
+
+
+def _doubled(pairs: list[tuple[str, Any]]) -> list[str]:
+    keys = [key for key, _ in pairs]
+    return [key for key in dict.fromkeys(keys) if keys.count(key) > 1]
+
+
+def _not_indexed(connection: sa.Connection, tenant: str) -> Iterator[Finding]:
+    """Cards that a search for their words does not find, and will not."""
+    mark = connection.scalar(sa.select(search_marks.c.seq).where(search_marks.c.tenant == tenant)) or 0
+    newest = _newest(connection, tenant)
+    if mark > newest:
+        yield not_indexed(tenant, 0, "", f"the index of words is marked as done up to entry {mark}; the ledger has {newest}")
+    words, number = (
+        (words_on_sqlite, words_on_sqlite.c.rowid)
+        if connection.dialect.name == "sqlite"
+        else (words_on_postgresql, words_on_postgresql.c.number)
+    )
+    of_card = sa.and_(search_cards.c.rollout_id == job_cards.c.rollout_id, search_cards.c.tenant == job_cards.c.tenant)
+    has_words = sa.exists(sa.select(sa.literal(1)).select_from(words).where(number == search_cards.c.number))
+    select = sa.select(job_cards.c.entry, job_cards.c.rollout_id).where(
+        job_cards.c.tenant == tenant, job_cards.c.entry <= mark, ~sa.exists().where(of_card, has_words)
+    )
+    for seq, about in connection.execute(select):
+        yield not_indexed(tenant, _number(seq), str(about), f"the index of words is done up to entry {mark} and does not have it")

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
 from agent_rft.contracts.errors import UserError
-from observability.book import entries_after, entry_of
-from observability.chain import Entry, Record, SignedRoot, check_record
+from observability.chain import Entry, Finding, Record, SignedRoot, check_chain
+from observability.cursor import Cursor
 from observability.evidence import Proofs, prove
-from observability.find import whole_cards
-from observability.ledger import records_of
+from observability.find import page
+from observability.ledger import beyond_the_ledger, checked, every_entry
 from observability.query import Query
 from observability.store import Store
-from observability.tables import grader_versions, grades, human_labels, job_cards, ledger
+from observability.tables import grader_versions, grades
 
 BATCH = 500
+NOT_COVERED = "name, version and hash stand in the recorded grades; spec, code and created_by are not covered by the ledger"
+"""The hash is over the grader's code too, so a specification alone cannot be held against it."""
 
 
 class Found(NamedTuple):
@@ -30,43 +32,58 @@ class Found(NamedTuple):
 
 
 def case_of(store: Store, tenant: str, query: Query, signed: Sequence[SignedRoot]) -> Found:
-    ids = [stored.card.rollout_id for stored in whole_cards(store, query, tenant)]
+    """Everything that the ledger says was recorded of these cards. What the store has lost of it, or has beside it, is no case."""
+    ids = list(_ids(store, query, tenant))
     if not ids:
         raise UserError(f"no card of tenant {tenant} is what was asked for: {query}", "`rft card list` with the same words shows what is")
     with store.reading() as connection:
-        entries = [entry for first in range(0, len(ids), BATCH) for entry in _entries(connection, tenant, ids[first : first + BATCH])]
-        records = [record for first in range(0, len(entries), BATCH) for record in records_of(connection, entries[first : first + BATCH])]
-        if wrong := [finding for record in records if (finding := check_record(record))]:
-            raise UserError(
-                f"this case is not as it was recorded: {wrong[0]}", "`rft ledger verify` says all that was changed", exit_code=1
-            )
-        hashes = (entry.hash for entry in _every_entry(connection, tenant))
+        entries = _entries(connection, tenant, set(ids), signed)
+        records: list[Record] = []
+        for first in range(0, len(entries), BATCH):
+            of_batch, wrong = checked(connection, entries[first : first + BATCH])
+            _refuse(wrong)
+            records += of_batch
+        for first in range(0, len(ids), BATCH):
+            _refuse(beyond_the_ledger(connection, tenant, ids[first : first + BATCH]))
+        hashes = (entry.hash for batch in every_entry(connection, tenant) for entry in batch)
         proofs = prove([record.entry.seq for record in records], signed, hashes)
         return Found(len(ids), records, proofs, _graders(connection, tenant, ids))
 
 
-def _entries(connection: sa.Connection, tenant: str, ids: Sequence[str]) -> list[Entry]:
-    numbers = set[int]()
-    for column in (job_cards.c.entry, job_cards.c.credit_entry, grades.c.entry, human_labels.c.entry):
-        of = column.table.c
-        numbers |= {
-            seq for seq in connection.scalars(sa.select(column).where(of.rollout_id.in_(ids), of.tenant == tenant)) if seq is not None
-        }
-    select = sa.select(ledger).where(ledger.c.tenant == tenant, ledger.c.seq.in_(numbers)).order_by(ledger.c.seq)
-    return [entry_of(dict(row)) for row in connection.execute(select).mappings()]
+def _ids(store: Store, query: Query, tenant: str) -> Iterator[str]:
+    """The cards are not read for it: one that cannot be read is told of by its entry."""
+    after: Cursor | None = None
+    try:
+        while lines := page(store, query, BATCH, after, tenant):
+            yield from (line.rollout_id for line in lines)
+            after = Cursor(lines[-1].started_at, lines[-1].rollout_id)
+    except (TypeError, ValueError) as error:  # of a moment that is none
+        what = f"a card that this case may need cannot be read ({type(error).__name__})"
+        raise UserError(what, "`rft ledger verify` names what was changed", exit_code=1) from None
 
 
-def _every_entry(connection: sa.Connection, tenant: str) -> Iterator[Entry]:
-    seq = 0
-    while batch := entries_after(connection, tenant, seq, BATCH):
-        yield from batch
-        seq = batch[-1].seq
+def _entries(connection: sa.Connection, tenant: str, ids: Set[str], signed: Sequence[SignedRoot]) -> list[Entry]:
+    """By whom they name, never by what the store holds: a grade that was deleted is missed. Only a ledger that is whole can say that."""
+    found: list[Entry] = []
+
+    def entries() -> Iterator[Entry]:
+        for batch in every_entry(connection, tenant):
+            found.extend(entry for entry in batch if entry.subject in ids)
+            yield from batch
+
+    _refuse(check_chain(tenant, entries(), signed))
+    return found
+
+
+def _refuse(wrong: Iterable[Finding]) -> None:
+    for finding in wrong:
+        raise UserError(f"this case is not as it was recorded: {finding}", "`rft ledger verify` says all that was changed", exit_code=1)
 
 
 def _graders(connection: sa.Connection, tenant: str, ids: Sequence[str]) -> list[Mapping[str, Any]]:
     used = sa.select(grades.c.grader, grades.c.version).where(grades.c.rollout_id.in_(ids), grades.c.tenant == tenant).distinct()
     versions = sa.select(grader_versions).where(sa.tuple_(grader_versions.c.name, grader_versions.c.version).in_(used))
     return [
-        {name: row[name] for name in ("name", "version", "hash", "spec", "code", "created_by")}
+        {name: row[name] for name in ("name", "version", "hash", "spec", "code", "created_by")} | {"note": NOT_COVERED}
         for row in connection.execute(versions).mappings()
     ]

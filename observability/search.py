@@ -50,8 +50,7 @@ def _next(store: Store, tenant: str) -> int:
         entries = entries_after(connection, tenant, mark or 0, AT_ONCE)
         if not entries:
             return 0
-        cards = stored_cards(connection, [entry.subject for entry in entries if entry.kind == "card"])
-        _index(connection, [stored for stored in cards if stored.card.tenant == tenant])
+        _index(connection, stored_cards(connection, [entry.subject for entry in entries if entry.kind == "card"], tenant))
         values = {"tenant": tenant, "seq": entries[-1].seq}
         connection.execute(
             sa.insert(search_marks) if mark is None else sa.update(search_marks).where(search_marks.c.tenant == tenant), [values]
@@ -120,7 +119,11 @@ def match_of(dialect: str, texts: Sequence[Text], tenant: str | None = None) -> 
 
 
 def has_words(dialect: str, texts: Sequence[Text], tenant: str | None = None) -> sa.ColumnElement[bool]:
-    """True of the cards that have them, within a larger question."""
+    """True of the cards that have them, within a larger question. Of pairs a database would compare each card with the whole list."""
     found = match_of(dialect, texts, tenant)
-    ids = sa.select(search_cards.c.rollout_id, search_cards.c.tenant).join(found.table, found.number == search_cards.c.number)
-    return sa.tuple_(job_cards.c.rollout_id, job_cards.c.tenant).in_(ids.where(found.holds))
+    ids = sa.select(_key(search_cards)).join(found.table, found.number == search_cards.c.number)
+    return _key(job_cards).in_(ids.where(found.holds))
+
+
+def _key(table: sa.Table) -> sa.ColumnElement[str]:
+    return table.c.rollout_id + " " + table.c.tenant

@@ -11,7 +11,8 @@ import hashlib
 import os
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -51,29 +52,41 @@ class SigningKeys(msgspec.Struct, frozen=True):
     def sign(self, message: bytes) -> bytes:
         return self.private.sign(message)
 
+    def dated(self, now: str) -> str:
+        """What a signature made now says of its time. A clock that stepped back behind the key's first day would make it void."""
+        return max(now, self.known[-1].since)
+
 
 def open_keys(file: Path, now: str) -> SigningKeys:
     """The keys in the file, which is made with a first key where there is none."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        _write_new(file, [_fresh(now)])
+    with _writing(file):
+        if not file.exists():
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _write_new(file, [_fresh(now)])
     return _signing_keys(file, _read(file))
 
 
-def rotate(file: Path, now: str) -> SigningKeys:
-    """A new key signs from now on. The old one's private half is gone with this."""
+def known_keys(file: Path) -> tuple[KnownKey, ...]:
+    """Enough to verify. The file may hold public halves only, as `public_keys` gives them out."""
+    return _public(_read(file))
+
+
+def rotate(file: Path, now: str, last: str = "") -> SigningKeys:
+    """A new key signs from now on. The old one's private half is gone with this. `last` is when the keys last signed: a
+    signature dated after its key's last day would count for nothing."""
     *older, newest = _read(file)
-    if now <= newest.since:
-        raise UserError(f"the newest key of {file} is from {newest.since}, which is not before {now}", "look at this machine's clock")
+    if now <= (used := max(newest.since, last)):
+        raise UserError(f"the newest key of {file} was in use on {used}, which is not before {now}", "look at this machine's clock")
     retired = msgspec.structs.replace(newest, until=now, private=None)
     keys = [*older, retired, _fresh(now)]
-    os.replace(_written_beside(file, keys), file)
-    _settle(file.parent)
+    with _writing(file):
+        os.replace(_written_beside(file, keys), file)
+        settle(file.parent)
     return _signing_keys(file, keys)
 
 
 def sign_root(keys: SigningKeys, tenant: str, size: int, root: bytes, at: str) -> SignedRoot:
-    unsigned = SignedRoot(tenant=tenant, size=size, root=root.hex(), at=at, key=keys.id, signature="")
+    unsigned = SignedRoot(tenant=tenant, size=size, root=root.hex(), at=keys.dated(at), key=keys.id, signature="")
     return msgspec.structs.replace(unsigned, signature=keys.sign(root_statement(unsigned)).hex())
 
 
@@ -103,8 +116,11 @@ def _fresh(now: str) -> _KeptKey:
     return _KeptKey(id=identity, public=public.hex(), since=now, private=private.private_bytes_raw().hex())
 
 
+def _public(keys: Sequence[_KeptKey]) -> tuple[KnownKey, ...]:
+    return tuple(KnownKey(id=key.id, public=key.public, since=key.since, until=key.until) for key in keys)
+
+
 def _signing_keys(file: Path, keys: Sequence[_KeptKey]) -> SigningKeys:
-    known = tuple(KnownKey(id=key.id, public=key.public, since=key.since, until=key.until) for key in keys)
     try:
         private = Ed25519PrivateKey.from_private_bytes(bytes.fromhex(keys[-1].private or ""))
     except ValueError:
@@ -113,7 +129,7 @@ def _signing_keys(file: Path, keys: Sequence[_KeptKey]) -> SigningKeys:
         raise UserError(
             f"{file}: the private key of {keys[-1].id} does not belong to its public key", "bring back the file as it was written"
         )
-    return SigningKeys(known, private)
+    return SigningKeys(_public(keys), private)
 
 
 def _read(file: Path) -> list[_KeptKey]:
@@ -122,13 +138,21 @@ def _read(file: Path) -> list[_KeptKey]:
         keys = msgspec.json.decode(content, type=list[_KeptKey])
     except OSError as error:
         raise UserError(f"cannot read the signing keys {file}: {error.strerror}", "give the path of a file that you own") from error
-    except msgspec.DecodeError as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
         raise UserError(f"{file} holds no signing keys: {error}", "bring back the file as it was written") from error
-    if mode & 0o077:
+    if mode & 0o077 and any(key.private for key in keys):
         raise UserError(f"others may read or write the signing keys {file} (mode {mode:o})", f"chmod 600 {file}")
     if not keys:
         raise UserError(f"{file} holds no signing key", "remove it to have one made")
     return keys
+
+
+@contextmanager
+def _writing(file: Path) -> Generator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"the signing keys {file} cannot be written: {error.strerror}", "name a folder that is yours to write in") from None
 
 
 def _write_new(file: Path, keys: Sequence[_KeptKey]) -> None:
@@ -140,7 +164,7 @@ def _write_new(file: Path, keys: Sequence[_KeptKey]) -> None:
         pass
     finally:
         os.unlink(written)
-    _settle(file.parent)
+    settle(file.parent)
 
 
 def _written_beside(file: Path, keys: Sequence[_KeptKey]) -> str:
@@ -153,7 +177,7 @@ def _written_beside(file: Path, keys: Sequence[_KeptKey]) -> str:
     return name
 
 
-def _settle(folder: Path) -> None:
+def settle(folder: Path) -> None:
     """What was renamed in the folder stays so through a power cut: a root must not outlive the key that signed it."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

@@ -54,12 +54,6 @@ class Store:
             url = url.set(database=str(Path(url.database or "").absolute()))
         return url.render_as_string(hide_password=False)
 
-    @property
-    def ledger_folder(self) -> Path:
-        """Where the keys and the signed roots of this store's ledgers are, unless somebody names another place."""
-        name = Path(self.engine.url.database or "store").stem
-        return (self.folder if self.engine.dialect.name == "sqlite" else Path("runs")) / f"{name}-ledger"
-
     def reading(self) -> AbstractContextManager[sa.Connection]:
         return self.engine.connect()
 
@@ -151,9 +145,7 @@ def _reaching(store: Store, work: Callable[[], T]) -> T:
         except exc.DBAPIError as error:
             store.close()
             if "locked" not in str(error.orig) or time.monotonic() > deadline:
-                raise UserError(
-                    f"the store at {store.name} cannot be opened: {error.orig}", "is the URL right, and the server up?"
-                ) from None
+                raise UserError(f"the store at {store.name} cannot be opened: {error.orig}", _cure(str(error.orig))) from None
         time.sleep(0.05)
 
 
@@ -161,6 +153,12 @@ def take_turns(connection: sa.Connection, name: str) -> None:
     """Whoever else would write under this name waits for this transaction. On SQLite a writing one is alone as it is."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtext(name))))
+
+
+def _cure(said: str) -> str:
+    if "locked" in said:
+        return "another process writes, or brings the store up to date, which takes a minute for 100,000 cards: wait and try again"
+    return "make room on its disk" if "disk" in said or "full" in said else "is the URL right, and the server up?"
 
 
 # --- schema ---------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from typing import Any
 FORMAT = "agent-rft evidence 1"
 ROOT_STATEMENT = "agent-rft ledger root 1"
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
-BELONG_TO_A_CARD = ("grade", "review", "label", "erasure")
+BELONG_TO_A_CARD = ("credit", "grade", "review", "label", "erasure")
 
 MIB = 1 << 20
 MOST_FILES = 60_000
@@ -611,6 +611,8 @@ def report(found: Examination, trusted: bool) -> Iterator[str]:
         yield f"case {shown(case['name'])} of tenant {shown(case['tenant'])}, made {shown(case['made_at'])} by {shown(case['made_by'])}"
         yield f"chosen by: {shown(case['question'])}"
     yield f"the bundle: {', '.join(found.notes)}, {len(found.entries)} ledger entries, {len(found.cards)} cards"
+    if found.graders:
+        yield "what graders.json says beyond name, version and hash is not covered by the ledger"
     yield from (f"  FAULT {fault}" for fault in listed(found.faults))
     for card in found.cards.values():
         others = ", ".join(f"{count} {shown(kind)}{'s' * (count > 1)}" for kind, count in sorted(card.counts.items()) if kind != "card")

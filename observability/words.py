@@ -13,9 +13,17 @@ from typing import Any
 from agent_rft.contracts.jobcards import JobCard
 from observability.query import Text
 
-WORD = re.compile(r"[^\W_]+")
+ALONE = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff"
+    "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\uff66-\uff9f\U00020000-\U0003ffff"
+)
+"""Scripts that put no spaces between words (Thai, Lao, Burmese, Khmer, Japanese, Chinese): each character is a word, and a word
+of a question is a phrase of them."""
+WORD = re.compile(rf"(?!\W)[{ALONE}]|[^\W_{ALONE}]+")
+GAP = "\ue000"
+"""Stands before each text, so that no phrase runs from one into the next. For private use: a word to FTS5, never in a question."""
 MOST_WORDS = 50_000
-"""Of a card: PostgreSQL takes a megabyte of them. What comes later is not found."""
+"""Of a card, with the gaps: PostgreSQL takes a megabyte of them. What comes later is not found."""
 LONGEST = 100
 """Characters of a word: longer ones are keys and encoded files."""
 LAST_PLACE = 16383
@@ -31,7 +39,7 @@ def words_of(card: JobCard) -> list[str]:
     """All that was asked, said, called and found, the tenant's own word first."""
     words = [word_of_tenant(card.tenant)]
     for text in _texts(card):
-        words += words_in(text)
+        words += [GAP, *words_in(text)]
         if len(words) >= MOST_WORDS:
             break
     return words[:MOST_WORDS]
@@ -76,6 +84,8 @@ def as_vector(words: Sequence[str]) -> str:
     """As PostgreSQL writes a tsvector."""
     places: dict[str, list[int]] = {}
     for place, word in enumerate(words, 1):
+        if word == GAP:
+            continue
         at = places.setdefault(word, [])
         if len(at) < PLACES:
             at.append(min(place, LAST_PLACE))

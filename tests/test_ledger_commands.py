@@ -143,6 +143,111 @@ def test_evidence_of_a_changed_card_is_refused(rft, store, tmp_path):
     assert not (tmp_path / "c1.zip").exists()
 
 
+def test_an_auditor_needs_no_private_key(rft, tmp_path, monkeypatch):
+    assert rft("ledger", "sign")[0] == 0
+    monkeypatch.setenv("COLUMNS", "40")
+    copy = tmp_path / "auditor"
+    copy.mkdir()
+    (copy / "keys.json").write_text(rft("ledger", "keys")[1])
+    (copy / "keys.json").chmod(0o644)
+    shutil.copy(tmp_path / "cards-ledger/roots.jsonl", copy)
+    code, told = rft("ledger", "verify", "--folder", str(copy))
+    assert code == 0 and "the newest signed root covers 19" in told
+    assert "private" not in (copy / "keys.json").read_text()
+    code, told = rft("ledger", "sign", "--folder", str(copy))
+    assert code == 2 and "has no private key" in told
+
+
+def test_after_a_clock_stepped_back_signing_and_evidence_go_on(rft, store, tmp_path, monkeypatch):
+    right = "2026-11-22T10:00:00.000000+00:00"
+    monkeypatch.setattr("agent_rft.commands.ledger._now", lambda: right)
+    assert rft("ledger", "sign")[0] == 0
+    append_grades(store, [(IDS[1], Grade(GraderRef("numeric", "2", "beef"), 1.0, True))])
+    monkeypatch.setattr("agent_rft.commands.ledger._now", lambda: right.replace("10", "09", 1))
+    assert "signed 20 entries" in rft("ledger", "sign")[1]
+    early = tmp_path / "early.zip"
+    assert rft("ledger", "evidence", "run:mine", "--case", "c0", "--by", "ann", "--out", str(early))[0] == 0
+    monkeypatch.setattr("agent_rft.commands.ledger._now", lambda: right.replace("10", "11", 1))
+    assert rft("ledger", "verify")[0] == 0
+    append_grades(store, [(IDS[2], Grade(GraderRef("numeric", "2", "beef"), 1.0, True))])
+    assert "signed 21 entries" in rft("ledger", "sign")[1]
+    (tmp_path / "keys.json").write_text(rft("ledger", "keys")[1])
+    late = tmp_path / "late.zip"
+    assert rft("ledger", "evidence", "run:mine", "--case", "c1", "--by", "ann", "--out", str(late))[0] == 0
+    for bundle in (early, late):
+        command = [sys.executable, "-I", str(ROOT / "observability/verify_evidence.py"), str(bundle), "--key", str(tmp_path / "keys.json")]
+        assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def test_a_key_is_not_rotated_before_the_last_root_that_it_signed(rft, monkeypatch):
+    now = "2026-11-22T{}:00:00.000000+00:00".format
+    for hour in ("10", "12"):  # made at 10, signed at 12
+        monkeypatch.setattr("agent_rft.commands.ledger._now", lambda hour=hour: now(hour))
+        assert rft("ledger", "keys" if hour == "10" else "sign")[0] == 0
+    monkeypatch.setattr("agent_rft.commands.ledger._now", lambda: now("11"))
+    code, told = rft("ledger", "keys", "--rotate")
+    assert code == 2 and f"was in use on {now('12')}, which is not before {now('11')}" in told
+    assert rft("ledger", "verify")[0] == 0
+
+
+def test_a_lost_file_of_roots_is_told_and_nothing_is_signed(rft, store, tmp_path):
+    assert rft("ledger", "sign")[0] == 0
+    changed(store, grades.delete().where(grades.c.entry == 19), ledger.delete().where(ledger.c.seq == 19))
+    (tmp_path / "cards-ledger").rename(tmp_path / "elsewhere")
+    code, told = rft("ledger", "verify")
+    assert code == 1 and "the store has a root of default over 19 entries" in told and "roots.jsonl lacks" in told
+    assert rft("ledger", "verify", "--tenant", "default")[0] == 1
+    code, told = rft("ledger", "sign")
+    assert code == 1 and "is not signed" in told and "cure: bring back roots.jsonl" in told
+    code, told = rft("ledger", "verify", "--folder", str(tmp_path / "elsewhere"))
+    assert code == 1 and "tail cut" in told and "lacks" not in told
+
+
+def test_half_a_line_of_the_roots_is_told_and_is_no_fault(rft, store, tmp_path):
+    assert rft("ledger", "sign")[0] == 0
+    with (tmp_path / "cards-ledger/roots.jsonl").open("a") as file:
+        file.write('{"tenant":"defa')
+    code, told = rft("ledger", "verify")
+    assert code == 0 and "ends in half a line" in told and "all as recorded" in told
+    append_grades(store, [(IDS[1], Grade(GraderRef("numeric", "2", "beef"), 1.0, True))])
+    assert rft("ledger", "sign")[0] == 0
+    assert "half a line" not in rft("ledger", "verify")[1]
+
+
+def test_a_mistyped_tenant_or_folder_is_never_all_well(rft, tmp_path):
+    assert rft("ledger", "sign")[0] == 0
+    code, told = rft("ledger", "verify", "--tenant", "defualt")
+    assert code == 2 and "has no tenant defualt" in told and "did you mean 'default'?" in told
+    query = ("evidence", "run:mine", "--case", "c", "--by", "ann", "--out", str(tmp_path / "c.zip"))
+    for words in (("verify",), ("sign",), ("keys",), ("keys", "--rotate"), query):
+        for folder in (str(tmp_path / "typo"), "/etc/passwd", "/etc/passwd/x"):
+            code, told = rft("ledger", *words, "--folder", folder)
+            assert code == 2 and f"--folder {folder}: there is no such folder" in told
+    assert not (tmp_path / "typo").exists()
+
+
+@pytest.mark.parametrize("words", [("sign",), ("keys",)])
+def test_a_folder_that_takes_no_file_is_one_clear_error(rft, words):
+    code, told = rft("ledger", *words, "--folder", "/proc")
+    assert code == 2 and "the signing keys /proc/keys.json cannot be written" in told
+
+
+@pytest.mark.parametrize("out", ["/proc/x.zip", "/dev/full/x.zip"])
+def test_evidence_that_cannot_be_written_is_one_clear_error(rft, out):
+    code, told = rft("ledger", "evidence", "run:mine", "--case", "c", "--by", "ann", "--out", out)
+    assert code == 2 and f"{out} cannot be written" in told
+
+
+def test_evidence_is_there_whole_or_not_at_all(rft, tmp_path, monkeypatch):
+    def stops(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "replace", stops)
+    code, told = rft("ledger", "evidence", "run:mine", "--case", "c", "--by", "ann", "--out", str(tmp_path / "c.zip"))
+    assert code == 2 and "c.zip cannot be written: No space left on device" in told
+    assert list(tmp_path.glob("*.zip*")) == [] and list(tmp_path.glob(".c*")) == []
+
+
 # --- looking ------------------------------------------------------------------------------------------------------------
 
 
@@ -157,6 +262,14 @@ def test_cards_are_asked_for_by_what_they_are_and_pages_go_on_where_the_last_end
     assert cursor
     assert shown(rft("card", "list", "run:mine grade>0.5", "--limit", "2", "--after", cursor[1])[1]) == ["0198c201"]
     assert shown(rft("card", "list", "--run", "mine", "--kind", "eval", "grade:0")[1]) == ["0198c200"]
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "10001", "99999999999999999999", "many"])
+def test_a_page_has_1_to_10000_cards(rft, capfd, limit):
+    with pytest.raises(SystemExit) as ended:
+        rft("card", "list", "--limit", limit)
+    assert ended.value.code == 2
+    assert f"{limit} is not a number from 1 to 10,000" in capfd.readouterr().err
 
 
 def test_a_query_that_cannot_be_read_says_all_that_is_wrong(rft):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from rich.table import Table
 
@@ -53,17 +55,25 @@ def export(url: str, question: str, out: str) -> None:
     if target.exists():
         raise UserError(f"{target} is there already", "name another file: an export is never written over")
     query, store = _asked(url, question)
-    draft = target.with_name(f".{target.name}.{os.getpid()}")
-    with progress_bar(f"writing {target}", total := count(store, query)) as step:
-        try:
-            with draft.open("xb") as file:
-                file.writelines(EXPORTS[target.suffix[1:]].write(_counted(whole_cards(store, query), step)))
-            draft.replace(target)
-        except OSError as error:
-            raise UserError(f"{target} cannot be written: {error.strerror}", "name another place") from None
-        finally:
-            draft.unlink(missing_ok=True)
+    with progress_bar(f"writing {target}", total := count(store, query)) as step, whole_file(target) as file:
+        file.writelines(EXPORTS[target.suffix[1:]].write(_counted(whole_cards(store, query), step)))
     console.print(f"{target}: {total} cards")
+
+
+@contextmanager
+def whole_file(target: Path) -> Generator[BinaryIO]:
+    """Takes its name once it is whole. What stops half-way leaves nothing."""
+    draft = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("xb") as file:
+            yield file
+        draft.replace(target)
+    except OSError as error:
+        raise UserError(f"{target} cannot be written: {error.strerror}", "name another place") from None
+    finally:
+        with suppress(OSError):
+            draft.unlink()
 
 
 def _asked(url: str, question: str) -> tuple[Query, Store]:

@@ -8,8 +8,9 @@ from contextlib import closing
 from pathlib import Path
 
 import observability.verify_evidence as verifier
+from agent_rft.commands.cards import whole_file
 from agent_rft.commands.parts import console, progress_bar
-from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.errors import UserError, did_you_mean
 from observability import ledger, roots
 from observability.chain import Finding, SignedRoot
 from observability.evidence import Case, Signer, make_bundle
@@ -17,8 +18,8 @@ from observability.halves import moment_text
 from observability.proofs import case_of
 from observability.query import parse
 from observability.roots import LedgerFiles
-from observability.signing import KnownKey, open_keys, public_keys, rotate, why_not_signed
-from observability.store import open_store
+from observability.signing import KnownKey, known_keys, open_keys, public_keys, rotate, why_not_signed
+from observability.store import Store, open_store
 
 SHOWN = 50
 """Findings that are listed."""
@@ -26,7 +27,7 @@ SHOWN = 50
 
 def sign(url: str, folder: str | None) -> None:
     with closing(open_store(url)) as store:
-        files = LedgerFiles.of(store, folder)
+        files = _files(store, folder)
         signed = roots.sign_all(store, open_keys(files.keys, _now()), files.roots, _now())
     for root in signed:
         console.print(f"tenant {root.tenant}: signed {root.size} entries, root {root.root[:16]}, key {root.key}")
@@ -36,9 +37,14 @@ def sign(url: str, folder: str | None) -> None:
 def verify(url: str, folder: str | None, tenant: str | None) -> None:
     """Ends with 1 if anything is not as it was recorded."""
     with closing(open_store(url)) as store:
-        files = LedgerFiles.of(store, folder)
+        files = _files(store, folder)
+        lost = roots.lost_roots(store, files.roots, tenant)
         trusted, faults = _trusted(files)
-        every = [tenant] if tenant else sorted({*ledger.tenants(store), *(root.tenant for root in trusted)})
+        every = sorted({*ledger.tenants(store), *(root.tenant for root in trusted)})
+        if tenant is not None:
+            if tenant not in every and not lost:
+                raise UserError(f"{store.name} has no tenant {tenant}", did_you_mean(tenant, every) if every else "it has none at all")
+            every = [tenant]
         findings: list[Finding] = []
         for one in every:
             entries, own = ledger.size(store, one), [root for root in trusted if root.tenant == one]
@@ -50,11 +56,15 @@ def verify(url: str, folder: str | None, tenant: str | None) -> None:
         console.print(f"  {finding}", style="red")
     if len(findings) > SHOWN:
         console.print(f"  and {len(findings) - SHOWN} more", style="red")
-    for fault in faults:
+    for fault in (*faults, *lost):
         console.print(f"  {fault}", style="red")
-    if findings or faults:
-        what = f"{len(findings) + len(faults)} things are not as they were recorded"
-        raise UserError(what, "a backup from before shows what stood there; the entries say when it was recorded", exit_code=1)
+    if roots.is_torn(files.roots):
+        why = "" if lost else ": a kill or a full disk leaves such, and the next root takes its place"
+        console.print(f"  {files.roots} ends in half a line, which counts as never written{why}", style="yellow")
+    if wrong := len(findings) + len(faults) + len(lost):
+        cure = "a backup from before shows what stood there; the entries say when it was recorded"
+        more = f"; {roots.CURE_OF_LOST}" if lost else ""
+        raise UserError(f"{wrong} things are not as they were recorded", cure + more, exit_code=1)
 
 
 def evidence(url: str, folder: str | None, question: str, tenant: str, name: str, by: str, out: str) -> None:
@@ -63,16 +73,16 @@ def evidence(url: str, folder: str | None, question: str, tenant: str, name: str
     if target.exists():
         raise UserError(f"{target} is there already", "name another file: evidence is never written over")
     with closing(open_store(url)) as store:
-        files = LedgerFiles.of(store, folder)
+        files = _files(store, folder)
         keys = open_keys(files.keys, _now())
         roots.sign(store, tenant, keys, files.roots, _now())
-        signed = [root for root in roots.read_roots(files.roots) if root.tenant == tenant]
+        signed = [root for root in _trusted(files)[0] if root.tenant == tenant]
         found = case_of(store, tenant, query, signed)
-    case = Case(name=name, tenant=tenant, question=question, made_at=_now(), made_by=by)
+    case = Case(name=name, tenant=tenant, question=question, made_at=keys.dated(_now()), made_by=by)
     signer = Signer(key=keys.id, public_keys=public_keys(keys), sign=keys.sign)
     bundle = make_bundle(case, found.records, found.proofs, found.graders, (), signer, Path(verifier.__file__).read_bytes())
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.write_bytes(bundle)
+    with whole_file(target) as file:
+        file.write(bundle)
     told = f"{found.cards} cards, {len(found.records)} entries, {len(bundle) / 1e6:.1f} MB"
     console.print(f"{target}: {told}\ncheck it: python3 observability/verify_evidence.py {target} --key KEYS.json (rft ledger keys)")
 
@@ -80,9 +90,20 @@ def evidence(url: str, folder: str | None, question: str, tenant: str, name: str
 def keys(url: str, folder: str | None, renew: bool) -> None:
     """The public halves, for those who verify."""
     with closing(open_store(url)) as store:
-        file = LedgerFiles.of(store, folder).keys
-    found = rotate(file, _now()) if renew else open_keys(file, _now())
+        files = _files(store, folder)
+    if renew:
+        last = max((root.at for root in _trusted(files)[0]), default="")
+        found = rotate(files.keys, _now(), last)
+    else:
+        found = open_keys(files.keys, _now())
     console.print(public_keys(found).decode(), end="")
+
+
+def _files(store: Store, folder: str | None) -> LedgerFiles:
+    """A folder that was mistyped would be one without roots, and all would seem well."""
+    if folder is not None and not Path(folder).is_dir():
+        raise UserError(f"--folder {folder}: there is no such folder", "look at its name, or make it first")
+    return LedgerFiles.of(store, folder)
 
 
 def _trusted(files: LedgerFiles) -> tuple[list[SignedRoot], list[str]]:
@@ -97,7 +118,7 @@ def _trusted(files: LedgerFiles) -> tuple[list[SignedRoot], list[str]]:
 def _known(files: LedgerFiles) -> Sequence[KnownKey]:
     if not files.keys.exists():
         raise UserError(f"{files.roots} holds signed roots, and {files.keys} is missing", "bring back the keys that signed them")
-    return open_keys(files.keys, _now()).known
+    return known_keys(files.keys)
 
 
 def _verdict(tenant: str, entries: int, own: Sequence[SignedRoot], findings: int) -> str:

@@ -318,7 +318,7 @@ def enter_labels(connection: sa.Connection) -> None:
     owners = table("job_cards", True)
     for label in _labels(connection, ledgered=False):
         whose = connection.scalar(sa.select(owners.c.tenant).where(owners.c.rollout_id == label["rollout_id"]))
-        row = label | {"tenant": whose or WITHOUT_CARD}
+        row = label | {"tenant": WITHOUT_CARD if whose is None else whose}
         book = Book(connection, [row["tenant"]])
         book.label(row)
         book.close()

@@ -20,7 +20,8 @@ from observability.redaction.redact import Removal, redact_value
 def redact_card(card: JobCard, detectors: Sequence[Detector] = BUILT_IN) -> tuple[JobCard, tuple[Removal, ...]]:
     """The card as it may be stored, and what was removed, by the path of the field.
 
-    Token ids go, as they do at storing: they spell the same words.
+    Token ids go, as they do at storing: they spell the same words. What names a thing stays, for others point at it: ids of
+    cards, calls, rows and runs, names of tools and graders.
     """
     redacting = _Redacting(detectors)
     plain = without_token_ids(card)
@@ -30,8 +31,15 @@ def redact_card(card: JobCard, detectors: Sequence[Detector] = BUILT_IN) -> tupl
         reference_answer=redacting.value(plain.reference_answer, "/reference_answer"),
         metadata=redacting.value(plain.metadata, "/metadata"),
         item=redacting.value(plain.item, "/item"),
-        grade=redacting.grade(plain.grade),
+        grade=None if plain.grade is None else redacting.grade(plain.grade, "/grade"),
     )
+    return redacted, tuple(redacting.removed)
+
+
+def redact_grade(grade: Grade, detectors: Sequence[Detector] = BUILT_IN) -> tuple[Grade, tuple[Removal, ...]]:
+    """One that comes later than its card."""
+    redacting = _Redacting(detectors)
+    redacted = redacting.grade(grade, "")
     return redacted, tuple(redacting.removed)
 
 
@@ -72,7 +80,5 @@ class _Redacting:
     def _result(self, result: ToolResult, path: str) -> ToolResult:
         return replace(result, output=self.value(result.output, f"{path}/output"), error=self.value(result.error, f"{path}/error"))
 
-    def grade(self, grade: Grade | None) -> Grade | None:
-        if grade is None:
-            return None
-        return replace(grade, parts=self.value(grade.parts, "/grade/parts"), errors=self.value(grade.errors, "/grade/errors"))
+    def grade(self, grade: Grade, path: str) -> Grade:
+        return replace(grade, parts=self.value(grade.parts, f"{path}/parts"), errors=self.value(grade.errors, f"{path}/errors"))

@@ -6,10 +6,12 @@ before it do. Runs of digits are found first; everything else looks only inside 
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator
 
 import msgspec
+import re2
 
 from observability.redaction.check_digits import (
     IBAN_LENGTHS,
@@ -22,6 +24,7 @@ from observability.redaction.check_digits import (
     is_steuer_id,
 )
 from observability.redaction.detector import Detector, Found
+from observability.redaction.secrets import without_surrogates
 
 GAP = " .\\-/\u00a0\u202f\u2011"
 RUN = re.compile(rf"[0-9(](?:[{GAP}()]{{0,3}}[0-9]){{6,}}")
@@ -34,8 +37,15 @@ ONLY_SPACED = re.compile("[0-9 ]+")
 COLUMN_BEFORE, COLUMN_AFTER = re.compile(r"[0-9][0-9)%]* {1,3}\Z"), re.compile(r" {1,3}[0-9]")
 MONEY_BEFORE = re.compile(r"(?:[$€£¥₹]|\b(?:USD|EUR|CHF|GBP|JPY|Fr\.|Rs\.?))[ \u00a0\u202f]?[-+(]?\Z")
 MONEY_AFTER = re.compile(
-    r"\)?[ \u00a0\u202f]?(?:[$€£¥₹%]|(?:USD|EUR|CHF|GBP|JPY|SEK|NOK|DKK|PLN|[Mm]io|[Mm]rd|million|billion|thousand)\b)"
+    r"\)?[ \u00a0\u202f]?(?:[$€£¥₹%]|(?:USD|EUR|CHF|GBP|JPY|SEK|NOK|DKK|PLN|[Mm]io|[Mm]rd|million|billion|thousand|"
+    r"shares|Aktien|units|bytes|tokens)\b)"
 )
+FIGURES = (
+    "totals?|revenues?|turnover|sales|income|assets|liabilities|equity|debt|cash|profits?|earnings|ebitda|ebit|expenses|costs?|amounts?|"
+    "shares|umsatz|summe|betrag|gewinn|bilanzsumme"
+)
+FIGURE_BEFORE = re.compile(rf"(?i)(?<![a-z])(?:{FIGURES})[\"']?(?: (?:is|was|of|de|von|war))?[ :=]{{1,3}}\Z")
+"""Where a number has no groups, or those of a figure, such a word says what it is."""
 
 
 def _whole(shape: str) -> re.Pattern[str]:
@@ -69,7 +79,7 @@ CALLING_CODE = re.compile(
 PHONE_WORDS = _words(
     r"(?<![a-z])(?:tel|tél|téléphone|telefon|telefono|teléfono|telephone|phone|fax|telefax|mobile|mobil|cell|cellular|handy|portable|natel|"
     r"whatsapp|hotline|dial|call|text|ring|rufen sie|appelez(?:-nous)?|reach (?:me|us|him|her)|llame|电话|電話)",
-    r"(?:(?:[.:=)\"'\s]|number|num[ée]ro|nummer|no\b|nr\b|is\b|ist\b|est\b|es\b|me\b|us\b|him\b|her\b|on\b|at\b|au\b|unter\b|al\b|the\b|our\b|"
+    r"(?:(?:[.:=)_\"'\s]|number|num[ée]ro|nummer|no\b|nr\b|is\b|ist\b|est\b|es\b|me\b|us\b|him\b|her\b|on\b|at\b|au\b|unter\b|al\b|the\b|our\b|"
     r"office\b|desk\b|line\b){1,12})",
 )
 
@@ -86,14 +96,15 @@ def _is_international(digits: str) -> bool:
     return 8 <= len(digits) <= 15 and CALLING_CODE.match(digits) is not None
 
 
-def _is_called(digits: str) -> bool:
+def is_called(digits: str) -> bool:
+    """Where the words before it say that it is a phone's."""
     return 7 <= len(digits) <= 15 and len(set(digits)) > 1
 
 
 INTERNATIONAL = re.compile(rf"\+[1-9](?:[{GAP}()]{{0,3}}[0-9]){{7,14}}")
 SIGNED_FIGURE = re.compile(r"\+[0-9]{1,3}(?:\.[0-9]+|(?:[.\u00a0\u202f][0-9]{3})+)\Z")
 PHONE_SHAPES = (
-    r"(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ \u00a0]?|[2-9][0-9]{2}-)[2-9][0-9]{2}[-.\u2011][0-9]{4}",
+    r"(?:1[-. ])?(?:\([2-9][0-9]{2}\)[ \u00a0]?|[2-9][0-9]{2}[-\u2011])[2-9][0-9]{2}[-.\u2011][0-9]{4}",
     r"(?:1[-. ])?[2-9][0-9]{2}\.[2-9][0-9]{2}\.[0-9]{4}",
     r"\([2-9][0-9]{2}\) ?[2-9][0-9]{2} [0-9]{4}",
 )
@@ -107,19 +118,21 @@ NATIONAL_SHAPES = (
     r"01[567][0-9][ -][0-9]{7,8}",
     r"0[1-9][0-9] [0-9]{3} [0-9]{2} [0-9]{2}",
     r"00[1-9][0-9][ /-][0-9]{1,4}(?:[ /-][0-9]{2,4}){1,4}",
+    r"00[1-9][0-9] [0-9]{2,4} [0-9]{5,8}",
 )
 """Those that begin with the 0 of a trunk line, which no figure does: France's, Britain's, Germany's, Switzerland's."""
 PHONES = (
     *(Shape("PHONE", _whole(shape), _is_na_phone) for shape in PHONE_SHAPES),
     *(Shape("PHONE", _whole(shape), _always) for shape in NATIONAL_SHAPES),
-    Shape("PHONE", _whole(rf"\(?[0-9](?:[{GAP}()]{{0,2}}[0-9]){{6,14}}"), _is_called, PHONE_WORDS),
+    Shape("PHONE", _whole(rf"\(?[0-9](?:[{GAP}()]{{0,2}}[0-9]){{6,14}}"), is_called, PHONE_WORDS),
 )
 
 # --- cards and national ids -------------------------------------------------------------------------------------------
 
 SSN_WORDS = _words(r"\bssn|\bsocial security", r"(?:[\s\"'.:=#(_]|number|num|no\b|is\b|security){0,6}")
 NINO_WORDS = _words(r"\bnino|\bnational insurance|\bni (?:number|no)", r"(?:[\s\"'.:=#(_]|number|num|no\b|is\b){0,6}")
-CARD_SHAPE = r"[0-9]{4}([ -]?)[0-9]{4}\1[0-9]{4}\1[0-9]{4}(?:\1[0-9]{1,3})?|[0-9]{4}([ -]?)[0-9]{6}\2[0-9]{4,5}"
+CARD_GAP = r"([ \-\u00a0\u202f\u2011]?)"
+CARD_SHAPE = rf"[0-9]{{4}}{CARD_GAP}[0-9]{{4}}\1[0-9]{{4}}\1[0-9]{{4}}(?:\1[0-9]{{1,3}})?|[0-9]{{4}}{CARD_GAP}[0-9]{{6}}\2[0-9]{{4,5}}"
 IDS = (
     Shape("CARD", _whole(CARD_SHAPE), is_payment_card),
     Shape("SSN", _whole(r"[0-9]{3}[-\u2011][0-9]{2}[-\u2011][0-9]{4}"), is_ssn),
@@ -130,7 +143,8 @@ IDS = (
 )
 CORSICAN = re.compile(r"[12]( ?)[0-9]{2}\1[0-9]{2}\1(?:2A|2B)\1[0-9]{3}\1[0-9]{3} ?[0-9]{2}")
 NINO = re.compile(r"[A-CEGHJ-PR-TW-Z][A-CEGHJ-NPR-TW-Z]( ?)[0-9]{2}\1[0-9]{2}\1[0-9]{2}\1[A-D]")
-IBAN = re.compile(r"[A-Z]{2}[0-9]{2}(?:[ \u00a0-]?[0-9A-Z]){11,30}")
+IBAN = re.compile(r"[A-Z]{2}[0-9]{2}(?:[ \u00a0\u202f\u2011-]?[0-9A-Z]){11,30}")
+SMALL_IBAN = re2.compile(r"\b[a-z]{2}[0-9]{2}(?: ?[0-9a-z]{4}){2,7}(?: ?[0-9a-z]{1,3})?\b")
 IN_RUNS = IDS + PHONES
 
 
@@ -173,11 +187,18 @@ def find_lettered_ids(text: str) -> Iterator[Found]:
 
 
 def find_ibans(text: str) -> Iterator[Found]:
-    for found in IBAN.finditer(text):
-        length = IBAN_LENGTHS.get(found[0][:2])
-        end = length and _end_of(found[0], length)
-        if end and is_iban(re.sub(r"[^0-9A-Z]", "", found[0][:end])) and _stands_alone(text, found.start(), found.start() + end):
-            yield Found("IBAN", found.start(), found.start() + end)
+    small = SMALL_IBAN.finditer(without_surrogates(text))
+    for start, grouped in [(found.start(), str(found[0])) for found in itertools.chain(IBAN.finditer(text), small)]:
+        end = start + _end_of_iban(grouped.upper())
+        if end > start and _stands_alone(text, start, end):
+            yield Found("IBAN", start, end)
+
+
+def _end_of_iban(grouped: str) -> int:
+    """How far the account's number reaches; 0 where there is none."""
+    length = IBAN_LENGTHS.get(grouped[:2])
+    end = _end_of(grouped, length) if length else 0
+    return end if end and is_iban(re.sub(r"[^0-9A-Z]", "", grouped[:end])) else 0
 
 
 def _end_of(grouped: str, length: int) -> int:
@@ -218,6 +239,8 @@ def _is_no_part_of_a_figure(text: str, start: int, end: int) -> bool:
     if before[-1:] in set(glue) and before[:1].isalnum():
         return False
     if (after[:1] in set(glue) and after[1:].isdigit()) or (after[:1] == "-" and after[1:].isalpha()):
+        return False
+    if (text[start:end].isdigit() or LIKE_A_FIGURE.fullmatch(text, start, end)) and FIGURE_BEFORE.search(text, max(0, start - 24), start):
         return False
     return not (MONEY_BEFORE.search(text, max(0, start - 6), start) or MONEY_AFTER.match(text, end))
 

@@ -16,10 +16,11 @@ import msgspec
 
 from observability.redaction.detector import Detector, Found
 from observability.redaction.detectors import BUILT_IN
-from observability.redaction.secrets import is_secret, kind_of_value
+from observability.redaction.names import Key, key_named
 
 DEEPEST = 100
 TOO_DEEP = "TOO_DEEP"
+NO_KEY = Key()
 
 
 class Removal(msgspec.Struct, frozen=True):
@@ -139,26 +140,25 @@ class _Walk:
     def __init__(self, detectors: Sequence[Detector], removed: list[Removal]) -> None:
         self._detectors, self._removed = detectors, removed
 
-    def value(self, value: Any, path: str, depth: int) -> Any:
+    def value(self, value: Any, path: str, depth: int, key: Key = NO_KEY) -> Any:
         if depth > DEEPEST and isinstance(value, dict | list | tuple):
             self._removed.append(Removal(TOO_DEEP, 0, 0, path))
             return placeholder(TOO_DEEP)
         if isinstance(value, dict):
             return self._object(cast(dict[Any, Any], value), path, depth)
         if isinstance(value, list | tuple):
-            return [self.value(one, f"{path}/{place}", depth + 1) for place, one in enumerate(cast(Sequence[Any], value))]
+            return [self.value(one, f"{path}/{place}", depth + 1, key) for place, one in enumerate(cast(Sequence[Any], value))]
         if isinstance(value, str):
-            return self._text(self._json_inside(value, path, depth), path)
-        return self._number(value, path) if type(value) is int else value
+            before = len(self._removed)
+            return self._by_its_key(key, value, self._text(self._json_inside(value, path, depth), path), path, before)
+        return self._number(value, path, key) if type(value) is int else value
 
     def _object(self, value: dict[Any, Any], path: str, depth: int) -> dict[str, Any]:
         redacted = dict[str, Any]()
         for name, inner in value.items():
             key = self._key(str(name), path, redacted)
             here = f"{path}/{key.replace('~', '~0').replace('/', '~1')}"
-            before = len(self._removed)
-            redacted[key] = self.value(inner, here, depth + 1)
-            self._by_its_name(str(name), redacted, key, inner, here, before)
+            redacted[key] = self.value(inner, here, depth + 1, key_named(str(name), key))
         return redacted
 
     def _key(self, name: str, path: str, taken: Mapping[str, Any]) -> str:
@@ -170,14 +170,17 @@ class _Walk:
             unique = f"{key} {number}"
         return unique
 
-    def _by_its_name(self, name: str, into: dict[str, Any], key: str, was: Any, path: str, before: int) -> None:
+    def _by_its_key(self, key: Key, was: int | str, said: Any, path: str, before: int) -> Any:
         """The value of `password` is one, whatever it looks like. The judgement leaves placeholders out, so that it stands for good."""
-        kind, said = kind_of_value(name), into[key]
-        wanted = isinstance(said, str) and any(kind in detector.kinds for detector in self._detectors)
-        if wanted and is_secret(kind, _placeholders(self._detectors).sub("", said)):
-            del self._removed[before:]
-            self._removed.append(Removal(kind, 0, len(str(was)), path))
-            into[key] = placeholder(kind)
+        if not (key.secret or key.number):
+            return said
+        kind = key.kind_of(_placeholders(self._detectors).sub("", str(said)))
+        is_a_count = kind == "KEY" and isinstance(was, int)
+        if is_a_count or not any(kind in detector.kinds for detector in self._detectors):
+            return said
+        del self._removed[before:]
+        self._removed.append(Removal(kind, 0, len(str(was)), path))
+        return placeholder(kind)
 
     def _json_inside(self, text: str, path: str, depth: int) -> str:
         """Escapes hide what is inside from the detectors. A text in which nothing is found stays as it was written."""
@@ -196,12 +199,12 @@ class _Walk:
         self._removed += [msgspec.structs.replace(one, path=path) for one in done.removed]
         return done.text
 
-    def _number(self, value: int, path: str) -> Any:
+    def _number(self, value: int, path: str, key: Key) -> Any:
         """A whole number that is somebody's, such as a card's; none so long that it is only a calculation."""
-        if not 10**8 <= value < 10**19:
+        if not 0 <= value < 10**19:
             return value
-        done = redact(str(value), self._detectors)
-        if not done.removed:
-            return value
-        self._removed += [msgspec.structs.replace(one, path=path) for one in done.removed]
-        return done.text
+        before, said = len(self._removed), value
+        if value >= 10**8 and not key.figure:
+            text = self._text(str(value), path)
+            said = value if text == str(value) else text
+        return self._by_its_key(key, value, said, path, before)

@@ -41,6 +41,9 @@ ISSUED = (
     _issued("AIza", r"AIza[A-Za-z0-9_-]{35}"),
     _issued("hf_", r"hf_[A-Za-z0-9]{30,64}"),
     _issued("npm_", r"npm_[A-Za-z0-9]{36}"),
+    _issued("SG.", r"SG\.[A-Za-z0-9_-]{16,32}\.[A-Za-z0-9_-]{16,64}", _is_drawn),
+    _issued("dop_v1_", r"dop_v1_[a-f0-9]{64}"),
+    _issued("whsec_", r"whsec_[A-Za-z0-9+/]{16,100}={0,2}", _is_drawn),
     _issued("eyJ", r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}"),
     Issued(
         ("PRIVATE KEY-----",),
@@ -67,6 +70,8 @@ AUTHORIZED = re2.compile(
     r"(?i)(authorization[\\]?[\"']?\s{0,3}[:=]\s{0,3}[\\]?[\"']?)?\b((?:bearer|basic|token)\s{1,3}[A-Za-z0-9._~+/-]{8,}={0,2})"
 )
 SECRET_NAME = re.compile(rf"(?i)(?:.*[_-])?(?:(?P<password>{NAMES_PASSWORD})|{NAMES_KEY})")
+AUTHORIZATION = re.compile("(?i)(?:proxy-)?authorization")
+SCHEMED = re.compile(r"(?i)(?:bearer|basic|token)\s{1,3}[A-Za-z0-9._~+/-]{8,}={0,2}")
 QUOTED = re.compile(r"\\?([\"'`])([^\s\"'`\\]{4,200}|[^\"'`\\\n]{4,60})(?=\\?\1)")
 BARE = re.compile(r"[^\s\"'`,;<>{}()\[\]\\|]{4,200}")
 IN_ITS_PLACE = re.compile(
@@ -75,7 +80,8 @@ IN_ITS_PLACE = re.compile(
 )
 WORDY = re.compile(r"[A-Za-z_-]+[.:!?]?|[A-Za-z_][\w.]*|[-+$€£]?[0-9][0-9.,%]*")
 """A word, a dotted name of a program, a figure: not a secret unless a quotation says that it is one."""
-LONGEST_NAME = 80
+DATED = re.compile(r"(?:[A-Za-z]{2,}[_-])+(?:19|20)[0-9]{2}")
+"""`operating_margin_2025` is the name of something, and no key."""
 ENVIRONMENT = re.compile(r"[A-Z0-9_]+=\Z")
 """`DB_PASSWORD=hunter`: what follows is the value itself, whatever it looks like."""
 
@@ -83,9 +89,11 @@ ENVIRONMENT = re.compile(r"[A-Z0-9_]+=\Z")
 HALF_CHARACTER = re.compile("[\ud800-\udfff]")
 
 
-def kind_of_value(name: str) -> str:
-    """What a value under this name is: PASSWORD, KEY, or nothing."""
-    named = SECRET_NAME.fullmatch(name) if len(name) <= LONGEST_NAME else None
+def promised_by(name: str) -> str:
+    """What a value under this name is: PASSWORD, KEY, AUTHORIZATION (a header's), or nothing."""
+    if AUTHORIZATION.fullmatch(name):
+        return "AUTHORIZATION"
+    named = SECRET_NAME.fullmatch(name)
     return "" if named is None else "PASSWORD" if named["password"] else "KEY"
 
 
@@ -93,7 +101,12 @@ def is_secret(kind: str, value: str) -> bool:
     """Under a name that promises one. A password may be any word; a key is long and drawn at random."""
     if len(value) < 4 or IN_ITS_PLACE.match(value):
         return False
-    return kind == "PASSWORD" or (not re.search(r"\s", value) and (len(value) >= 20 or (len(value) >= 8 and _is_drawn(value))))
+    if kind == "PASSWORD":
+        return True
+    if kind == "AUTHORIZATION":
+        return SCHEMED.fullmatch(value) is not None
+    drawn = len(value) >= 20 or (len(value) >= 8 and _is_drawn(value))
+    return drawn and not re.search(r"\s", value) and not DATED.fullmatch(value)
 
 
 def find_secrets(text: str) -> Iterator[Found]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import hashlib
 import io
 import json
 import os
@@ -77,6 +78,7 @@ def test_a_genuine_bundle_is_told_card_by_card(verdict, sample, keys):
         "case complaint 7 of tenant acme, made 2026-11-23T00:00:00.000000+00:00 by ann",
         "chosen by: run:research-42 grade<0.5",
         f"the bundle: {len(files_of(sample.bundle())) - 2} files listed, 3 signed roots, 8 ledger entries, 3 cards",
+        "what graders.json says beyond name, version and hash is not covered by the ledger",
         "card card-1 (production, 2026-11-21T04:00:12+00:00, answered): as recorded; 2 grades, 1 review",
         "  entry 2, recorded 2026-11-21T04:00:01.000000+00:00, in the root of 4 signed 2026-11-22T00:00:04.000000+00:00",
         "card card-2 (production, 2026-11-21T04:00:12+00:00, answered): as recorded; 1 erasure, 1 grade",
@@ -397,6 +399,15 @@ def test_words_of_the_bundle_do_nothing_to_a_terminal(keys, files, verdict):
     said = verdict(zip_of(resealed(forged, keys.sign)))[1]
     assert "\x1b" not in said and max(len(line) for line in said.splitlines()) < 400
     assert said.splitlines()[0].startswith("case ?[2J?[1;1HGENUINE?xxx")
+
+
+def test_an_advantage_of_another_card_is_a_fault(keys, files, verdict):
+    entry = json.loads(files["ledger.jsonl"].splitlines()[-1])
+    facts = canonical_bytes({"tenant": entry["tenant"], "rollout_id": "card-77", "advantage": 1.0})
+    forged = with_json(files, "ledger.jsonl", lambda one: one.update(kind="credit", facts=hashlib.sha256(facts).hexdigest()), line=-1)
+    forged |= {f"records/{entry['seq']:012}/facts.json": facts}
+    code, said = verdict(zip_of(resealed(forged, keys.sign)))
+    assert code == 1 and "the credit belongs to no card of this bundle" in said
 
 
 # --- alone ---------------------------------------------------------------------------------------------------------------

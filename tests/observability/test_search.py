@@ -16,7 +16,7 @@ from observability.query import Text, parse
 from observability.records import RecordedCard
 from observability.search import behind, catch_up, match_of
 from observability.tables import search_cards
-from observability.words import as_tsquery, as_vector, words_of
+from observability.words import GAP, as_tsquery, as_vector, words_in, words_of
 
 NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
 
@@ -70,6 +70,27 @@ def test_words_are_the_same_whatever_stands_around_them(store, add):
     assert found(store, '"q3 25"') == [1]
     with pytest.raises(UserError, match="no letter or digit to look for"):
         found(store, '"%$"')
+
+
+def test_a_phrase_ends_where_the_text_does(store, add):
+    add(1, "steady medium", "operating margin", metadata={"tags": ["last", "first"]})
+    assert found(store, '"steady medium"') == [1] and found(store, '"operating margin"') == [1]
+    assert found(store, '"medium search"') == []  # the answer, then the name of the first call
+    assert found(store, '"medium operating"') == []
+    assert found(store, '"last first"') == []
+    assert found(store, f'"{GAP} steady"') == [1]  # the gap is no word of a question: what is left of it is
+
+
+def test_scripts_without_spaces_are_found_by_a_part_of_a_sentence(store, add):
+    add(1, "公司的营业利润率为13.4%。")
+    add(2, "営業利益率は13.4%でした", "กำไรจากการดำเนินงาน")
+    add(3, "利润的营业 and 영업이익률")
+    assert found(store, "营业利润率") == [1]
+    assert found(store, "营业*") == [3, 1]
+    assert found(store, "利益率") == [2] and found(store, '"利益率は13"') == [2]
+    assert found(store, "การดำเนิน") == [2]
+    assert found(store, "영업*") == [3]  # Korean has spaces
+    assert words_in("Q3营业x_ー") == ["q3", "营", "业", "x", "ー"]
 
 
 def test_pages_go_on_where_the_last_ended_and_hold_every_card_once(store, add):
@@ -144,4 +165,5 @@ def test_which_questions_need_the_index():
 
 def test_vectors_and_questions_are_written_as_postgresql_reads_them():
     assert as_vector(["a", "b", "a"]) == "'a':1,3 'b':2"
+    assert as_vector(["a", GAP, "b"]) == "'a':1 'b':3"
     assert as_tsquery([Text("Net income"), Text("marg", prefix=True)], None) == "('net' <-> 'income') & ('marg':*)"

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from agent_rft.contracts.errors import UserError
 from observability.chain import root_statement
-from observability.signing import open_keys, public_keys, rotate, sign_root, why_not_signed
+from observability.signing import known_keys, open_keys, public_keys, rotate, sign_root, why_not_signed
 from observability.verify_evidence import BASE, NEUTRAL, ORDER, P, is_small, keys_of, same, signature_holds, times
 
 DAY = "2026-11-{:02}T00:00:00.000000+00:00"
@@ -88,6 +88,7 @@ def test_what_is_given_to_verifiers_holds_no_private_key(file):
     [
         ("[]", 0o600, "holds no signing key"),
         ("{", 0o600, "holds no signing keys"),
+        ('[{"id":"\udcff"}]', 0o600, "holds no signing keys"),
         (None, 0o640, "others may read or write"),
         ('[{"id":"a","public":"b","from":"","private":"zz"}]', 0o600, "has no private key for a"),
         ('[{"id":"a","public":"b","from":"","private":"' + "00" * 32 + '"}]', 0o600, "does not belong to its public key"),
@@ -96,7 +97,7 @@ def test_what_is_given_to_verifiers_holds_no_private_key(file):
 def test_a_key_file_that_cannot_be_used_is_one_clear_error(file, content, mode, words):
     open_keys(file, DAY.format(1))
     if content is not None:
-        file.write_text(content)
+        file.write_text(content, errors="surrogateescape")
     file.chmod(mode)
     with pytest.raises(UserError, match=words) as error:
         open_keys(file, DAY.format(1))
@@ -108,6 +109,32 @@ def test_a_key_is_not_rotated_by_a_clock_that_stepped_back(file):
     with pytest.raises(UserError, match="which is not before"):
         rotate(file, DAY.format(4))
     assert open_keys(file, DAY.format(5)).known == keys.known
+
+
+def test_a_key_is_not_rotated_before_it_last_signed(file):
+    keys = open_keys(file, DAY.format(5))
+    with pytest.raises(UserError, match=f"was in use on .*{DAY.format(7)[:10]}.*, which is not before"):
+        rotate(file, DAY.format(6), last=DAY.format(7))
+    assert open_keys(file, DAY.format(8)).known == keys.known
+
+
+def test_a_root_is_never_dated_before_its_key(file):
+    keys = open_keys(file, DAY.format(5))
+    root = sign_root(keys, "acme", 1, ROOT, DAY.format(4))
+    assert root.at == DAY.format(5) and why_not_signed(root, keys.known) == ""
+
+
+def test_who_verifies_needs_no_private_half_and_a_private_half_is_nobody_elses(file):
+    keys = open_keys(file, DAY.format(1))
+    given = file.with_name("given.json")
+    given.write_bytes(public_keys(keys))
+    given.chmod(0o644)
+    assert known_keys(given) == known_keys(file) == keys.known
+    with pytest.raises(UserError, match="has no private key"):
+        open_keys(given, DAY.format(2))
+    file.chmod(0o644)
+    with pytest.raises(UserError, match="others may read or write"):
+        known_keys(file)
 
 
 # --- the stand-alone verifier's Ed25519 ---------------------------------------------------------------------------------

@@ -20,6 +20,12 @@ PEOPLE = (
     ("ssn 078-05-1120", "ssn [SSN]"),
     ("card 4111 1111 1111 1111 is", "card [CARD] is"),
     ("a,4111111111111111,123", "a,[CARD],123"),
+    ("card 4111\u00a01111\u00a01111\u00a01111 is", "card [CARD] is"),
+    ("card 4111\u20111111\u20111111\u20111111 is", "card [CARD] is"),
+    ("pay de89370400440532013000 today", "pay [IBAN] today"),
+    ('a {"phone_number": "4155550132"}', 'a {"phone_number": "[PHONE]"}'),
+    ("post 0049 171 1234567 now", "post [PHONE] now"),
+    ("whsec_abcdefghij0123456789", "[KEY]"),
     ("postgres://app:s3cret@db.example.com/x", "postgres://app:[PASSWORD]@db.example.com/x"),
     ("-----BEGIN PRIVATE KEY-----\n" + "MIIE" * 16 + "\nAB==\n-----END PRIVATE KEY-----\nafter", "[KEY]\nafter"),
 )
@@ -29,6 +35,9 @@ NOBODYS = (
     "Q3 2025: +12.5% to 842 million",
     "EUR 4242424242424242",
     "0.4111111111111111",
+    "4000000000000002 shares",
+    "total 86095742719",
+    "token = operating_margin_2025",
     "550e8400-e29b-41d4-a716-446655440000",
     "0000320193-24-000123",
     'password = os.environ["X"]',
@@ -131,7 +140,10 @@ def test_lengths_and_places_account_for_every_character(text):
 
 JSON = st.recursive(
     TEXTS | st.integers() | st.floats(allow_nan=False) | st.booleans() | st.none(),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS | st.sampled_from(["password", "api_key", "x"]), inner, max_size=3),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(TEXTS | st.sampled_from(["password", "api_key", "phone", "ssn", "revenue", "x"]), inner, max_size=3)
+    ),
     max_leaves=8,
 )
 
@@ -157,6 +169,8 @@ HOSTILE = (
     "-----BEGIN PRIVATE KEY-----\n",
     "://a:",
     "AA11",
+    "aa11",
+    "aa11 ",
     "0049 ",
 )
 

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.messages import Message, ToolCall, ToolSpec
 from agent_rft.contracts.rollouts import ToolResult, Turn
-from observability.redaction.cards import redact_card
+from observability.redaction.cards import redact_card, redact_grade
 from observability.redaction.detectors import custom_detectors
 from observability.redaction.redact import DEEPEST, redact_value
 
@@ -34,6 +34,63 @@ def test_a_name_that_promises_a_secret_is_believed_and_a_schema_is_not():
     assert [one.length for one in done.removed] == [8, 16]
     schema = {"type": "object", "properties": {"password": {"type": "string"}}}
     assert redact_value(schema).value is schema
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "left"),
+    [
+        ("password", 12345678, "[PASSWORD]"),
+        ("ssn", 219099999, "[SSN]"),
+        ("employee_ssn", 78051120, "[SSN]"),  # 078-05-1120, whose zero a whole number does not keep
+        ("ssn", "219099999", "[SSN]"),
+        ("phone", 4155550132, "[PHONE]"),
+        ("phoneNumber", "415 5550132", "[PHONE]"),
+        ("Authorization", "Bearer abc12345", "[KEY]"),
+        ("proxy-authorization", "Basic dXNlcjpwYXNz", "[KEY]"),
+    ],
+)
+def test_a_value_is_judged_by_its_key_where_it_does_not_tell_itself(name, value, left):
+    done = redact_value({name: value})
+    assert done.value == {name: left}
+    assert redact_value(done.value) == type(done)(done.value, ())
+
+
+def test_a_key_speaks_for_every_value_of_its_list():
+    done = redact_value({"password": ["hunter2", ["sunshine", 12345678], {"hint": "a dog"}]})
+    assert done.value == {"password": ["[PASSWORD]", ["[PASSWORD]", "[PASSWORD]"], {"hint": "a dog"}]}
+    assert [(one.path, one.length) for one in done.removed] == [("/password/0", 7), ("/password/1/0", 8), ("/password/1/1", 8)]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("revenue", 4242424242424242),
+        ("net_sales_2024", [4242424242424242, 86095742719]),
+        ("totalAssets", 4242424242424242),
+        ("token", 12345678),
+        ("password", 512),
+        ("password", {"type": "string"}),
+        ("ssn", 666123456),  # no area 666 was ever given out
+        ("iphone", 2011830000),
+        ("phone", "201.2 billion"),
+        ("Authorization", "required"),
+        ("cell", 12345678),
+    ],
+)
+def test_a_key_that_says_a_figure_or_nothing_leaves_its_value(name, value):
+    assert redact_value({name: value}).value == {name: value}
+
+
+def test_a_card_under_the_name_of_a_figure_goes_where_the_name_says_number_too():
+    assert redact_value({"total_card_number": 4242424242424242}).value == {"total_card_number": "[CARD]"}
+
+
+def test_a_grade_that_comes_later_is_redacted_as_the_one_of_a_card_is():
+    grade = Grade(GraderRef("g", "1", "h"), None, None, {"why": "ask bob@x.com", "score": 1}, {"other": "4111 1111 1111 1111"})
+    redacted, removed = redact_grade(grade)
+    assert redacted == replace(grade, parts={"why": "ask [EMAIL]", "score": 1}, errors={"other": "[CARD]"})
+    assert paths(removed) == [("/parts/why", "EMAIL"), ("/errors/other", "CARD")]
+    assert redact_grade(redacted) == (redacted, ())
 
 
 def test_json_inside_a_text_is_read_through_its_escapes():
