@@ -1,4 +1,4 @@
-"""Writes the ledger: every card, credit, grade and label gets its entry in the transaction that records it."""
+"""Writes the ledger: every card, grade, review, access and so on gets its entry in the transaction that records it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from observability.chain import SALT_BYTES, Entry, facts_digest, next_entry, payload_digest
-from observability.halves import Halves, card_halves, credit_facts, grade_halves, label_halves, moment_text
+from observability.halves import Halves, card_halves, credit_facts, grade_halves, moment_text
 from observability.records import CardRows, Values
 from observability.store import take_turns
 from observability.tables import ledger
@@ -34,30 +34,30 @@ class Book:
 
     def card(self, rows: CardRows) -> None:
         row = rows.card
-        self._enter_halves(row, "card", card_halves(row, rows.steps, rows.blobs))
+        self.enter("card", row["rollout_id"], row, card_halves(row, rows.steps, rows.blobs))
         row["credit_entry"] = None if row["advantage"] is None else self.credit(row)
         for grade in rows.grades:
             self.grade(grade)
 
     def credit(self, row: Values) -> int:
-        return self._enter(row, "credit", facts_digest(credit_facts(row)))
+        return self._enter("credit", row["rollout_id"], row["tenant"], facts_digest(credit_facts(row)))
 
     def grade(self, row: Values) -> None:
-        self._enter_halves(row, "grade", grade_halves(row))
+        self.enter("grade", row["rollout_id"], row, grade_halves(row))
 
-    def label(self, row: Values) -> None:
-        self._enter_halves(row, "label", label_halves(row))
+    def enter(self, kind: str, subject: str, row: Values, halves: Halves) -> None:
+        """The row gets its place, and its salt where it has words."""
+        payload = ""
+        if halves.payload is not None:
+            row["salt"] = os.urandom(SALT_BYTES)
+            payload = payload_digest(halves.payload, row["salt"])
+        row["entry"] = self._enter(kind, subject, row["tenant"], facts_digest(halves.facts), payload)
 
     def close(self) -> None:
         if self._new:
             self._connection.execute(sa.insert(ledger), [msgspec.structs.asdict(entry) for entry in self._new])
 
-    def _enter_halves(self, row: Values, kind: str, halves: Halves) -> None:
-        salt = os.urandom(SALT_BYTES)
-        row |= {"salt": salt, "entry": self._enter(row, kind, facts_digest(halves.facts), payload_digest(halves.payload, salt))}
-
-    def _enter(self, row: Values, kind: str, facts: str, payload: str = "") -> int:
-        tenant, subject = row["tenant"], row["rollout_id"] or row["row_id"]
+    def _enter(self, kind: str, subject: str, tenant: str, facts: str, payload: str = "") -> int:
         entry = next_entry(self._last[tenant], tenant=tenant, at=self._at, kind=kind, subject=subject, facts=facts, payload=payload)
         self._last[tenant] = entry
         self._new.append(entry)

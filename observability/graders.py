@@ -18,6 +18,7 @@ from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.people import PersonsLabel, person
 from agent_rft.contracts.rollouts import Ending
 from observability.book import Book
+from observability.halves import label_halves
 from observability.records import Values, grade_row
 from observability.redaction.cards import redact_grade
 from observability.redaction.redact import redact
@@ -215,7 +216,7 @@ def _write_label(connection: sa.Connection, labeller: str, rollout_id: str, scor
 def _insert_label(connection: sa.Connection, values: Values) -> None:
     row: Values = values | {"at": _now(), "note": redact(values["note"]).text}
     book = Book(connection, [row["tenant"]])
-    book.label(row)
+    book.enter("label", row["rollout_id"] or row["row_id"], row, label_halves(row))
     connection.execute(sa.insert(human_labels), [row])
     book.close()
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from observability.records import COSTS, VERSIONS
-from observability.texts import to_json
+from observability.texts import to_json, unpacked
 
 FORMAT = 1
 """Of the halves, told in the facts: records of a later format stand beside these."""
@@ -29,12 +29,21 @@ GRADE_PAYLOAD = ("parts", "errors")
 LABEL_FACTS = ("rollout_id", "tenant", "row_id", "labeller", "score", "label", "at")
 LABEL_PAYLOAD = ("note",)
 CREDIT_FACTS = ("rollout_id", "tenant", "advantage")
+REVIEW_FACTS = ("rollout_id", "tenant", "position", "verdict", "by", "at")
+CHANGE_FACTS = ("rollout_id", "tenant", "target", "row_id", "by", "at")
+OUTCOME_OF_CHANGE_FACTS = ("request", "tenant", "outcome", "how", "by", "at")
+STATE_FACTS = ("rollout_id", "tenant", "state", "why", "by", "at")
+HOLD_FACTS = ("name", "tenant", "act", "query", "reason", "by", "at")
+ERASURE_FACTS = ("rollout_id", "tenant", "why", "by", "at")
+ACCESS_FACTS = ("tenant", "action", "subject", "cards", "cards_digest", "by", "at")
+SPANS_FACTS = ("rollout_id", "tenant", "trace_id", "spans", "late", "at")
 POINTED = {"seconds", "tool_seconds", "advantage", "reward", "score"}
 
 
 class Halves(NamedTuple):
     facts: dict[str, Any]
-    payload: dict[str, Any]
+    payload: dict[str, Any] | None = None
+    """None where there are no words, or they were erased."""
 
 
 def card_halves(card: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> Halves:
@@ -59,6 +68,39 @@ def grade_halves(grade: Mapping[str, Any]) -> Halves:
 
 def label_halves(label: Mapping[str, Any]) -> Halves:
     return Halves(_facts(label, LABEL_FACTS), _picked(label, LABEL_PAYLOAD))
+
+
+def review_halves(review: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(review, REVIEW_FACTS), _picked(review, ("note",)))
+
+
+def change_halves(change: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(change, CHANGE_FACTS), _picked(change, ("wanted",)))
+
+
+def outcome_halves(outcome: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(outcome, OUTCOME_OF_CHANGE_FACTS))
+
+
+def state_halves(state: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(state, STATE_FACTS))
+
+
+def hold_halves(hold: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(hold, HOLD_FACTS))
+
+
+def erasure_halves(erasure: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(erasure, ERASURE_FACTS))
+
+
+def access_halves(access: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(access, ACCESS_FACTS))
+
+
+def spans_halves(part: Mapping[str, Any]) -> Halves:
+    """What one request brought of a trace, as text."""
+    return Halves(_facts(part, SPANS_FACTS), {"spans": unpacked(part["body"])} if part["body"] is not None else None)
 
 
 def moment_text(moment: dt.datetime) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -26,21 +26,75 @@ from observability.chain import (
     unreadable,
     unrecorded,
 )
-from observability.halves import Halves, card_halves, credit_facts, grade_halves, label_halves
+from observability.halves import (
+    Halves,
+    access_halves,
+    card_halves,
+    change_halves,
+    credit_facts,
+    erasure_halves,
+    grade_halves,
+    hold_halves,
+    label_halves,
+    outcome_halves,
+    review_halves,
+    spans_halves,
+    state_halves,
+)
 from observability.records import Values
 from observability.search import words_on_postgresql, words_on_sqlite
 from observability.store import Store
-from observability.tables import Instant, card_steps, grades, human_labels, job_cards, ledger, search_cards, search_marks
+from observability.tables import (
+    Instant,
+    access_log,
+    card_states,
+    card_steps,
+    change_outcomes,
+    change_requests,
+    erasures,
+    grades,
+    human_labels,
+    job_cards,
+    ledger,
+    legal_holds,
+    reviews,
+    search_cards,
+    search_marks,
+    trace_parts,
+)
 
 BATCH = 500
 MOMENT = "[0-9][0-9][0-9][0-9]-[0-9][0-9]-[0-9][0-9] [0-9][0-9]:[0-9][0-9]:[0-9][0-9]." + "[0-9]" * 6
 """As SQLite's tables have it."""
-HalvesOf = Callable[[Mapping[str, Any]], Halves]
+
+
+class Given(NamedTuple):
+    """A kind of record that is one row of a table, beside cards."""
+
+    kind: str
+    table: sa.Table
+    subject: sa.ColumnElement[Any]
+    halves: Callable[[Mapping[str, Any]], Halves]
+
+
+GIVEN = (
+    Given("grade", grades, grades.c.rollout_id, grade_halves),
+    Given("label", human_labels, sa.func.coalesce(human_labels.c.rollout_id, human_labels.c.row_id), label_halves),
+    Given("review", reviews, reviews.c.rollout_id, review_halves),
+    Given("change", change_requests, change_requests.c.rollout_id, change_halves),
+    Given("outcome", change_outcomes, sa.cast(change_outcomes.c.request, sa.String), outcome_halves),
+    Given("state", card_states, card_states.c.rollout_id, state_halves),
+    Given("hold", legal_holds, legal_holds.c.name, hold_halves),
+    Given("erasure", erasures, erasures.c.rollout_id, erasure_halves),
+    Given("access", access_log, access_log.c.action, access_halves),
+    Given("spans", trace_parts, trace_parts.c.rollout_id, spans_halves),
+)
 
 
 def tenants(store: Store) -> list[str]:
     """Who has a ledger, or anything that belongs in one."""
-    every = sa.union(*(sa.select(table.c.tenant) for table in (ledger, job_cards, card_steps, grades, human_labels, search_marks)))
+    tables = (ledger, job_cards, card_steps, search_marks, *(given.table for given in GIVEN))
+    every = sa.union(*(sa.select(table.c.tenant) for table in tables))
     with store.reading() as connection:
         return sorted(tenant for tenant in connection.scalars(every) if isinstance(tenant, str))
 
@@ -124,9 +178,27 @@ def checked(connection: sa.Connection, entries: Sequence[Entry]) -> tuple[list[R
 
 def records_of(connection: sa.Connection, entries: Sequence[Entry]) -> list[Record]:
     """The entries of one tenant, each with what the store holds of its subject."""
-    records = [*_card_records(connection, entries), *_given_records(connection, entries, "grade", grades, grade_halves)]
-    records += _given_records(connection, entries, "label", human_labels, label_halves)
-    return sorted(records, key=lambda one: one.entry.seq)
+    records = [*_card_records(connection, entries), *(record for given in GIVEN for record in _given_records(connection, entries, given))]
+    gone = _erased(connection, entries)
+    return sorted((_told_erased(record, gone) for record in records), key=lambda one: one.entry.seq)
+
+
+def _erased(connection: sa.Connection, entries: Sequence[Entry]) -> dict[str, int]:
+    """Cards among the subjects whose words were erased, and the entry that says so."""
+    if not entries:
+        return {}
+    same = sa.and_(ledger.c.tenant == erasures.c.tenant, ledger.c.seq == erasures.c.entry, ledger.c.kind == "erasure")
+    named = sa.select(erasures.c.rollout_id, sa.func.max(erasures.c.entry)).join(
+        ledger, sa.and_(same, ledger.c.subject == erasures.c.rollout_id)
+    )
+    about = {entry.subject for entry in entries}
+    mine = named.where(erasures.c.tenant == entries[0].tenant, erasures.c.rollout_id.in_(about)).group_by(erasures.c.rollout_id)
+    return {row[0]: row[1] for row in connection.execute(mine)}
+
+
+def _told_erased(record: Record, gone: Mapping[str, int]) -> Record:
+    """An erasure takes the words of everything that was recorded of a card before it."""
+    return msgspec.structs.replace(record, erased=record.entry.seq < gone.get(record.entry.subject, 0))
 
 
 def _card_records(connection: sa.Connection, entries: Sequence[Entry]) -> Iterator[Record]:
@@ -158,23 +230,18 @@ def _halves_of(card: Values, steps: Sequence[Values], texts: Mapping[str, str]) 
     return card_halves(card, steps, texts) if all(name in texts for name in named) else None
 
 
-def _given_records(
-    connection: sa.Connection, entries: Sequence[Entry], kind: str, table: sa.Table, halves: HalvesOf
-) -> Iterator[Record]:  # fmt: skip
-    wanted = [entry for entry in entries if entry.kind == kind]
+def _given_records(connection: sa.Connection, entries: Sequence[Entry], given: Given) -> Iterator[Record]:
+    wanted = [entry for entry in entries if entry.kind == given.kind]
     if not wanted:
         return
-    numbers, tenant = [entry.seq for entry in wanted], wanted[0].tenant
-    about = [entry.subject for entry in wanted]
-    subject = table.c.rollout_id if kind == "grade" else sa.func.coalesce(table.c.rollout_id, table.c.row_id)
-    select = sa.select(table).where(
-        table.c.rollout_id.in_(about) | (subject.in_(about)), table.c.tenant == tenant, table.c.entry.in_(numbers)
-    )
-    rows: dict[int, Values] = {row["entry"]: dict(row) for row in connection.execute(select).mappings()}
+    numbers, about = [entry.seq for entry in wanted], {entry.subject for entry in wanted}
+    mine = (given.table.c.tenant == wanted[0].tenant, given.subject.in_(about), given.table.c.entry.in_(numbers))
+    rows = {row["entry"]: dict(row) for row in connection.execute(sa.select(given.table).where(*mine)).mappings()}
     for entry in wanted:
         row = rows.get(entry.seq)
-        facts, words = halves(row) if row else (None, None)
-        yield Record(entry=entry, facts=facts, payload=words, salt=row["salt"] if row else None)
+        facts, words = given.halves(row) if row else (None, None)
+        salt = row.get("salt") if row else None
+        yield Record(entry=entry, facts=facts, payload=words if salt is not None else None, salt=salt)
 
 
 def _of(connection: sa.Connection, table: sa.Table, rollout_ids: Iterable[str], tenant: str) -> list[Values]:
@@ -185,9 +252,10 @@ def _of(connection: sa.Connection, table: sa.Table, rollout_ids: Iterable[str], 
 def beyond_the_ledger(connection: sa.Connection, tenant: str, only: Sequence[str] | None = None) -> Iterator[Finding]:
     """Rows that no entry speaks of, second rows behind one entry, and values in which SQL reads something else than was entered.
     `only` narrows it to some cards."""
-    label_of = sa.func.coalesce(human_labels.c.rollout_id, human_labels.c.row_id)
-    tables = (("card", job_cards, job_cards.c.rollout_id), ("grade", grades, grades.c.rollout_id), ("label", human_labels, label_of))
+    tables = (("card", job_cards, job_cards.c.rollout_id), *((given.kind, given.table, given.subject) for given in GIVEN))
     for kind, table, subject in tables:
+        if only is not None and "rollout_id" not in table.c:
+            continue
         mine = [table.c.tenant == tenant, *([] if only is None else [table.c.rollout_id.in_(only)])]
         yield from _without_entry(connection, tenant, kind, table.c.entry, subject, mine)
         twice = sa.select(sa.func.min(subject)).where(*mine).group_by(table.c.entry).having(sa.func.count() > 1)

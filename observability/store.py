@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Generator
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -26,6 +26,7 @@ from sqlalchemy import event, exc
 
 from agent_rft.contracts.errors import UserError
 from observability.partitions import is_partition, make_partitions
+from observability.rowsecurity import confine_transaction, views_on_sqlite
 from observability.tables import metadata
 from observability.texts import to_json
 
@@ -45,6 +46,10 @@ class Store:
     """Its URL as it may be shown: without the password."""
     folder: Path
     """Where a file that belongs beside the store goes."""
+    tenant: str | None = None
+    """Whose rows alone it shows; None: everybody's, for those who run it."""
+    confined: sa.Engine | None = None
+    """On SQLite one whose connections see a tenant's rows only. PostgreSQL confines a transaction, and needs no other engine."""
 
     @property
     def address(self) -> str:
@@ -54,15 +59,30 @@ class Store:
             url = url.set(database=str(Path(url.database or "").absolute()))
         return url.render_as_string(hide_password=False)
 
-    def reading(self) -> AbstractContextManager[sa.Connection]:
-        return self.engine.connect()
+    def of(self, tenant: str) -> Store:
+        """The same store as one tenant sees it: no question asked of it, however it is put, reaches another's rows."""
+        return replace(self, tenant=tenant)
 
-    def writing(self) -> AbstractContextManager[sa.Connection]:
-        """A transaction that holds SQLite's one write lock from its start, so that what it reads stays true until it writes."""
-        return self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").begin()
+    @contextmanager
+    def reading(self) -> Generator[sa.Connection]:
+        with (self.engine if self.tenant is None else self.confined or self.engine).connect() as connection:
+            if self.tenant is not None:
+                confine_transaction(connection, self.tenant)
+            yield connection
+
+    @contextmanager
+    def writing(self) -> Generator[sa.Connection]:
+        """A transaction that holds SQLite's one write lock from its start, so that what it reads stays true until it writes.
+        There a tenant's is not confined, since nothing can be written through views: every row that is written names its own."""
+        with self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").begin() as connection:
+            if self.tenant is not None and connection.dialect.name == "postgresql":
+                confine_transaction(connection, self.tenant)
+            yield connection
 
     def close(self) -> None:
         self.engine.dispose()
+        if self.confined:
+            self.confined.dispose()
 
 
 def open_store(url: str = DEFAULT_URL) -> Store:
@@ -98,7 +118,7 @@ def _store(url: str) -> Store:
     name = parsed.render_as_string(hide_password=True)
     backend = parsed.drivername.partition("+")[0]
     if backend == "sqlite":
-        return Store(_sqlite(parsed, name), name, Path(parsed.database or "").parent)
+        return Store(_sqlite(parsed, name), name, Path(parsed.database or "").parent, confined=_confined_sqlite(parsed, name))
     if backend in ("postgresql", "postgres"):
         return Store(_postgresql(parsed), name, Path())
     raise UserError(f"no job-card store on {backend}", "SQLite or PostgreSQL")
@@ -115,6 +135,17 @@ def _sqlite(url: sa.URL, name: str) -> sa.Engine:
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
+
+
+def _confined_sqlite(url: sa.URL, name: str) -> sa.Engine:
+    engine = _sqlite(url, name)
+    event.listen(engine, "connect", _put_views_before_tables)
+    return engine
+
+
+def _put_views_before_tables(connection: Any, _record: object) -> None:
+    for statement in views_on_sqlite(list(metadata.tables.values())):
+        connection.execute(statement)
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

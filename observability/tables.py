@@ -15,6 +15,7 @@ import json
 from typing import Any
 
 import sqlalchemy as sa
+from sqlalchemy.schema import SchemaItem
 
 from observability.texts import storable, to_json
 
@@ -292,4 +293,211 @@ search_marks = sa.Table(  # up to which entry of the ledger the cards are in the
     metadata,
     sa.Column("tenant", Key, primary_key=True),
     sa.Column("seq", sa.BigInteger, nullable=False),
+)
+
+# --- what people say of cards -----------------------------------------------------------------------------------------------
+
+
+def _recorded(name: str, *parts: SchemaItem, salted: bool = True) -> sa.Table:
+    """A table to which rows are only added, in the order in which things happened, each with its entry in the ledger."""
+    return sa.Table(
+        name,
+        metadata,
+        sa.Column("id", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True),
+        sa.Column("tenant", Key, nullable=False),
+        *(part for part in parts if isinstance(part, sa.Column)),
+        sa.Column("by", Words, nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.Column("entry", sa.BigInteger, nullable=False),
+        *([sa.Column("salt", sa.LargeBinary)] if salted else []),
+        *(part for part in parts if not isinstance(part, sa.Column)),
+        sqlite_autoincrement=True,
+    )
+
+
+reviews = _recorded(  # of a card's verdicts the newest counts; a note is none
+    "reviews",
+    sa.Column("rollout_id", Key, nullable=False),
+    sa.Column("position", sa.Integer),  # of the step it is about; null where it is about the whole card
+    sa.Column("verdict", sa.String, nullable=False),  # accept, reject, coach, note
+    sa.Column("note", Words, nullable=False),
+    _of_card(),
+    sa.Index(None, "rollout_id", "id"),
+)
+change_requests = _recorded(  # what a note asks to be changed
+    "change_requests",
+    sa.Column("rollout_id", Key, nullable=False),
+    sa.Column("target", sa.String, nullable=False),  # dataset, prompt
+    sa.Column("row_id", sa.String, nullable=False),  # the data-set row that the card tried
+    sa.Column("wanted", Words, nullable=False),
+    _of_card(),
+    sa.Index(None, "tenant", "id"),
+)
+change_outcomes = _recorded(  # of a change request: done or declined, and how
+    "change_outcomes",
+    sa.Column("request", sa.BigInteger, nullable=False),
+    sa.Column("outcome", sa.String, nullable=False),
+    sa.Column("how", Words, nullable=False),
+    sa.ForeignKeyConstraint(["request"], ["change_requests.id"], ondelete="CASCADE"),
+    sa.Index(None, "request", "id"),
+    salted=False,
+)
+card_states = _recorded(  # what a card's own columns cannot say: a run that has no card yet, one that was sealed
+    "card_states",
+    sa.Column("rollout_id", Key, nullable=False),
+    sa.Column("state", sa.String, nullable=False),
+    sa.Column("why", Words, nullable=False),
+    sa.Index(None, "rollout_id", "id"),
+    salted=False,
+)
+
+review_queue = sa.Table(  # cards that wait for a person, by why they do; those reviewed since are done
+    "review_queue",
+    metadata,
+    sa.Column("tenant", Key, primary_key=True),
+    sa.Column("rollout_id", Key, primary_key=True),
+    sa.Column("reason", Key, primary_key=True),  # audit, low_grade, flag:NAME
+    sa.Column("why", Words, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    _of_card(),
+)
+
+saved_views = sa.Table(
+    "saved_views",
+    metadata,
+    sa.Column("tenant", Key, primary_key=True),
+    sa.Column("name", Key, primary_key=True),
+    sa.Column("query", Words, nullable=False),
+    sa.Column("by", Words, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+)
+
+# --- what is kept, and what may go ---------------------------------------------------------------------------------------
+
+legal_holds = _recorded(  # placed or released: of a name the newest row counts
+    "legal_holds",
+    sa.Column("name", Key, nullable=False),
+    sa.Column("act", sa.String, nullable=False),
+    sa.Column("query", Words, nullable=False),
+    sa.Column("reason", Words, nullable=False),
+    sa.Index(None, "tenant", "name", "id"),
+    salted=False,
+)
+erasures = _recorded(  # cards whose words are gone
+    "erasures",
+    sa.Column("rollout_id", Key, nullable=False),
+    sa.Column("why", Words, nullable=False),
+    _of_card(),
+    sa.Index(None, "rollout_id", "id"),
+    salted=False,
+)
+retention_policies = sa.Table(
+    "retention_policies",
+    metadata,
+    sa.Column("tenant", Key, primary_key=True),
+    sa.Column("kind", Key, primary_key=True),  # of cards, or * for those without a policy of their own
+    sa.Column("days", sa.Integer, nullable=False),
+    sa.Column("by", Words, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+)
+
+# --- who may do what, and who did ------------------------------------------------------------------------------------------
+
+users = sa.Table(
+    "users",
+    metadata,
+    sa.Column("tenant", Key, primary_key=True),
+    sa.Column("name", Key, primary_key=True),
+    sa.Column("role", sa.String, nullable=False),
+    sa.Column("by", Words, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("disabled_at", Instant),
+)
+api_keys = sa.Table(  # the secret half is kept as a digest only
+    "api_keys",
+    metadata,
+    sa.Column("id", Key, primary_key=True),
+    sa.Column("tenant", Key, nullable=False),
+    sa.Column("user", Key, nullable=False),
+    sa.Column("digest", sa.String, nullable=False),
+    sa.Column("use", sa.String, nullable=False),  # key, or session: what a signed-in browser holds
+    sa.Column("scopes", Json),  # null: all that the role may
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("expires_at", Instant),
+    sa.Column("revoked_at", Instant),
+    sa.ForeignKeyConstraint(["tenant", "user"], ["users.tenant", "users.name"], ondelete="CASCADE"),
+    sa.Index(None, "tenant", "user"),
+)
+access_log = _recorded(  # what people read, took out and changed
+    "access_log",
+    sa.Column("action", sa.String, nullable=False),
+    sa.Column("subject", Words, nullable=False),  # a query, a card's id, a user's name
+    sa.Column("cards", sa.Integer, nullable=False),  # how many it concerned
+    sa.Column("cards_digest", sa.String, nullable=False),  # over their ids, which stand in access_cards
+    sa.Index(None, "tenant", "entry"),
+    salted=False,
+)
+access_cards = sa.Table(
+    "access_cards",
+    metadata,
+    sa.Column("access", sa.BigInteger().with_variant(sa.Integer, "sqlite"), primary_key=True, autoincrement=False),
+    sa.Column("rollout_id", Key, primary_key=True),
+    sa.Column("tenant", Key, nullable=False),
+    sa.ForeignKeyConstraint(["access"], ["access_log.id"], ondelete="CASCADE"),
+    sa.Index(None, "rollout_id", "access"),
+)
+
+# --- where cards come from ---------------------------------------------------------------------------------------------------
+
+sources = sa.Table(  # who records numbers the cards, so that what never came shows as a gap
+    "sources",
+    metadata,
+    sa.Column("tenant", Key, primary_key=True),
+    sa.Column("source", Key, primary_key=True),
+    sa.Column("ranges", sa.Text, nullable=False),  # of numbers that came: 1-500,502-510
+    sa.Column("announced", sa.BigInteger),  # how many there are, once the source has said so
+    sa.Column("sample_rate", sa.Double),  # the share of its runs that it records; null where nobody said
+    sa.Column("first_at", Instant, nullable=False),
+    sa.Column("last_at", Instant, nullable=False),
+)
+traces = sa.Table(  # OpenTelemetry's, each pinned to a card at first sight
+    "traces",
+    metadata,
+    sa.Column("tenant", Key, primary_key=True),
+    sa.Column("trace_id", Key, primary_key=True),
+    sa.Column("rollout_id", Key, nullable=False),
+    sa.Column("carded", sa.Boolean, nullable=False),  # whether its card is made: spans that come later stand beside it
+    sa.Column("last_at", Instant, nullable=False),
+    sa.Index(None, "carded", "last_at"),
+)
+trace_parts = sa.Table(  # the spans as they came, one row for what one request brought of a trace
+    "trace_parts",
+    metadata,
+    sa.Column("tenant", Key, primary_key=True),
+    sa.Column("trace_id", Key, primary_key=True),
+    sa.Column("hash", Key, primary_key=True),  # of the plain text: the same sent twice is one part
+    sa.Column("rollout_id", Key, nullable=False),
+    sa.Column("spans", sa.Integer, nullable=False),
+    sa.Column("body", sa.LargeBinary),
+    sa.Column("late", sa.Boolean, nullable=False),
+    sa.Column("at", Instant, nullable=False),
+    sa.Column("entry", sa.BigInteger, nullable=False),
+    sa.Column("salt", sa.LargeBinary),
+    sa.ForeignKeyConstraint(["tenant", "trace_id"], ["traces.tenant", "traces.trace_id"], ondelete="CASCADE"),
+    sa.Index(None, "tenant", "rollout_id"),
+)
+
+# --- what cards were made with ------------------------------------------------------------------------------------------------
+
+artifacts = sa.Table(  # checkpoints, datasets, tool sets, releases: the ends of a card's lineage
+    "artifacts",
+    metadata,
+    sa.Column("tenant", Key, primary_key=True),
+    sa.Column("kind", Key, primary_key=True),
+    sa.Column("id", Key, primary_key=True),  # as cards name it
+    sa.Column("name", Words, nullable=False),
+    sa.Column("run_id", sa.String, nullable=False),
+    sa.Column("parents", Json, nullable=False),  # [[kind, id], ...]
+    sa.Column("facts", Json, nullable=False),
+    sa.Column("at", Instant, nullable=False),
 )

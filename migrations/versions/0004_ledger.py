@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from alembic import op
 
 from observability.book import Book
+from observability.halves import label_halves
 from observability.partitions import make_partitions
 from observability.records import CardRows, Values, with_blob
 from observability.tables import Instant, Scalar
@@ -320,7 +321,7 @@ def enter_labels(connection: sa.Connection) -> None:
         whose = connection.scalar(sa.select(owners.c.tenant).where(owners.c.rollout_id == label["rollout_id"]))
         row = label | {"tenant": WITHOUT_CARD if whose is None else whose}
         book = Book(connection, [row["tenant"]])
-        book.label(row)
+        book.enter("label", row["rollout_id"] or row["row_id"], row, label_halves(row))
         book.close()
         _insert(connection, table("human_labels", True), [row])
 

@@ -88,7 +88,7 @@ def test_cards_of_a_month_lie_in_its_partition(postgres, make_card):
     rollout_id = f"{number[:8]}-{number[8:]}-7000-8000-000000000000"
     insert_cards(store, [RecordedCard(make_card(rollout_id), month), RecordedCard(make_card("no-time"), month)])
     with store.reading() as connection:
-        found = dict(connection.execute(sa.text("SELECT rollout_id, tableoid::regclass::text FROM job_cards")).tuples().all())
+        found = dict(connection.execute(sa.text("SELECT rollout_id, tableoid::regclass::text FROM job_cards")))
         assert found == {rollout_id: f"job_cards_{month:%Y_%m}", "no-time": "job_cards_default"}
         steps = set(connection.scalars(sa.text(f"SELECT tableoid::regclass::text FROM card_steps WHERE rollout_id = '{rollout_id}'")))
         assert steps == {f"card_steps_{month:%Y_%m}"}

@@ -24,7 +24,10 @@ ROOT = HERE.parent.parent
 GRADER_TABLES = {"grader_versions", "grader_states", "grader_reports", "grader_approvals", "human_labels"}
 LEDGER_TABLES = {"blobs", "ledger", "ledger_roots"}
 SEARCH_TABLES = {"search_cards", "search_marks"}
-TABLES = {"alembic_version", "job_cards", "card_steps", "grades"} | GRADER_TABLES | LEDGER_TABLES | SEARCH_TABLES
+PEOPLE_TABLES = {"users", "api_keys", "access_log", "access_cards", "reviews", "change_requests", "change_outcomes", "card_states"}
+PEOPLE_TABLES |= {"review_queue", "saved_views", "legal_holds", "erasures", "retention_policies"}
+PEOPLE_TABLES |= {"sources", "traces", "trace_parts", "artifacts"}
+TABLES = {"alembic_version", "job_cards", "card_steps", "grades"} | GRADER_TABLES | LEDGER_TABLES | SEARCH_TABLES | PEOPLE_TABLES
 
 
 def table_names(store):
@@ -45,9 +48,9 @@ def test_a_commit_to_an_embedded_store_is_on_the_disk_when_it_returns(sqlite_sto
 
 def test_postgresql_is_only_migrated_when_told_to(postgres):
     url = postgres()
-    with pytest.raises(UserError, match=r"revision none, this code needs 0005\n.*make migrate"):
+    with pytest.raises(UserError, match=r"revision none, this code needs 0006\n.*make migrate"):
         open_store(url)
-    assert migrate(url) == "0005"
+    assert migrate(url) == "0006"
     assert "job_cards" in table_names(open_store(url))
 
 
@@ -81,7 +84,7 @@ def test_a_store_of_the_first_revision_keeps_its_cards_and_gains_the_graders(sto
         recorder.record(make_card())
     with store.writing() as connection:
         command.downgrade(alembic_config(connection), "0001")
-    assert table_names(store) == TABLES - GRADER_TABLES - LEDGER_TABLES - SEARCH_TABLES
+    assert table_names(store) == TABLES - GRADER_TABLES - LEDGER_TABLES - SEARCH_TABLES - PEOPLE_TABLES
     with store.writing() as connection:
         command.upgrade(alembic_config(connection), "head")
     assert table_names(store) == TABLES
@@ -117,7 +120,7 @@ def test_a_store_newer_than_the_code_is_refused(url):
     migrate(url)
     with stores._store(url).writing() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(UserError, match=r"revision 9999, newer than this code \(0005\)"):
+    with pytest.raises(UserError, match=r"revision 9999, newer than this code \(0006\)"):
         open_store(url)
     with pytest.raises(UserError, match="update agent-rft"):
         migrate(url)
@@ -174,7 +177,7 @@ def test_migrations_of_one_postgresql_database_take_turns(postgres):
         assert table_names(store) == set()
     migrating.join(timeout=10)
     assert "job_cards" in table_names(store)
-    assert migrate(url) == "0005"  # and one that finds the work done has nothing to do
+    assert migrate(url) == "0006"  # and one that finds the work done has nothing to do
 
 
 def test_the_migrations_are_found_where_the_package_is_installed(tmp_path):
