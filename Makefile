@@ -3,6 +3,7 @@ CONF ?= research_tiny
 ARGS ?=
 PYTHON ?= python3
 VENV ?= .venv
+JOBS ?= 2
 BIN := $(VENV)/bin
 RFT := $(BIN)/rft
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
@@ -14,7 +15,7 @@ NEMO := $(if $(NEMO_RL_SRC),.make/nemo-cpu)
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help train resume prior regrade evaluate plan validate data tiny-base serve smoke cards verify-ledger evidence migrate test check bench install nemo-cpu
+.PHONY: help train resume prior regrade evaluate plan validate data tiny-base serve smoke cards verify-ledger evidence migrate test check bench faults install nemo-cpu
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -66,7 +67,7 @@ migrate: .make/local ## bring the job-card store's tables up to date
 	$(RFT) migrate $(CONF) $(ARGS)
 
 test: .make/test .make/data $(NEMO) ## every test that needs no GPU
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 check: .make/test ## format, lint, types, floors
 	$(BIN)/ruff format --check .
@@ -76,6 +77,9 @@ check: .make/test ## format, lint, types, floors
 
 bench: .make/test .make/data ## every bench beside its peer (ARGS=--write keeps the figures)
 	$(BIN)/python bench $(ARGS)
+
+faults: .make/test ## hundreds of kills, full disks, clocks: an hour (ARGS="--kills 20 --only server database")
+	$(BIN)/python -m bench.faults $(ARGS)
 
 nemo-cpu: .make/nemo-cpu ## what NeMo RL imports for workers on the CPU (NEMO_RL_SRC=its checkout)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import signal
 import sys
@@ -43,7 +44,19 @@ def main(argv: list[str] | None = None) -> int:
         return _fail("stopped; a training run goes on with `make resume RUN=id`", 130)
     except BrokenPipeError:  # somebody's `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except Exception as error:
+        if not _is_of_the_store(error):
+            raise
+        return _fail(
+            f"infrastructure: the job-card store: {error.__cause__ or error}\n  is its server up, and room on its disk? then again", 4
+        )
     return 0
+
+
+def _is_of_the_store(error: Exception) -> bool:
+    """Gone, full, locked. By name: SQLAlchemy is not loaded for commands that need no store."""
+    kind = type(error)
+    return kind.__module__ == "sqlalchemy.exc" and kind.__name__ in ("OperationalError", "InterfaceError", "InternalError", "TimeoutError")
 
 
 def _met_before(error: InfraError) -> str:
@@ -100,6 +113,9 @@ def parser() -> argparse.ArgumentParser:
     judge.set_defaults(run=_judge)
     _add_cards(commands.add_parser("card", help="job cards"))
     _add_ledger(commands.add_parser("ledger", help="whether the store is as it was recorded; signed roots; evidence"))
+    _add_keeping(commands.add_parser)
+    _add_people(commands.add_parser)
+    _add_reviewing(commands.add_parser)
     _with_recipe(commands.add_parser("migrate", help="bring the store's tables up to date"), _migrate)
     tiny = commands.add_parser("tiny-base", help="remake the tiny base model")
     tiny.add_argument("--out", default="models/research-tiny")
@@ -244,10 +260,20 @@ def _add_cards(card: argparse.ArgumentParser) -> None:
     export.add_argument("query", nargs="*", metavar="QUERY")
     export.add_argument("--out", required=True, metavar="FILE", help="ends with .jsonl, .csv, .parquet or .otlp")
     export.set_defaults(run=_card_export)
+    for asking in (listed, export):
+        asking.add_argument("--tenant", help="whose cards and saved views; default: everybody's cards, the views of 'default'")
     restore = actions.add_parser("restore", help="store the cards of a rescue file")
     restore.add_argument("file")
     restore.set_defaults(run=_card_restore)
-    for action in (show, listed, export, restore):
+    origins = actions.add_parser("sources", help="who recorded cards, and what of it never came")
+    origins.add_argument("--tenant", default="default")
+    origins.add_argument("--all", action="store_true", help="those too that are known to be complete")
+    origins.set_defaults(run=_card_sources)
+    send = actions.add_parser("send", help="what a run left in its spool, to the card server")
+    send.add_argument("folder", metavar="SPOOL", help="the folder that the run's message named")
+    send.add_argument("--to", required=True, metavar="URL", help="https://host:port; the key is RFT_KEY in the environment")
+    send.set_defaults(run=_card_send)
+    for action in (show, listed, export, restore, origins):
         action.add_argument("--store", default=DEFAULT_STORE, metavar="URL", help=f"default: {DEFAULT_STORE}")
 
 
@@ -256,6 +282,25 @@ def _page_size(text: str) -> int:
     if not 1 <= number <= MOST_LISTED:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MOST_LISTED:,}; `rft card export` has no limit")
     return number
+
+
+def _from_to(least: float, most: float) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not least <= number <= most:
+            raise argparse.ArgumentTypeError(f"{text} is not a number from {least:g} to {most:,}")
+        return number
+
+    return read
+
+
+def _line_number(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and len(text) < 19):  # what the store's column holds
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not a number of the access log")
+    return int(text)
 
 
 def _add_ledger(ledger: argparse.ArgumentParser) -> None:
@@ -278,6 +323,171 @@ def _add_ledger(ledger: argparse.ArgumentParser) -> None:
     for action in (verify, sign, evidence, keys):
         action.add_argument("--folder", help="of keys.json and roots.jsonl; default: beside the store")
         action.add_argument("--store", default=DEFAULT_STORE, metavar="URL", help=f"default: {DEFAULT_STORE}")
+
+
+def _add_keeping(add: Callable[..., argparse.ArgumentParser]) -> None:
+    _add_holds(add("hold", help="legal holds: cards whose words nothing may take"))
+    _add_retention(add("retention", help="how long the words of cards are kept"))
+    _add_erase(add("erase", help="take the words of cards out of the store, for good"))
+
+
+def _add_holds(hold: argparse.ArgumentParser) -> None:
+    actions = hold.add_subparsers(required=True, metavar="ACTION")
+    place = actions.add_parser("place", help="from now on nothing takes the words of these cards, nor of those to come that are such")
+    release = actions.add_parser("release", help="retention and erasures may take them again")
+    for action in (place, release):
+        action.add_argument("name")
+        action.add_argument("--reason", required=True)
+        action.add_argument("--by", required=True, metavar="WHO")
+    place.add_argument("query", nargs="*", metavar="QUERY", help="nothing: every card")
+    listed = actions.add_parser("list", help="the holds that stand")
+    listed.add_argument("--all", dest="all_of_them", action="store_true", help="released ones too, and when")
+    _of_tenant(place, "place_hold", "keeping")
+    _of_tenant(release, "release_hold", "keeping")
+    _of_tenant(listed, "list_holds", "keeping")
+
+
+def _add_retention(retention: argparse.ArgumentParser) -> None:
+    actions = retention.add_subparsers(required=True, metavar="ACTION")
+    put = actions.add_parser("set", help="for how many days the words of a kind of cards are kept")
+    put.add_argument("kind", help="prior, train, eval, shadow, production, or * for those without a policy of their own")
+    put.add_argument("days", type=int)
+    put.add_argument("--by", required=True, metavar="WHO")
+    remove = actions.add_parser("remove", help="a kind's policy")
+    remove.add_argument("kind")
+    apply = actions.add_parser("apply", help="erase what is older, some cards at a time; stopped, it goes on where it is called again")
+    apply.add_argument("--by", required=True, metavar="WHO")
+    apply.add_argument("--yes", action="store_true", help="without it, it shows what would go")
+    _of_tenant(put, "set_policy", "keeping")
+    _of_tenant(remove, "remove_policy", "keeping")
+    _of_tenant(apply, "apply_retention", "keeping")
+    _of_tenant(actions.add_parser("list", help="the policies"), "list_policies", "keeping")
+    _of_tenant(actions.add_parser("plan", help="what would go now, by kind and month, and what is held"), "plan_retention", "keeping")
+
+
+def _add_erase(erase: argparse.ArgumentParser) -> None:
+    erase.add_argument("query", nargs="+", metavar="QUERY", help="row:val-0042, id:0198c2..., a person's words")
+    erase.add_argument("--why", required=True, help="stays in the ledger for ever: no words of the person")
+    erase.add_argument("--by", required=True, metavar="WHO")
+    sure = erase.add_mutually_exclusive_group()
+    sure.add_argument("--dry-run", action="store_true", help="what would go, and what is held")
+    sure.add_argument("--yes", action="store_true", help="without it, nothing is erased")
+    _of_tenant(erase, "erase", "keeping")
+
+
+def _add_people(add: Callable[..., argparse.ArgumentParser]) -> None:
+    _add_users(add("user", help="who may read, review and run a tenant's cards"))
+    _add_keys(add("key", help="what programs and browsers sign in with"))
+    _add_access(add("access", help="the access log: who read, took out and changed what"))
+
+
+def _add_users(user: argparse.ArgumentParser) -> None:
+    actions = user.add_subparsers(required=True, metavar="ACTION")
+    add = actions.add_parser("add", help="a user and their first key")
+    role = actions.add_parser("role", help="another role for a user")
+    disable = actions.add_parser("disable", help="none of a user's keys opens anything")
+    enable = actions.add_parser("enable", help="a disabled user's keys open what they did")
+    for action in (add, role, disable, enable):
+        action.add_argument("name")
+    add.add_argument("--role", required=True, help="viewer, reviewer, approver, operator or admin")
+    role.add_argument("role")
+    _of_tenant(add, "add_user")
+    _of_tenant(role, "change_role")
+    _of_tenant(disable, "disable_user")
+    _of_tenant(enable, "enable_user")
+    _of_tenant(actions.add_parser("list", help="a tenant's users"), "list_users")
+
+
+def _add_keys(key: argparse.ArgumentParser) -> None:
+    actions = key.add_subparsers(required=True, metavar="ACTION")
+    new = actions.add_parser("new", help="a key, shown once")
+    new.add_argument("name", metavar="USER")
+    new.add_argument("--scope", action="append", default=[], help="for a key that may less than its owner's role; a trainer's: ingest")
+    new.add_argument("--days", type=_from_to(0, 3650), help="how long it is good; default: until it is revoked")
+    listed = actions.add_parser("list", help="keys and sessions, without their secrets")
+    listed.add_argument("--user")
+    revoke = actions.add_parser("revoke", help="a key that opens nothing from now on")
+    revoke.add_argument("key", metavar="ID")
+    rotate = actions.add_parser("rotate", help="a new key for an old one")
+    rotate.add_argument("key", metavar="ID")
+    rotate.add_argument(
+        "--overlap", type=_from_to(0, 720), default=24.0, metavar="HOURS", help="how long the old one stays good; default: 24"
+    )
+    _of_tenant(new, "new_key")
+    _of_tenant(listed, "list_keys")
+    _of_tenant(revoke, "revoke_key")
+    _of_tenant(rotate, "rotate_key")
+
+
+def _add_access(access: argparse.ArgumentParser) -> None:
+    access.add_argument("--card", metavar="ID", help="who read this one")
+    access.add_argument("--by", metavar="NAME", help="what they did")
+    access.add_argument("--limit", type=_page_size, default=50)
+    access.add_argument("--after", type=_line_number, metavar="NUMBER", help="the next page, as the one before names it")
+    _of_tenant(access, "access_log")
+
+
+def _add_reviewing(command: Callable[..., argparse.ArgumentParser]) -> None:
+    review = command("review", help="say of a card: accept, reject, coach").add_subparsers(required=True, metavar="ACTION")
+    add = review.add_parser("add", help="a verdict, or a note")
+    add.add_argument("card", metavar="ID")
+    add.add_argument("verdict", help="accept, reject, coach; or note, which settles nothing")
+    add.add_argument("--note", default="", metavar="WORDS")
+    add.add_argument("--step", type=int, metavar="NUMBER", help="of the card, from 0; default: the whole card")
+    add.add_argument("--change", choices=("dataset", "prompt"), help="the note says what should be changed there")
+    seal = review.add_parser("seal", help="nothing more is said of the card, for good")
+    seal.add_argument("card", metavar="ID")
+    seal.add_argument("--why", default="", metavar="WORDS")
+    queue = command("queue", help="cards that wait for a reviewer").add_subparsers(required=True, metavar="ACTION")
+    fill = queue.add_parser("fill", help="what came since the last time: a sample by lot, low grades, disagreements")
+    fill.add_argument("--share", action="append", default=[], metavar="KIND=SHARE", help="more than production=0.01 eval=0.01 train=0.001")
+    fill.add_argument("--at-least", type=int, default=5, metavar="CARDS", help="drawn however little came; default: 5")
+    fill.add_argument("--below", type=float, default=0.5, metavar="GRADE", help="a grade that is low; default: 0.5")
+    flag = queue.add_parser("flag", help="cards that look suspicious wait for a reviewer")
+    flag.add_argument("cards", nargs="+", metavar="ID")
+    flag.add_argument("--name", required=True, help="of the guard, or of whatever found them: they wait as flag:NAME")
+    flag.add_argument("--why", required=True, metavar="WORDS")
+    waiting = queue.add_parser("list", help="the most urgent first")
+    waiting.add_argument("--reason", help="audit, low_grade, disagreement or flag:NAME")
+    change = command("change", help="what reviewers want changed").add_subparsers(required=True, metavar="ACTION")
+    changes = change.add_parser("list", help="open requests")
+    changes.add_argument("--target", choices=("dataset", "prompt"))
+    changes.add_argument("--every", action="store_true", help="settled ones too")
+    for listed in (waiting, changes):
+        listed.add_argument("--limit", type=_page_size, default=50)
+    done = change.add_parser("settle", help="done or declined, and how")
+    done.add_argument("number", type=int)
+    done.add_argument("outcome", choices=("done", "declined"))
+    done.add_argument("--how", default="", metavar="WORDS")
+    export = change.add_parser("export", help="open requests with the rows that they are about, as JSON lines")
+    export.add_argument("--target", choices=("dataset", "prompt"), default="dataset")
+    export.add_argument("--out", required=True, metavar="FILE.jsonl")
+    view = command("view", help="queries under names: rft card list @NAME").add_subparsers(required=True, metavar="ACTION")
+    save = view.add_parser("save", help="a query under a name, in place of what had it")
+    remove = view.add_parser("remove", help="forget a view")
+    for one in (save, remove):
+        one.add_argument("name")
+    save.add_argument("query", nargs="+", metavar="QUERY")
+    for action, name in (
+        (add, "add_review"), (seal, "seal"), (fill, "fill_queue"), (flag, "flag_cards"), (waiting, "list_queue"), (changes, "list_changes"),
+        (done, "settle_change"), (export, "export_changes"), (save, "save_view"), (remove, "remove_view"),
+        (view.add_parser("list", help="by name"), "list_views"),
+    ):  # fmt: skip
+        _of_tenant(action, name, "reviewing")
+
+
+def _of_tenant(action: argparse.ArgumentParser, name: str, module: str = "access") -> None:
+    """Runs the function of this name of that module of commands with what was typed."""
+    action.add_argument("--tenant", default="default")
+    action.add_argument("--store", default=DEFAULT_STORE, metavar="URL", help=f"default: {DEFAULT_STORE}")
+
+    def run(arguments: argparse.Namespace) -> None:
+        from importlib import import_module
+
+        typed = {key: value for key, value in vars(arguments).items() if key != "run"}
+        getattr(import_module(f"agent_rft.commands.{module}"), name)(**typed)
+
+    action.set_defaults(run=run)
 
 
 def _recipe(arguments: argparse.Namespace) -> tuple[str, list[str]]:
@@ -499,13 +709,25 @@ def _card_list(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.cards import list_cards
 
     only = [f'{key}:"{value}"' for key, value in (("run", arguments.run_id), ("kind", arguments.kind)) if value]
-    list_cards(arguments.store, " ".join([*arguments.query, *only]), arguments.limit, arguments.after)
+    list_cards(arguments.store, " ".join([*arguments.query, *only]), arguments.limit, arguments.after, arguments.tenant)
 
 
 def _card_export(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.cards import export
 
-    export(arguments.store, " ".join(arguments.query), arguments.out)
+    export(arguments.store, " ".join(arguments.query), arguments.out, arguments.tenant)
+
+
+def _card_sources(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.cards import list_sources
+
+    list_sources(arguments.store, arguments.tenant, arguments.all)
+
+
+def _card_send(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.cards import send
+
+    send(arguments.to, arguments.folder)
 
 
 def _card_restore(arguments: argparse.Namespace) -> None:

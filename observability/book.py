@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -71,6 +71,17 @@ def entry_of(row: sa.RowMapping | dict[str, Any]) -> Entry:
 def entries_after(connection: sa.Connection, tenant: str, seq: int, limit: int) -> Sequence[Entry]:
     select = sa.select(ledger).where(ledger.c.tenant == tenant, ledger.c.seq > seq).order_by(ledger.c.seq).limit(limit)
     return [entry_of(dict(row)) for row in connection.execute(select).mappings()]
+
+
+def newest_seq(connection: sa.Connection, tenant: str) -> int:
+    return connection.scalar(sa.select(sa.func.max(ledger.c.seq)).where(ledger.c.tenant == tenant)) or 0
+
+
+def tenants_of(connection: sa.Connection) -> Iterator[str]:
+    """Who has a ledger, from one to the next by its key: a database asked for all different ones reads every entry."""
+    tenant: str | None = ""
+    while (tenant := connection.scalar(sa.select(sa.func.min(ledger.c.tenant)).where(ledger.c.tenant > tenant))) is not None:
+        yield tenant
 
 
 def _last_entry(connection: sa.Connection, tenant: str) -> Entry | None:

@@ -10,9 +10,9 @@ import msgspec
 import sqlalchemy as sa
 
 from agent_rft.contracts.errors import UserError, did_you_mean
-from observability.records import StoredCard, Values, card_of
+from observability.records import Erased, StoredCard, Values, card_of
 from observability.store import Store
-from observability.tables import blobs, card_steps, grades, job_cards
+from observability.tables import blobs, card_steps, erasures, grades, job_cards
 from observability.texts import unpacked
 
 BEYOND = "\U0010ffff"  # sorts after anything an id holds
@@ -72,7 +72,17 @@ def stored_cards(connection: sa.Connection, rollout_ids: Sequence[str], tenant: 
     }
     place = {rollout_id: number for number, rollout_id in enumerate(rollout_ids)}
     keys = sorted(cards, key=lambda key: (place[key[0]], key[1]))
-    return [card_of(cards[key][0], steps.get(key, []), given.get(key, []), texts[key[1]]) for key in keys]
+    gone = _erasures_of(connection, [key[0] for key in keys if cards[key][0]["salt"] is None])
+    return [card_of(cards[key][0], steps.get(key, []), given.get(key, []), texts[key[1]], gone.get(key)) for key in keys]
+
+
+def _erasures_of(connection: sa.Connection, rollout_ids: Sequence[str]) -> dict[tuple[str, str], Erased]:
+    """Of cards that have no words any more: when these went, which is what the first erasure says."""
+    if not rollout_ids:
+        return {}
+    select = sa.select(erasures).where(erasures.c.rollout_id.in_(rollout_ids)).order_by(erasures.c.entry.desc())
+    rows = connection.execute(select).mappings()
+    return {(row["rollout_id"], row["tenant"]): Erased(row["at"], row["by"], row["why"]) for row in rows}
 
 
 def count_cards(store: Store, run_id: str | None = None, kind: str | None = None) -> int:

@@ -23,8 +23,12 @@ FARTHEST = 16
 """Entries taken out in one go that are recognised behind a renumbering."""
 REMEMBERED = 1000
 """Misplaced entries that are kept in mind to tell a swap from two edits."""
+PLAIN = frozenset({str, int, bool, type(None)})
+SORTED = msgspec.json.Encoder(order="sorted")
 
-What = Literal["edited", "removed", "inserted", "swapped", "gap", "wrong tenant", "tail cut", "chain replaced", "not in the index"]
+What = Literal[
+    "edited", "removed", "inserted", "swapped", "gap", "wrong tenant", "tail cut", "chain replaced", "not in the index", "not erased"
+]
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True):
@@ -95,6 +99,13 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 
 def canonical_bytes(value: object) -> bytes:
     """JSON with sorted keys, no spaces, UTF-8. Text that no store can hold counts as what a store makes of it (`Words`)."""
+    if _is_plain(value):
+        try:
+            written = SORTED.encode(value)
+            if b"\\u0000" not in written:
+                return written
+        except UnicodeEncodeError:
+            pass
     text = _canonical_text(value)
     try:
         if "\\u0000" not in text:
@@ -102,6 +113,24 @@ def canonical_bytes(value: object) -> bytes:
     except UnicodeEncodeError:
         pass  # half a surrogate pair
     return _canonical_text(_storable(value)).encode()
+
+
+def _is_plain(value: object) -> bool:
+    """Whether msgspec, which is ten times as fast, writes it as Python's json does: all but floats that Python gives an exponent."""
+    kind: type[Any] = type(value)
+    if kind in PLAIN:
+        return True
+    if kind is float:
+        return value == 0 or 1e-4 <= abs(cast(float, value)) < 1e16
+    inner = cast(Sequence[object], value)
+    if kind is dict:
+        named = cast(dict[object, object], value)
+        if not all([type(name) is str for name in named]):
+            return False
+        inner = named.values()
+    elif kind is not list and kind is not tuple:
+        return False
+    return all([type(one) in PLAIN or _is_plain(one) for one in inner])
 
 
 def _canonical_text(value: object) -> str:
@@ -173,8 +202,11 @@ def check_record(record: Record) -> Finding | None:
         return _finding(entry, "edited", "its facts are not those that were recorded")
     if not entry.payload:
         return None
+    if record.erased:
+        gone = record.payload is None and record.salt is None
+        return None if gone else _finding(entry, "not erased", "the ledger has an erasure of its words, and something stands there")
     if record.payload is None or record.salt is None:
-        return None if record.erased else _finding(entry, "removed", "its words are gone, and no erasure of them is recorded")
+        return _finding(entry, "removed", "its words are gone, and no erasure of them is recorded")
     if len(record.salt) != SALT_BYTES or payload_digest(record.payload, record.salt) != entry.payload:
         return _finding(entry, "edited", "its words are not those that were recorded")
     return None

@@ -108,14 +108,16 @@ def make_bundle(
     accesses: Iterable[Mapping[str, Any]],
     signer: Signer,
     verifier: bytes,
+    sources: Iterable[Mapping[str, Any]] = (),
 ) -> bytes:
     """The bundle as a zip. `records` are cards and all that belongs to them: grades, reviews, labels, erasures, holds.
 
-    `graders` are the versions that graded, `accesses` who read the cards, `verifier` the source of verify_evidence.py.
+    `graders` are the versions that graded, `accesses` who read the cards, `verifier` the source of verify_evidence.py,
+    `sources` what is missing of the tenant's cards as far as that is known.
     """
     records = sorted(records, key=lambda record: record.entry.seq)
     files = {"README.txt": README, "verify_evidence.py": verifier, "keys.json": signer.public_keys}
-    files |= {"graders.json": _plain(list(graders)), "access.jsonl": _lines(accesses)}
+    files |= {"graders.json": _plain(list(graders)), "access.jsonl": _lines(accesses), "capture.json": _plain(list(sources))}
     files["ledger.jsonl"] = _lines(msgspec.structs.asdict(record.entry) for record in records)
     files["inclusions.jsonl"] = _lines(msgspec.structs.asdict(one) for one in proofs.inclusions)
     files["continuations.jsonl"] = _lines(msgspec.structs.asdict(one) for one in proofs.continuations)

@@ -71,6 +71,10 @@ def _started(stored: StoredCard) -> dt.datetime | None:
     return dt.datetime.fromisoformat(stored.card.started_at).astimezone(dt.UTC) if stored.card.started_at else None
 
 
+def _erased(stored: StoredCard) -> dt.datetime | None:
+    return stored.erased and stored.erased.at.astimezone(dt.UTC)
+
+
 COLUMNS = (
     Column("rollout_id", str, "the card's id", lambda one: one.card.rollout_id),
     Column("kind", str, "prior, train, eval, shadow or production", lambda one: one.card.kind),
@@ -105,6 +109,7 @@ COLUMNS = (
     Column("dataset", str, "the data set's hash", lambda one: one.card.versions.dataset),
     Column("tool_set", str, "the tool set's hash", lambda one: one.card.versions.tool_set),
     Column("seed", int, "the run's seed", lambda one: one.card.versions.seed),
+    Column("erased_at", dt.datetime, "when its words were erased, UTC; empty where they stand", _erased),
 )
 WHOLE_CARD = Column("card", str, "the whole card, as its line of the JSON export", lambda one: card_line(one).decode())
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, TypeAlias
 
 import sqlalchemy as sa
@@ -16,11 +16,13 @@ from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
-from agent_rft.contracts.errors import UserError
 from observability.cards import BEYOND
 from observability.cursor import Cursor
-from observability.query import META, And, Not, Operator, Or, Prefix, Query, Term, Text, Value, keys_of
-from observability.tables import Key, card_steps, grades, job_cards
+from observability.dossier import JUDGEMENTS, WITHDRAWN
+from observability.query import META, And, Not, Operator, Or, Prefix, Query, Term, Text, Value
+from observability.queue import FLAG, PASS, is_waiting
+from observability.states import STATES, has_a_row, none_newer, with_a_row
+from observability.tables import Key, card_steps, change_outcomes, change_requests, grades, human_labels, job_cards, review_queue, reviews
 
 Clause: TypeAlias = sa.ColumnElement[bool]
 Expression: TypeAlias = sa.ColumnElement[Any]
@@ -34,6 +36,14 @@ class Among(NamedTuple):
     table: sa.Table
     values: tuple[Expression, ...]
     """As whichever of these it may be named."""
+    only: tuple[Clause, ...] = ()
+    """Rows that count."""
+    few: bool = False
+    """Most cards have none."""
+
+
+Either: TypeAlias = Mapping[str, Clause]
+"""What a key is asked of whose values are questions of their own. Every card has one."""
 
 
 def _of_card(table: sa.Table) -> Clause:
@@ -50,10 +60,20 @@ def _unless_empty(column: sa.Column[str]) -> Expression:
     return sa.func.nullif(column, "", type_=column.type)
 
 
+def _came_of_it() -> Expression:
+    """The newest outcome of a change request."""
+    mine = change_outcomes.c.request == change_requests.c.id
+    newest = sa.select(change_outcomes.c.outcome).where(mine).order_by(change_outcomes.c.entry.desc()).limit(1)
+    return sa.func.coalesce(newest.correlate(change_requests).scalar_subquery(), "open", type_=sa.String())
+
+
 _passed = _newest(grades.c.passed)
+_says_pass = sa.func.coalesce(human_labels.c.score >= PASS, human_labels.c.label == "pass")
+_is_flag = sa.and_(review_queue.c.reason >= FLAG, review_queue.c.reason < FLAG + BEYOND)
+_judges = reviews.c.verdict.in_(JUDGEMENTS)
 _tokens = sa.cast(job_cards.c.context_tokens, sa.BigInteger) + job_cards.c.sampled_tokens
 
-COLUMNS: dict[str, Expression | Among] = {
+COLUMNS: dict[str, Expression | Among | Either] = {
     "id": job_cards.c.rollout_id,
     "kind": job_cards.c.kind,
     "run": job_cards.c.run_id,
@@ -64,6 +84,7 @@ COLUMNS: dict[str, Expression | Among] = {
     "difficulty": job_cards.c.difficulty,
     "started": job_cards.c.started_at,
     "recorded": job_cards.c.recorded_at,
+    "state": STATES,
     "ending": job_cards.c.ending,
     "failed": _unless_empty(job_cards.c.failed_part),
     "tool": Among(card_steps, (card_steps.c.name,)),
@@ -76,6 +97,16 @@ COLUMNS: dict[str, Expression | Among] = {
     "passed": sa.case((_passed.is_(True), "yes"), (_passed.is_(False), "no")),
     "grader": Among(grades, (grades.c.grader, grades.c.grader + "@" + grades.c.version)),
     "advantage": job_cards.c.advantage,
+    "review": Among(reviews, (reviews.c.verdict,), (_judges, none_newer(reviews, lambda newer: newer.c.verdict.in_(JUDGEMENTS))), few=True),
+    "label": Among(
+        human_labels,
+        (sa.case((_says_pass, "pass"), else_="fail"),),
+        (sa.func.coalesce(human_labels.c.label, "") != WITHDRAWN, none_newer(human_labels, same=("labeller",))),
+        few=True,
+    ),
+    "queue": Among(review_queue, (review_queue.c.reason,), (is_waiting(),), few=True),
+    "flag": Among(review_queue, (sa.func.substr(review_queue.c.reason, len(FLAG) + 1, type_=sa.String()),), (_is_flag,), few=True),
+    "change": Among(change_requests, (change_requests.c.target, _came_of_it()), few=True),
     "checkpoint": _unless_empty(job_cards.c.checkpoint),
     "dataset": _unless_empty(job_cards.c.dataset),
     "tool_set": _unless_empty(job_cards.c.tool_set),
@@ -83,13 +114,6 @@ COLUMNS: dict[str, Expression | Among] = {
     "seed": job_cards.c.seed,
 }
 COMPARISONS: dict[Operator, Callable[[Any, Any], Any]] = {"<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge}
-
-
-def where(query: Query, full_text: FullText) -> Clause:
-    """True of the cards that the query asks for, in a select from job_cards."""
-    if unknown := sorted(key for key in keys_of(query) if not key.startswith(META) and key not in COLUMNS):
-        raise UserError(f"this store does not keep: {', '.join(unknown)}", "ask without")
-    return _clause(query, full_text)
 
 
 def newest_first(select: sa.Select[Any], limit: int, after: Cursor | None = None) -> sa.Select[Any]:
@@ -101,27 +125,29 @@ def newest_first(select: sa.Select[Any], limit: int, after: Cursor | None = None
     return select.order_by(*(column.desc() for column in place)).limit(limit)
 
 
-def _clause(query: Query, full_text: FullText) -> Clause:
+def where(query: Query, full_text: FullText) -> Clause:
+    """True of the cards that the query asks for, in a select from job_cards."""
     match query:
         case And(parts):
             texts = [part for part in parts if isinstance(part, Text)]
-            clauses = [_clause(part, full_text) for part in parts if not isinstance(part, Text)]
+            clauses = [where(part, full_text) for part in parts if not isinstance(part, Text)]
             return sa.and_(sa.true(), *clauses, *([full_text(texts)] if texts else []))
         case Or(parts):
-            return sa.or_(*(_clause(part, full_text) for part in parts))
+            return sa.or_(*(where(part, full_text) for part in parts))
         case Not(part):
-            return _clause(part, full_text).is_not(sa.true())  # what is not known, NULL, is not so: NOT would leave it out
+            return where(part, full_text).is_not(sa.true())  # what is not known, NULL, is not so: NOT would leave it out
         case Text():
             return full_text([query])
         case Term(key):
             asked = _metadata(key.removeprefix(META)) if key.startswith(META) else COLUMNS[key]
+            if isinstance(asked, Mapping):
+                return sa.or_(*(sa.true() if isinstance(value, Prefix) else asked[str(value)] for value in query.values))
             return _among(asked, query) if isinstance(asked, Among) else _holds(asked, query)
 
 
 def _among(asked: Among, term: Term) -> Clause:
     one = sa.or_(*(_holds(value, term) for value in asked.values))
-    rows = sa.select(sa.literal(1)).select_from(asked.table).where(_of_card(asked.table), one)
-    return rows.correlate(job_cards).exists()
+    return (with_a_row if asked.few else has_a_row)(asked.table, *asked.only, one)
 
 
 def _holds(column: Expression, term: Term) -> Clause:

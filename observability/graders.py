@@ -18,18 +18,18 @@ from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.people import PersonsLabel, person
 from agent_rft.contracts.rollouts import Ending
 from observability.book import Book
+from observability.dossier import WITHDRAWN, NotThere
 from observability.halves import label_halves
 from observability.records import Values, grade_row
 from observability.redaction.cards import redact_grade
 from observability.redaction.redact import redact
+from observability.states import refuse_sealed, sealed_among, sealed_error
 from observability.store import Store, take_turns
 from observability.tables import grader_approvals, grader_reports, grader_states, grader_versions, grades, human_labels, job_cards
 
 State = Literal["registered", "active", "retired"]
 LABELS = {"pass": 1.0, "fail": 0.0}
 """What a label is worth where no score was given."""
-WITHDRAWN = "withdrawn"
-"""A label that takes back the one before it: nothing is deleted."""
 
 
 class GraderVersion(msgspec.Struct, frozen=True, kw_only=True):
@@ -141,8 +141,9 @@ def approvals(store: Store, ref: GraderRef) -> list[tuple[str, dt.datetime]]:
 # --- grades and labels of rollouts --------------------------------------------------------------------------------------
 
 
-def append_grades(store: Store, given: Sequence[tuple[str, Grade]]) -> int:
-    """(rollout id, grade); how many were added. What a rollout was given before stays; the newest grade is what lists show.
+def append_grades(store: Store, given: Sequence[tuple[str, Grade]], tenant: str | None = None) -> int:
+    """(rollout id, grade), of any tenant's cards or of one's; how many were added. What a rollout was given before stays; the newest
+    grade is what lists show.
 
     A rollout that this very grader has scored meanwhile, by another regrade, keeps that score and gets no second one.
     """
@@ -150,10 +151,12 @@ def append_grades(store: Store, given: Sequence[tuple[str, Grade]]) -> int:
         return 0
     at, among = _now(), grades.c.rollout_id.in_({rollout_id for rollout_id, _ in given})
     with store.writing() as connection:
-        tenants = _tenants(connection, [rollout_id for rollout_id, _ in given])
-        book = Book(connection, tenants.values())  # open, it lets no other regrade of these in between
-        scored = sa.select(grades.c.rollout_id, grades.c.hash).where(among, grades.c.reward.is_not(None))
-        kept = {(row[0], row[1]) for row in connection.execute(scored)}
+        tenants = _tenants(connection, [rollout_id for rollout_id, _ in given], tenant)
+        book = Book(connection, tenants.values())  # open, it lets no other regrade of these in between, and nobody seal them
+        if sealed := sealed_among(connection, [*set(tenants.values())], [*tenants]):
+            raise sealed_error(sealed)
+        scored = sa.select(grades.c.rollout_id, grades.c.tenant, grades.c.hash).where(among, grades.c.reward.is_not(None))
+        kept = {(row[0], row[2]) for row in connection.execute(scored) if tenants[row[0]] == row[1]}
         fresh = [(rollout_id, redact_grade(grade)[0]) for rollout_id, grade in given if (rollout_id, grade.grader.hash) not in kept]
         rows = [grade_row(rollout_id, tenants[rollout_id], grade, at) for rollout_id, grade in fresh]
         for row in rows:
@@ -186,9 +189,9 @@ def give_label_once(store: Store, labeller: str, rollout_id: str, score: float) 
     """False where this person's label of the rollout stands already: however many sessions they have open, they label it once."""
     with store.writing() as connection:
         take_turns(connection, f"label {rollout_id}")
-        if _standing_label(connection, labeller, rollout_id):
+        if _standing_label(connection, store.tenant, labeller, rollout_id):
             return False
-        _write_label(connection, labeller, rollout_id, score, None)
+        _write_label(connection, store.tenant, labeller, rollout_id, score, None)
     return True
 
 
@@ -196,47 +199,56 @@ def withdraw_label(store: Store, labeller: str, rollout_id: str) -> bool:
     """False where no label of this person stands."""
     with store.writing() as connection:
         take_turns(connection, f"label {rollout_id}")
-        if not _standing_label(connection, labeller, rollout_id):
+        if not _standing_label(connection, store.tenant, labeller, rollout_id):
             return False
-        _write_label(connection, labeller, rollout_id, None, WITHDRAWN)
+        _write_label(connection, store.tenant, labeller, rollout_id, None, WITHDRAWN)
     return True
 
 
-def _standing_label(connection: sa.Connection, labeller: str, rollout_id: str) -> bool:
+def _standing_label(connection: sa.Connection, tenant: str | None, labeller: str, rollout_id: str) -> bool:
     select = sa.select(human_labels).where(human_labels.c.rollout_id == rollout_id).order_by(human_labels.c.entry)
+    if tenant is not None:
+        select = select.where(human_labels.c.tenant == tenant)
     said = [row["label"] for row in connection.execute(select).mappings() if person(row["labeller"]) == person(labeller)]
     return bool(said) and said[-1] != WITHDRAWN
 
 
-def _write_label(connection: sa.Connection, labeller: str, rollout_id: str, score: float | None, label: str | None) -> None:
+def _write_label(
+    connection: sa.Connection, tenant: str | None, labeller: str, rollout_id: str, score: float | None, label: str | None
+) -> None:  # fmt: skip
     values = {"rollout_id": rollout_id, "row_id": None, "labeller": labeller, "score": score, "label": label, "note": ""}
-    _insert_label(connection, values | {"tenant": _tenants(connection, [rollout_id])[rollout_id]})
+    _insert_label(connection, values | {"tenant": _tenants(connection, [rollout_id], tenant)[rollout_id]})
 
 
 def _insert_label(connection: sa.Connection, values: Values) -> None:
     row: Values = values | {"at": _now(), "note": redact(values["note"]).text}
     book = Book(connection, [row["tenant"]])
+    if row["rollout_id"] is not None:
+        refuse_sealed(connection, row["tenant"], [row["rollout_id"]])
     book.enter("label", row["rollout_id"] or row["row_id"], row, label_halves(row))
     connection.execute(sa.insert(human_labels), [row])
     book.close()
 
 
-def _tenants(connection: sa.Connection, rollout_ids: Sequence[str]) -> dict[str, str]:
-    """Whose cards they are."""
+def _tenants(connection: sa.Connection, rollout_ids: Sequence[str], tenant: str | None = None) -> dict[str, str]:
+    """Whose cards they are; where a tenant is named, no other's."""
     select = sa.select(job_cards.c.rollout_id, job_cards.c.tenant).where(job_cards.c.rollout_id.in_(rollout_ids))
+    if tenant is not None:
+        select = select.where(job_cards.c.tenant == tenant)
     every = [(row[0], row[1]) for row in connection.execute(select)]
     found = dict(every)
     if len(found) < len(every):
         twice = next(one for one, tenant in every if found[one] != tenant)
         raise UserError(f"several tenants have a card with the id {twice}", "a grade or a label by id alone cannot tell which is meant")
     if missing := [one for one in rollout_ids if one not in found]:
-        raise UserError(f"no card has the id {missing[0]}", "`rft card list` shows those that are there")
+        raise NotThere(f"no card has the id {missing[0]}", "`rft card list` shows those that are there")
     return found
 
 
 def labels_of(store: Store, run_id: str) -> list[PersonsLabel]:
     """The labels of the run's rollouts that stand: each person's newest."""
-    joined = human_labels.join(job_cards, human_labels.c.rollout_id == job_cards.c.rollout_id)
+    its_own = sa.and_(human_labels.c.rollout_id == job_cards.c.rollout_id, human_labels.c.tenant == job_cards.c.tenant)
+    joined = human_labels.join(job_cards, its_own)
     select = sa.select(human_labels).select_from(joined).where(job_cards.c.run_id == run_id).order_by(human_labels.c.entry)
     newest: dict[tuple[str, str], sa.RowMapping] = {}
     with store.reading() as connection:
@@ -272,8 +284,9 @@ def rollouts_to_label(store: Store, run_id: str, kind: str | None = None) -> lis
         return list(connection.scalars(sa.select(job_cards.c.rollout_id).where(job_cards.c.run_id == run_id, *_judgeable(), *of_kind)))
 
 
-def _judgeable() -> tuple[sa.ColumnElement[bool], sa.ColumnElement[bool]]:
-    return job_cards.c.ending.is_not(None), job_cards.c.ending != Ending.INFRA_FAILED.value
+def _judgeable() -> tuple[sa.ColumnElement[bool], ...]:
+    """It ended by itself, and its words are there."""
+    return job_cards.c.ending.is_not(None), job_cards.c.ending != Ending.INFRA_FAILED.value, job_cards.c.salt.is_not(None)
 
 
 def _version(row: sa.RowMapping) -> GraderVersion:

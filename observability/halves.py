@@ -31,13 +31,29 @@ LABEL_PAYLOAD = ("note",)
 CREDIT_FACTS = ("rollout_id", "tenant", "advantage")
 REVIEW_FACTS = ("rollout_id", "tenant", "position", "verdict", "by", "at")
 CHANGE_FACTS = ("rollout_id", "tenant", "target", "row_id", "by", "at")
-OUTCOME_OF_CHANGE_FACTS = ("request", "tenant", "outcome", "how", "by", "at")
-STATE_FACTS = ("rollout_id", "tenant", "state", "why", "by", "at")
+OUTCOME_OF_CHANGE_FACTS = ("request", "rollout_id", "tenant", "outcome", "by", "at")
+STATE_FACTS = ("rollout_id", "tenant", "state", "by", "at")
 HOLD_FACTS = ("name", "tenant", "act", "query", "reason", "by", "at")
 ERASURE_FACTS = ("rollout_id", "tenant", "why", "by", "at")
 ACCESS_FACTS = ("tenant", "action", "subject", "cards", "cards_digest", "by", "at")
 SPANS_FACTS = ("rollout_id", "tenant", "trace_id", "spans", "late", "at")
 POINTED = {"seconds", "tool_seconds", "advantage", "reward", "score"}
+
+_SALTLESS: dict[str, Any] = {"salt": None}
+ERASED: dict[str, dict[str, Any]] = {
+    "card": _SALTLESS
+    | dict.fromkeys((*CARD_PAYLOAD, "opening", "tools"))
+    | {"metadata": {}, "answer": "", "reason": "", "removed_paths": None},
+    "step": dict.fromkeys((*STEP_PAYLOAD[3:], "output", "output_blob")) | {"turn": 0, "kind": "erased"},
+    "grade": _SALTLESS | {"parts": {}, "errors": {}},
+    "label": _SALTLESS | {"note": ""},
+    "review": _SALTLESS | {"note": ""},
+    "change": _SALTLESS | {"wanted": ""},
+    "outcome": _SALTLESS | {"how": ""},
+    "state": _SALTLESS | {"why": ""},
+    "spans": _SALTLESS | {"body": None},
+}
+"""What stands in the rows of a record whose words are gone, by its kind. A step keeps its place, since the facts count them."""
 
 
 class Halves(NamedTuple):
@@ -47,9 +63,15 @@ class Halves(NamedTuple):
 
 
 def card_halves(card: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> Halves:
-    """Of a row of job_cards, its steps by position, and the blobs that they name."""
+    """Of a row of job_cards, its steps by position, and the blobs that they name. Without one of these there are no words to hold
+    against what was recorded."""
     facts = {**_facts(card, (*JOB_FACTS, *OUTCOME_FACTS, *COSTS, *VERSIONS)), "steps": len(steps)}
+    named = [card["opening"], card["tools"], *(step["output_blob"] for step in steps if step["output_blob"])]
+    if not all(name in texts for name in named):
+        return Halves(facts)
     given = {"opening": json.loads(texts[card["opening"]]), "tools": json.loads(texts[card["tools"]])}
+    if (paths := card.get("removed_paths")) is not None:  # a card from before there were any has them among its facts
+        given["removed_paths"] = paths
     told = [
         _picked(step, STEP_PAYLOAD) | {"output": texts[step["output_blob"]] if step["output_blob"] else step["output"]} for step in steps
     ]
@@ -79,11 +101,11 @@ def change_halves(change: Mapping[str, Any]) -> Halves:
 
 
 def outcome_halves(outcome: Mapping[str, Any]) -> Halves:
-    return Halves(_facts(outcome, OUTCOME_OF_CHANGE_FACTS))
+    return Halves(_facts(outcome, OUTCOME_OF_CHANGE_FACTS), _picked(outcome, ("how",)))
 
 
 def state_halves(state: Mapping[str, Any]) -> Halves:
-    return Halves(_facts(state, STATE_FACTS))
+    return Halves(_facts(state, STATE_FACTS), _picked(state, ("why",)))
 
 
 def hold_halves(hold: Mapping[str, Any]) -> Halves:
@@ -98,9 +120,16 @@ def access_halves(access: Mapping[str, Any]) -> Halves:
     return Halves(_facts(access, ACCESS_FACTS))
 
 
-def spans_halves(part: Mapping[str, Any]) -> Halves:
-    """What one request brought of a trace, as text."""
-    return Halves(_facts(part, SPANS_FACTS), {"spans": unpacked(part["body"])} if part["body"] is not None else None)
+def spans_halves(part: Mapping[str, Any], text: str | None = None) -> Halves:
+    """What one request brought of a trace, as text: that of its body, where nobody has it at hand."""
+    if text is None and part["body"] is not None:
+        text = unpacked(part["body"])
+    return Halves(_facts(part, SPANS_FACTS), None if text is None else {"spans": text})
+
+
+def is_erased(kind: str, row: Mapping[str, Any]) -> bool:
+    """Whether nothing but facts stands in the row. A half-erased one is something else."""
+    return all(row[name] == blank for name, blank in ERASED.get(kind, {}).items())
 
 
 def moment_text(moment: dt.datetime) -> str:
@@ -116,8 +145,10 @@ def _picked(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _as_stored(name: str, value: Any) -> Any:
+    if value is None or type(value) is str or (type(value) is int and name not in POINTED):
+        return value
+    if name in POINTED:
+        return float(value) + 0.0  # SQLite keeps no minus before a nothing
     if isinstance(value, dt.datetime):
         return moment_text(value)
-    if name in POINTED and value is not None:
-        return float(value) + 0.0  # SQLite keeps no minus before a nothing
     return json.loads(to_json(value)) if isinstance(value, dict | list | tuple | float) else value

@@ -16,10 +16,10 @@ import os
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
@@ -32,16 +32,20 @@ from agent_rft.contracts.jobcards import JobCard
 from observability.book import Book
 from observability.records import CardRows, RecordedCard, Values, rows_of, without_token_ids
 from observability.redaction.cards import redact_card
+from observability.redaction.detector import Detector
 from observability.redaction.detectors import BUILT_IN, custom_detectors
+from observability.sources import Said, note_all, source_name
 from observability.store import Store, open_store
 from observability.tables import blobs, card_steps, grades, job_cards
-from observability.texts import packed
+from observability.texts import packed, storable
 
 BATCH = 50  # cards a transaction: larger ones are hardly faster, and hold other processes up longer
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 2.0  # seconds between tries
 WARN_WAITING = 100_000  # cards, some 20 KB each: 2 GB that only the database's return can free
 STORE_AWAY = (exc.OperationalError, exc.InterfaceError, exc.InternalError, exc.TimeoutError, OSError)
-"""Locked, gone, full, read-only: nothing is wrong with the card. Any other failure is the card's own."""
+"""Locked, gone, full, read-only: nothing is wrong with the card, unless `is_away` knows better. Any other failure is the card's own."""
+CARDS_OWN = ("22", "23", "54")
+"""Classes of PostgreSQL's errors: a value is wrong, a rule forbids it, it is larger than an index holds."""
 
 CREDIT = (
     sa.update(job_cards)
@@ -51,6 +55,13 @@ CREDIT = (
 log = structlog.get_logger(__name__)
 
 
+class _Ready(NamedTuple):
+    """A card that may go into the store, or, with a fault, must not."""
+
+    recorded: RecordedCard
+    fault: Exception | None = None
+
+
 class StoreRecorder:
     """The recorder port over a store. Use it as a context manager, or call `close` at the end.
 
@@ -58,10 +69,13 @@ class StoreRecorder:
     cards it says so in the log, once.
     """
 
-    def __init__(self, store: Store, redacting: bool = True, patterns: Mapping[str, str] | None = None) -> None:
-        """`patterns`: what a tenant wants removed besides, names and regular expressions."""
-        self._recipe = (redacting, patterns)
-        self._detectors = (*BUILT_IN, *custom_detectors(patterns or {})) if redacting else ()
+    def __init__(self, store: Store, redacting: bool = True, patterns: Mapping[str, str] | None = None, part: str = "recorder") -> None:
+        """`patterns`: what a tenant wants removed besides, names and regular expressions. `part`: who records, for the list of
+        sources, where it gets a name that no other has."""
+        self._recipe = (redacting, patterns, part)
+        self._source = source_name(part)
+        self._given: dict[str, int] = {}  # numbers, by tenant: each sees its own cards only, and should see no gaps among them
+        self._detectors = detectors_of(redacting, patterns)
         self.recorded = 0
         self.acknowledged = 0
         self.refused = 0
@@ -82,11 +96,12 @@ class StoreRecorder:
         return recorder_at, (self._store.address, *self._recipe)
 
     def record(self, card: JobCard) -> None:
-        recorded = RecordedCard(without_token_ids(card), dt.datetime.now(dt.UTC))
+        kept, now = without_token_ids(card), dt.datetime.now(dt.UTC)
         with self._changed:
             if self._stopped.is_set():
                 raise RuntimeError("this recorder is closed")
-            self._waiting.append(recorded)
+            number = self._given[card.tenant] = self._given.get(card.tenant, 0) + 1
+            self._waiting.append(RecordedCard(kept, now, source=self._source, number=number))
             self.recorded += 1
             crowded = len(self._waiting) >= WARN_WAITING and not self._warned
             self._warned |= crowded
@@ -111,6 +126,7 @@ class StoreRecorder:
         why = "recorded while closing"
         try:
             self.flush(timeout)
+            self._announce()
         except InfraError as error:
             why = error.what
         unsaved = self._stop()
@@ -122,6 +138,15 @@ class StoreRecorder:
             except OSError as error:
                 raise InfraError("card store", f"{why}. Nor could they be saved to a file: {error}. They are lost") from error
             raise InfraError("card store", f"{why}. They are safe in {self.rescue_file}: replay that file once the store is back")
+
+    def _announce(self) -> None:
+        """Says how many cards there were, so that one which was lost on its way shows, even the last."""
+        said = [Said(tenant=tenant, source=self._source, announced=given) for tenant, given in self._given.items()]
+        try:
+            if said:
+                insert_cards(self._store, (), said)
+        except (exc.SQLAlchemyError, OSError) as error:  # every card is safe, and reviewers will read that no number was announced
+            log.warning("the number of cards could not be announced", source=self._source, trouble=reason(error))
 
     def __enter__(self) -> StoreRecorder:
         return self
@@ -141,28 +166,31 @@ class StoreRecorder:
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
-            unsaved = [self._redacted(recorded) for recorded in self._waiting]
+            unsaved = [self._ready(recorded).recorded for recorded in self._waiting]
         self._writer.join(timeout=LONGEST_PAUSE)
         atexit.unregister(self.close)  # only now: an interrupted close is done again at exit
         return unsaved
 
     def _write(self) -> None:
         pause, away = FIRST_PAUSE, False
-        while batch := self._next_batch():
+        batch = list[_Ready]()
+        while batch := batch or self._next_batch():
             try:
                 refused = self._settle(batch)
             except STORE_AWAY as error:
-                self._trouble = _reason(error)
+                self._trouble = reason(error)
                 if not away and pause == LONGEST_PAUSE:  # a moment's lock is nobody's business, this is longer
                     away = True
                     log.warning("card store away; cards wait in memory", waiting=len(self._waiting), trouble=self._trouble)
-                self._stopped.wait(pause)
+                if self._stopped.wait(pause):
+                    return
                 pause = min(2 * pause, LONGEST_PAUSE)
                 continue
             if away:
                 log.info("card store back", store=self._store.name)
             pause, away, self._trouble = FIRST_PAUSE, False, ""
             self._settled_now(len(batch), refused)
+            batch = []
 
     def _settled_now(self, count: int, refused: int) -> None:
         with self._changed:
@@ -172,71 +200,130 @@ class StoreRecorder:
             self.refused += refused
             self._changed.notify_all()
 
-    def _next_batch(self) -> list[RecordedCard]:
+    def _next_batch(self) -> list[_Ready]:
         """The oldest waiting cards, left in the queue until they are settled. Empty when it is time to stop."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopped.is_set())
             batch = [] if self._stopped.is_set() else list(itertools.islice(self._waiting, BATCH))
-        return [self._redacted(recorded) for recorded in batch]
+        return [self._ready(recorded) for recorded in batch]
 
-    def _redacted(self, recorded: RecordedCard) -> RecordedCard:
-        """Here and not in `record`, which must not take the time. Nothing leaves the memory without it."""
-        if not self._detectors:
-            return recorded
-        card, removed = redact_card(recorded.card, self._detectors)
-        return RecordedCard(card, recorded.recorded_at, removed)
-
-    def _settle(self, batch: Sequence[RecordedCard]) -> int:
-        """Inserts the batch, or each card alone where one spoils it; answers how many the store refused."""
+    def _ready(self, recorded: RecordedCard) -> _Ready:
+        """Redacted: here and not in `record`, which must not take the time, and once, however often the store is tried."""
         try:
-            insert_cards(self._store, batch)
-        except STORE_AWAY:
-            raise
+            return _Ready(redacted(recorded, self._detectors))
+        except Exception as error:  # nobody may end the writer's thread, neither a card nor a tenant's pattern
+            return _Ready(recorded, error)
+
+    def _settle(self, batch: Sequence[_Ready]) -> int:
+        """Inserts the batch, or each card alone where one spoils it; answers how many were refused. One that could not be redacted
+        never comes into the store: it waits in the rescue file for detectors that can."""
+        sound = [ready.recorded for ready in batch if ready.fault is None]
+        try:
+            if sound:
+                insert_cards(self._store, sound)
         except Exception as error:  # whatever is wrong with one card must hold up no other
+            if is_away(error):
+                raise
             if len(batch) == 1:
-                return self._refuse(batch[0], error)
-            return sum(self._settle([card]) for card in batch)
-        return 0
+                return self._refuse(batch[0].recorded, error)
+            return sum(self._settle([ready]) for ready in batch)
+        return sum(self._refuse(ready.recorded, ready.fault) for ready in batch if ready.fault is not None)
 
     def _refuse(self, recorded: RecordedCard, error: Exception) -> int:
         self.rescue_file = rescue([recorded], self.rescue_file)
-        if (trouble := _reason(error)) != self._refusal:  # what spoils every card is told once; `close` tells how many
+        if (trouble := reason(error)) != self._refusal:  # what spoils every card is told once; `close` tells how many
             self._refusal = trouble
             log.warning("card refused", rollout_id=recorded.card.rollout_id, trouble=trouble, saved_in=str(self.rescue_file))
         return 1
 
 
-def recorder_at(address: str, redacting: bool, patterns: Mapping[str, str] | None) -> StoreRecorder:
-    return StoreRecorder(open_store(address), redacting, patterns)
+def recorder_at(address: str, redacting: bool, patterns: Mapping[str, str] | None, part: str) -> StoreRecorder:
+    return StoreRecorder(open_store(address), redacting, patterns, part)
 
 
-def insert_cards(store: Store, batch: Sequence[RecordedCard]) -> int:
-    """One transaction. A card that the store holds already stays as it is, but for an advantage that it did not have: what
-    a rollout was worth is known once its group has ended. Answers how many were new."""
-    rows: dict[tuple[str, str], CardRows] = {}
-    for recorded in batch:
-        card = recorded.card
-        first = rows.setdefault((card.rollout_id, card.tenant), rows_of(recorded)).card
-        first["advantage"] = card.advantage if first["advantage"] is None else first["advantage"]
+def detectors_of(redacting: bool, patterns: Mapping[str, str] | None) -> tuple[Detector, ...]:
+    """Everybody's, and the tenant's own besides; none at all where somebody turned redaction off."""
+    return (*BUILT_IN, *custom_detectors(patterns or {})) if redacting else ()
+
+
+def redacted(recorded: RecordedCard, detectors: Sequence[Detector]) -> RecordedCard:
+    """As it may be stored or sent. What cannot be redacted leaves the memory for the rescue file only."""
+    if not detectors:
+        return recorded
+    card, removed = redact_card(recorded.card, detectors)
+    return msgspec.structs.replace(recorded, card=card, removed=(*(recorded.removed or ()), *removed))
+
+
+Keyed = dict[tuple[str, str], CardRows]
+"""Cards to be added, by rollout and tenant."""
+
+
+def insert_cards(store: Store, batch: Sequence[RecordedCard], said: Sequence[Said] = ()) -> int:
+    """One transaction, which notes besides what came from which source. Answers how many cards were new."""
+    rows = keyed((recorded.card, rows_of(recorded)) for recorded in batch)
     with store.writing() as connection:
         book = Book(connection, (tenant for _, tenant in rows))
-        held = _held(connection, rows)
-        new = [row for key, row in rows.items() if key not in held]
-        for row in new:
-            book.card(row)
-        _insert(connection, new)
-        worth = [rows[key].card for key, advantage in held.items() if advantage is None and rows[key].card["advantage"] is not None]
-        if worth:
-            connection.execute(CREDIT, [_credit(card, book.credit(card)) for card in worth])
+        new = add_cards(connection, book, rows)
         book.close()
+        note_all(connection, batch, said, dt.datetime.now(dt.UTC))
     return len(new)
 
 
-def _held(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], float | None]:
-    """Which of the cards are there, with their advantages. The book is open, so that no other writer adds one meanwhile."""
-    columns = (job_cards.c.rollout_id, job_cards.c.tenant, job_cards.c.advantage)
+def keyed(cards: Iterable[tuple[JobCard, CardRows]]) -> Keyed:
+    """Of a card that comes twice the first counts, the first advantage that any of them has, and the grades of all."""
+    rows = Keyed()
+    for card, its_rows in cards:
+        first = rows.setdefault((card.rollout_id, card.tenant), its_rows)
+        first.card["advantage"] = card.advantage if first.card["advantage"] is None else first.card["advantage"]
+        there = {grade_key(grade) for grade in first.grades}
+        first.grades.extend(grade for grade in its_rows.grades if grade_key(grade) not in there)
+    return rows
+
+
+def grade_key(row: Mapping[str, Any] | sa.RowMapping) -> tuple[Any, ...]:
+    """What tells one grade of a card from another: one that says again what the same grader's version has said adds nothing."""
+    return tuple(row[name] for name in ("tenant", "rollout_id", "grader", "version", "reward", "passed"))
+
+
+def add_cards(connection: sa.Connection, book: Book, rows: Keyed) -> set[tuple[str, str]]:
+    """A card that the store holds already stays as it is, but for a grade and an advantage that it did not have: its trace may have
+    come before its recorder's card, and what a rollout was worth is known once its group has ended. Answers which were new."""
+    held = _held(connection, rows)
+    new = {key: row for key, row in rows.items() if key not in held}
+    for row in new.values():
+        book.card(row)
+    _insert(connection, list(new.values()))
+    worth = [rows[key].card for key, there in held.items() if there["advantage"] is None and rows[key].card["advantage"] is not None]
+    if worth:
+        connection.execute(CREDIT, [_credit(card, book.credit(card)) for card in worth])
+    add_grades(connection, book, [grade for key in held for grade in rows[key].grades])
+    for key, there in held.items():
+        if not there["erased"] and storable(rows[key].card["answer"]) != there["answer"]:
+            log.warning("a card that is there already came with another answer; the first stays", tenant=key[1], rollout_id=key[0])
+    return set(new)
+
+
+def add_grades(connection: sa.Connection, book: Book, given: Iterable[Values]) -> None:
+    """Of cards that the store holds; those among them that say nothing new are left out."""
+    rows = {grade_key(row): row for row in given}
+    if not rows:
+        return
+    ids = {row["rollout_id"] for row in rows.values()}
+    there = {grade_key(row) for row in connection.execute(sa.select(grades).where(grades.c.rollout_id.in_(ids))).mappings()}
+    new = [row for key, row in rows.items() if key not in there]
+    for row in new:
+        book.grade(row)
+    if new:
+        connection.execute(sa.insert(grades), new)
+
+
+def _held(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], sa.RowMapping]:
+    """Which of the cards are there, and what of them may differ. The book is open, so that no other writer adds one meanwhile."""
+    erased = job_cards.c.salt.is_(None).label("erased")
+    columns = (job_cards.c.rollout_id, job_cards.c.tenant, job_cards.c.advantage, job_cards.c.answer, erased)
     select = sa.select(*columns).where(job_cards.c.rollout_id.in_([rollout_id for rollout_id, _ in keys]))
-    return {(row[0], row[1]): row[2] for row in connection.execute(select) if (row[0], row[1]) in keys}
+    found = {(row["rollout_id"], row["tenant"]): row for row in connection.execute(select).mappings()}
+    return {key: row for key, row in found.items() if key in keys}
 
 
 def _insert(connection: sa.Connection, new: Sequence[CardRows]) -> None:
@@ -263,19 +350,27 @@ def _credit(card: Values, entry: int) -> Values:
 
 
 def rescue(cards: Sequence[RecordedCard], path: Path) -> Path:
-    """Appends the cards to `path` as JSON lines, durably; where that disk is full too, to the temporary folder."""
+    """Appends the cards to `path` as JSON lines, durably; where that disk is full too, to a new file in the temporary folder. They
+    stand there as they are given: one that could not be redacted unredacted, so nobody but its owner may read the file."""
     lines = "".join(json.dumps(msgspec.to_builtins(card, enc_hook=repr)) + "\n" for card in cards).encode()
     try:
         _append(lines, path)
     except OSError:
-        path = Path(tempfile.gettempdir()) / path.name
+        handle, name = tempfile.mkstemp(path.suffix, f"{path.stem}-", tempfile.gettempdir())  # a name that nobody could guess
+        os.close(handle)
+        path = Path(name)
         _append(lines, path)
     return path
 
 
+def _owners_alone(path: str, flags: int) -> int:
+    """Follows no link that somebody laid there."""
+    return os.open(path, flags | os.O_NOFOLLOW, 0o600)
+
+
 def _append(lines: bytes, path: Path) -> None:
     """All of it or nothing: half a line would spoil the file for `replay`."""
-    with path.open("ab", buffering=0) as file:
+    with open(path, "ab", buffering=0, opener=_owners_alone) as file:
         before = file.tell()
         try:
             written = file.write(lines)
@@ -299,13 +394,13 @@ def replay(store: Store, path: Path) -> int:
 def _replayed(store: Store, batch: Sequence[RecordedCard], path: Path) -> int:
     try:
         return insert_cards(store, batch)
-    except STORE_AWAY:
-        raise
     except Exception as error:
+        if is_away(error):
+            raise
         if len(batch) > 1:
             return sum(_replayed(store, [card], path) for card in batch)
         raise UserError(
-            f"{path}: the store refuses card {batch[0].card.rollout_id}: {_reason(error)}",
+            f"{path}: the store refuses card {batch[0].card.rollout_id}: {reason(error)}",
             "the lines before it are in the store; mend or remove this one",
         ) from None
 
@@ -325,12 +420,15 @@ def _rescued_card(line: str, where: str) -> RecordedCard:
         rescued = msgspec.convert(json.loads(line), RecordedCard)
     except (ValueError, msgspec.ValidationError) as error:
         raise UserError(f"{where}: not a saved card: {error}", "the lines before it are in the store; mend or remove this one") from None
-    if rescued.removed is not None:
-        return rescued
-    card, removed = redact_card(rescued.card)
-    return RecordedCard(card, rescued.recorded_at, removed)
+    return rescued if rescued.removed is not None else redacted(rescued, BUILT_IN)
 
 
-def _reason(error: Exception) -> str:
+def is_away(error: Exception) -> bool:
+    """Whether to try again. PostgreSQL's driver says of a name that no index holds what it says of a disk that is full."""
+    state = str(getattr(getattr(error, "orig", None), "sqlstate", None) or "")
+    return isinstance(error, STORE_AWAY) and state[:2] not in CARDS_OWN
+
+
+def reason(error: Exception) -> str:
     """The database's own words, without the statement and the values."""
     return str(getattr(error, "orig", None) or error).strip().partition("\n")[0]

@@ -12,6 +12,7 @@ import msgspec
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from observability.accesses import otherwise_named
 from observability.book import entries_after
 from observability.cards import texts_of
 from observability.chain import (
@@ -21,6 +22,7 @@ from observability.chain import (
     SignedRoot,
     check_chain,
     check_record,
+    facts_digest,
     not_indexed,
     otherwise_written,
     unreadable,
@@ -35,12 +37,14 @@ from observability.halves import (
     erasure_halves,
     grade_halves,
     hold_halves,
+    is_erased,
     label_halves,
     outcome_halves,
     review_halves,
     spans_halves,
     state_halves,
 )
+from observability.queue import undrawn
 from observability.records import Values
 from observability.search import words_on_postgresql, words_on_sqlite
 from observability.store import Store
@@ -82,7 +86,7 @@ GIVEN = (
     Given("label", human_labels, sa.func.coalesce(human_labels.c.rollout_id, human_labels.c.row_id), label_halves),
     Given("review", reviews, reviews.c.rollout_id, review_halves),
     Given("change", change_requests, change_requests.c.rollout_id, change_halves),
-    Given("outcome", change_outcomes, sa.cast(change_outcomes.c.request, sa.String), outcome_halves),
+    Given("outcome", change_outcomes, change_outcomes.c.rollout_id, outcome_halves),
     Given("state", card_states, card_states.c.rollout_id, state_halves),
     Given("hold", legal_holds, legal_holds.c.name, hold_halves),
     Given("erasure", erasures, erasures.c.rollout_id, erasure_halves),
@@ -121,7 +125,9 @@ def verify(store: Store, tenant: str, roots: Iterable[SignedRoot] = (), step: Ca
             yield finding
         yield from found
         yield from beyond_the_ledger(connection, tenant)
+        yield from otherwise_named(connection, tenant)
         yield from _not_indexed(connection, tenant)
+        yield from undrawn(connection, tenant)
 
 
 @contextmanager
@@ -184,16 +190,16 @@ def records_of(connection: sa.Connection, entries: Sequence[Entry]) -> list[Reco
 
 
 def _erased(connection: sa.Connection, entries: Sequence[Entry]) -> dict[str, int]:
-    """Cards among the subjects whose words were erased, and the entry that says so."""
+    """Cards among the subjects whose words were erased, and the newest entry that says so: an erasure that was made up, or changed,
+    excuses nothing."""
     if not entries:
         return {}
+    about, tenant = {entry.subject for entry in entries}, entries[0].tenant
     same = sa.and_(ledger.c.tenant == erasures.c.tenant, ledger.c.seq == erasures.c.entry, ledger.c.kind == "erasure")
-    named = sa.select(erasures.c.rollout_id, sa.func.max(erasures.c.entry)).join(
-        ledger, sa.and_(same, ledger.c.subject == erasures.c.rollout_id)
-    )
-    about = {entry.subject for entry in entries}
-    mine = named.where(erasures.c.tenant == entries[0].tenant, erasures.c.rollout_id.in_(about)).group_by(erasures.c.rollout_id)
-    return {row[0]: row[1] for row in connection.execute(mine)}
+    vouched = sa.select(erasures, ledger.c.facts).join(ledger, sa.and_(same, ledger.c.subject == erasures.c.rollout_id))
+    mine = vouched.where(erasures.c.tenant == tenant, erasures.c.rollout_id.in_(about)).order_by(erasures.c.entry)
+    rows = [dict(row) for row in connection.execute(mine).mappings()]
+    return {row["rollout_id"]: row["entry"] for row in rows if facts_digest(erasure_halves(row).facts) == row["facts"]}
 
 
 def _told_erased(record: Record, gone: Mapping[str, int]) -> Record:
@@ -219,15 +225,15 @@ def _card_records(connection: sa.Connection, entries: Sequence[Entry]) -> Iterat
         elif entry.kind == "credit":
             yield Record(entry=entry, facts=credit_facts(card))
         else:
-            halves = _halves_of(card, steps.get(entry.subject, []), texts)
-            facts, words = halves or (None, None)
-            yield Record(entry=entry, facts=facts, payload=words, salt=card["salt"])
+            told = steps.get(entry.subject, [])
+            gone = is_erased("card", card) and all(is_erased("step", step) for step in told)
+            yield _record(entry, card_halves(card, told, texts), card["salt"], gone)
 
 
-def _halves_of(card: Values, steps: Sequence[Values], texts: Mapping[str, str]) -> Halves | None:
-    """None where a text that the card names is gone."""
-    named = [card["opening"], card["tools"], *(step["output_blob"] for step in steps if step["output_blob"])]
-    return card_halves(card, steps, texts) if all(name in texts for name in named) else None
+def _record(entry: Entry, halves: Halves, salt: bytes | None, gone: bool) -> Record:
+    """Where words stand without their salt, or a part of them, they are shown as something that was never recorded."""
+    left = halves.payload or ({} if salt is None else None)
+    return Record(entry=entry, facts=halves.facts, payload=None if gone else left, salt=salt)
 
 
 def _given_records(connection: sa.Connection, entries: Sequence[Entry], given: Given) -> Iterator[Record]:
@@ -238,10 +244,10 @@ def _given_records(connection: sa.Connection, entries: Sequence[Entry], given: G
     mine = (given.table.c.tenant == wanted[0].tenant, given.subject.in_(about), given.table.c.entry.in_(numbers))
     rows = {row["entry"]: dict(row) for row in connection.execute(sa.select(given.table).where(*mine)).mappings()}
     for entry in wanted:
-        row = rows.get(entry.seq)
-        facts, words = given.halves(row) if row else (None, None)
-        salt = row.get("salt") if row else None
-        yield Record(entry=entry, facts=facts, payload=words if salt is not None else None, salt=salt)
+        if row := rows.get(entry.seq):
+            yield _record(entry, given.halves(row), row.get("salt"), is_erased(given.kind, row))
+        else:
+            yield Record(entry=entry, facts=None)
 
 
 def _of(connection: sa.Connection, table: sa.Table, rollout_ids: Iterable[str], tenant: str) -> list[Values]:

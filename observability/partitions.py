@@ -8,12 +8,16 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
+from observability.otlp.ids import is_uuid7, started_ns
+
 PARTED = ("job_cards", "card_steps")
 PARTITION = re.compile(r"(job_cards|card_steps)_(default|\d{4}_\d{2})")
 BEHIND = 60
 """Months at most, however old an id claims to be."""
 AHEAD = 12
 """Months that are prepared. What comes later, or has an id without a time, goes to the default partition."""
+
+CLOCKS_DIFFER = dt.timedelta(days=1)
 
 
 def make_partitions(connection: sa.Connection, first_id: str | None) -> None:
@@ -23,11 +27,17 @@ def make_partitions(connection: sa.Connection, first_id: str | None) -> None:
     for table in PARTED:
         connection.execute(sa.text(f"CREATE TABLE IF NOT EXISTS {table}_default PARTITION OF {table} DEFAULT"))
         for start, end in _months(first, now + dt.timedelta(days=31 * AHEAD)):
-            begin, stop = _beginning(start), _beginning(end)
+            begin, stop = earliest_id(start), earliest_id(end)
             stray = sa.text(f"SELECT 1 FROM {table}_default WHERE rollout_id >= '{begin}' AND rollout_id < '{stop}' LIMIT 1")
             if not connection.scalar(stray):  # a month that began in the default partition stays there
                 bounds = f"FROM ('{begin}') TO ('{stop}')"
                 connection.execute(sa.text(f"CREATE TABLE IF NOT EXISTS {table}_{start:%Y_%m} PARTITION OF {table} FOR VALUES {bounds}"))
+
+
+def is_ahead(rollout_id: str, now: dt.datetime) -> bool:
+    """Whether its time has not come yet, by more than two clocks differ. A card of a month that is not prepared would keep that month
+    from ever being. What is no UUIDv7 tells no time, and may do so by chance."""
+    return is_uuid7(rollout_id) and started_ns(rollout_id) > (now + CLOCKS_DIFFER).timestamp() * 1e9
 
 
 def is_partition(name: str | None) -> bool:
@@ -42,7 +52,7 @@ def _months(first: dt.datetime, last: dt.datetime) -> Iterator[tuple[dt.datetime
         start = end
 
 
-def _beginning(moment: dt.datetime) -> str:
+def earliest_id(moment: dt.datetime) -> str:
     """How the ids of that moment begin: the 48 bits of a UUID of version 7 that count milliseconds."""
     digits = f"{int(moment.timestamp() * 1000):012x}"
     return f"{digits[:8]}-{digits[8:]}"

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from agent_rft.contracts.errors import UserError
+from observability.cardless import asked_for
 from observability.chain import Entry, Finding, Record, SignedRoot, check_chain
 from observability.cursor import Cursor
 from observability.evidence import Proofs, prove
@@ -23,21 +24,31 @@ NOT_COVERED = "name, version and hash stand in the recorded grades; spec, code a
 
 
 class Found(NamedTuple):
-    cards: int
     records: list[Record]
-    """The cards, and every credit, grade and label of theirs."""
+    """The cards, every credit, grade and label of theirs, and every access to them."""
     proofs: Proofs
     graders: list[Mapping[str, Any]]
     """The registered versions that graded them."""
 
 
-def case_of(store: Store, tenant: str, query: Query, signed: Sequence[SignedRoot]) -> Found:
-    """Everything that the ledger says was recorded of these cards. What the store has lost of it, or has beside it, is no case."""
-    ids = list(_ids(store, query, tenant))
-    if not ids:
-        raise UserError(f"no card of tenant {tenant} is what was asked for: {query}", "`rft card list` with the same words shows what is")
+def cards_asked_for(store: Store, tenant: str, query: Query) -> Sequence[str]:
+    if ids := list(_ids(store, query, tenant)):
+        return ids
+    raise UserError(f"no card of tenant {tenant} is what was asked for: {query}", "`rft card list` with the same words shows what is")
+
+
+def to_be_erased(store: Store, tenant: str, query: Query) -> Sequence[str]:
+    """The traces that are no card, too: their spans hold words like any."""
+    if spans := asked_for(store, tenant, query):
+        return [*_ids(store, query, tenant), *spans]
+    return cards_asked_for(store, tenant, query)
+
+
+def case_of(store: Store, tenant: str, ids: Sequence[str], accesses: Set[int], signed: Sequence[SignedRoot]) -> Found:
+    """Everything that the ledger says was recorded of these cards. What the store has lost of it, or has beside it, is no case.
+    `accesses` are the entries that say who read them."""
     with store.reading() as connection:
-        entries = _entries(connection, tenant, set(ids), signed)
+        entries = _entries(connection, tenant, set(ids), accesses, signed)
         records: list[Record] = []
         for first in range(0, len(entries), BATCH):
             of_batch, wrong = checked(connection, entries[first : first + BATCH])
@@ -47,7 +58,7 @@ def case_of(store: Store, tenant: str, query: Query, signed: Sequence[SignedRoot
             _refuse(beyond_the_ledger(connection, tenant, ids[first : first + BATCH]))
         hashes = (entry.hash for batch in every_entry(connection, tenant) for entry in batch)
         proofs = prove([record.entry.seq for record in records], signed, hashes)
-        return Found(len(ids), records, proofs, _graders(connection, tenant, ids))
+        return Found(records, proofs, _graders(connection, tenant, ids))
 
 
 def _ids(store: Store, query: Query, tenant: str) -> Iterator[str]:
@@ -62,13 +73,13 @@ def _ids(store: Store, query: Query, tenant: str) -> Iterator[str]:
         raise UserError(what, "`rft ledger verify` names what was changed", exit_code=1) from None
 
 
-def _entries(connection: sa.Connection, tenant: str, ids: Set[str], signed: Sequence[SignedRoot]) -> list[Entry]:
+def _entries(connection: sa.Connection, tenant: str, ids: Set[str], accesses: Set[int], signed: Sequence[SignedRoot]) -> list[Entry]:
     """By whom they name, never by what the store holds: a grade that was deleted is missed. Only a ledger that is whole can say that."""
     found: list[Entry] = []
 
     def entries() -> Iterator[Entry]:
         for batch in every_entry(connection, tenant):
-            found.extend(entry for entry in batch if entry.subject in ids)
+            found.extend(entry for entry in batch if entry.subject in ids or entry.seq in accesses)
             yield from batch
 
     _refuse(check_chain(tenant, entries(), signed))

@@ -36,6 +36,7 @@ LARGEST = 2**63 - 1
 
 State = Literal["opened", "planned", "in_progress", "blocked", "needs_human", "submitted", "graded", "reviewed", "sealed"]
 Review = Literal["accept", "reject", "coach"]
+Wanted = Literal["dataset", "prompt", "open", "done", "declined"]
 Operator = Literal[":", "<", "<=", ">", ">="]
 
 
@@ -72,7 +73,10 @@ KEYS = {
     "grader": Key("text", "a grader that graded it, NAME or NAME@VERSION"),
     "advantage": Key("number", "its advantage against its group"),
     "review": Key("choice", "what its newest review says", get_args(Review)),
-    "label": Key("text", "a label that a person gave it"),
+    "label": Key("choice", "what a person's label says; half the score and more is a pass", ("pass", "fail")),
+    "queue": Key("text", "why it waits in the review queue: audit, low_grade, disagreement, flag:NAME"),
+    "flag": Key("text", "a guard's name that flagged it"),
+    "change": Key("choice", "what a change that is wanted because of it is of, or what came of it", get_args(Wanted)),
     "checkpoint": Key("text", "the weights that spoke"),
     "dataset": Key("text", "the data set's hash"),
     "tool_set": Key("text", "the tool set's hash"),
@@ -349,6 +353,9 @@ class _Reader:
 
 
 def _text(token: str) -> Text:
+    if token.startswith("@"):
+        cure = f"write its terms out, or in quotes, to look for the word: {_quoted(token)}"
+        raise _Mistake(f"{token} names a saved view, which is asked for by itself", cure)
     words, prefix = _unquoted(token)
     if not any(map(str.isalnum, words)):
         raise _Mistake(f"{token} has no letter or digit to look for", "write a word")

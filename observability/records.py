@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import msgspec
 
@@ -14,7 +14,7 @@ from agent_rft.contracts.jobcards import Cost, JobCard, Versions
 from agent_rft.contracts.messages import Message, ToolCall, ToolSpec
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout, ToolResult, Turn
 from observability.redaction.redact import Removal
-from observability.texts import Blobs, to_json
+from observability.texts import Blobs, storable, to_json
 
 Values = dict[str, Any]
 VERSIONS = ("code", "checkpoint", "dataset", "tool_set", "grader", "seed")
@@ -24,6 +24,10 @@ LONG = 1000
 """Characters from which on a tool's output is a blob: agents read the same documents again and again."""
 
 
+LONGEST_ID, LONGEST_NAME = 200, 1000
+"""Bytes of a rollout's id, and of a run's, a row's, a version's name: PostgreSQL's indexes hold 2,704 together."""
+
+
 class RecordedCard(msgspec.Struct, frozen=True):
     """A card on its way into the store, and a line of the file that holds cards which did not get there."""
 
@@ -31,11 +35,21 @@ class RecordedCard(msgspec.Struct, frozen=True):
     recorded_at: dt.datetime
     removed: tuple[Removal, ...] | None = None
     """What redaction took out of it; None where nobody looked."""
+    source: Annotated[str, msgspec.Meta(max_length=200)] = ""
+    """Who recorded it."""
+    number: Annotated[int, msgspec.Meta(ge=0, lt=2**53)] = 0
+    """Which of that source's records it is, counted from 1; 0 where it does not number them."""
 
 
 class DatedGrade(msgspec.Struct, frozen=True):
     grade: Grade
     graded_at: dt.datetime
+
+
+class Erased(msgspec.Struct, frozen=True):
+    at: dt.datetime
+    by: str
+    why: str
 
 
 class StoredCard(msgspec.Struct, frozen=True):
@@ -47,6 +61,8 @@ class StoredCard(msgspec.Struct, frozen=True):
     grades: tuple[DatedGrade, ...]
     """Every grade it was ever given, oldest first."""
     removed: tuple[Removal, ...] | None = None
+    erased: Erased | None = None
+    """How its words went, where they did: nothing but facts is left of it."""
 
 
 class CardRows(NamedTuple):
@@ -84,7 +100,7 @@ def rows_of(recorded: RecordedCard) -> CardRows:
     row |= {"ending": rollout.ending and rollout.ending.value, "reason": rollout.reason, "failed_part": rollout.failed_part}
     row |= {"answer": rollout.answer, "limits": msgspec.to_builtins(rollout.limits), "rollout_seed": rollout.seed}
     row |= {"opening": blobs.put(to_json(msgspec.to_builtins(rollout.opening)))}
-    row["removed"] = None if recorded.removed is None else msgspec.to_builtins(recorded.removed)
+    row |= _removals(recorded.removed)
     row["tools"] = blobs.put(to_json(msgspec.to_builtins(rollout.tools)))
     steps = [
         with_blob(step, blobs) | {"rollout_id": card.rollout_id, "tenant": card.tenant, "position": position}
@@ -92,6 +108,34 @@ def rows_of(recorded: RecordedCard) -> CardRows:
     ]
     given = [grade_row(card.rollout_id, card.tenant, card.grade, recorded.recorded_at)] if card.grade else []
     return CardRows(row, steps, given, blobs.texts)
+
+
+def _removals(removed: Sequence[Removal] | None) -> Values:
+    """A path holds keys, which may be words of a person: paths are payload, kinds and counts are facts."""
+    if removed is None:
+        return {"removed": None, "removed_paths": None}
+    kinds = [{"kind": one.kind, "start": one.start, "length": one.length} for one in removed]
+    return {"removed": kinds, "removed_paths": [one.path for one in removed] or None}
+
+
+def unfit(card: JobCard) -> str:
+    """Which of the card's names no store can hold, in words; empty where all can be."""
+    names = {"rollout_id": card.rollout_id, "run_id": card.run_id, "row_id": card.row_id, "rollout.failed_part": card.rollout.failed_part}
+    names |= {f"versions.{name}": str(getattr(card.versions, name)) for name in VERSIONS}
+    if card.grade:
+        names |= {f"grade.grader.{name}": str(getattr(card.grade.grader, name)) for name in ("name", "version", "hash")}
+    for name, value in names.items():
+        most = LONGEST_ID if name == "rollout_id" else LONGEST_NAME
+        if storable(value) != value:
+            return f"its {name} holds a NUL or half a character"
+        if len(value.encode()) > most:
+            return f"its {name} is {len(value.encode())} bytes long, more than {most}"
+    return ""
+
+
+def fitting(name: str) -> str:
+    """A name out of a trace as the store can hold it; the whole of it stays in the span."""
+    return storable(name).encode()[:LONGEST_NAME].decode(errors="ignore")
 
 
 def grade_row(rollout_id: str, tenant: str, grade: Grade, graded_at: dt.datetime) -> Values:
@@ -138,7 +182,11 @@ def _steps(rollout: Rollout) -> Iterator[Values]:
 
 
 def card_of(
-    row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], grades: Sequence[Mapping[str, Any]], texts: Mapping[str, str]
+    row: Mapping[str, Any],
+    steps: Sequence[Mapping[str, Any]],
+    grades: Sequence[Mapping[str, Any]],
+    texts: Mapping[str, str],
+    erased: Erased | None = None,
 ) -> StoredCard:
     """The rows of one card, steps by position and grades by id, as the card they were made from."""
     dated = tuple(DatedGrade(_grade(grade), grade["graded_at"]) for grade in grades)
@@ -150,14 +198,22 @@ def card_of(
         cost=Cost(**{name: row[name] for name in COSTS}),
         versions=Versions(**{name: row[name] for name in VERSIONS}),
     )
-    return StoredCard(card, row["recorded_at"], dated, msgspec.convert(row["removed"], tuple[Removal, ...] | None))
+    return StoredCard(card, row["recorded_at"], dated, _removed(row), erased)
+
+
+def _removed(row: Mapping[str, Any]) -> tuple[Removal, ...] | None:
+    """Without the paths where they were erased. A card from before they were kept apart has them beside the kinds."""
+    removed, paths = msgspec.convert(row["removed"], tuple[Removal, ...] | None), row["removed_paths"]
+    if removed is None or paths is None:
+        return removed
+    return tuple(msgspec.structs.replace(one, path=path) for one, path in zip(removed, paths, strict=True))
 
 
 def _rollout(row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> Rollout:
     return Rollout(
         row["rollout_id"],
-        msgspec.convert(json.loads(texts[row["opening"]]), tuple[Message, ...]),
-        msgspec.convert(json.loads(texts[row["tools"]]), tuple[ToolSpec, ...]),
+        msgspec.convert(_read(row["opening"], texts), tuple[Message, ...]),
+        msgspec.convert(_read(row["tools"], texts), tuple[ToolSpec, ...]),
         msgspec.convert(row["limits"], Limits),
         row["rollout_seed"],
         turns=_turns(steps, texts),
@@ -170,11 +226,18 @@ def _rollout(row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], texts: 
     )
 
 
+def _read(named: str | None, texts: Mapping[str, str]) -> Any:
+    """Nothing at all, once the words are erased."""
+    return () if named is None else json.loads(texts[named])
+
+
 def _turns(steps: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> list[Turn]:
     turns: list[Turn] = []
     for step in steps:
         if step["kind"] == "message":
             turns.append(Turn(step["said"], context_tokens=step["context_tokens"], sampled_tokens=step["sampled_tokens"]))
+        elif step["kind"] == "erased":
+            continue
         elif step["kind"] == "tool_call":
             turns[-1].calls += (ToolCall(step["call_id"], step["name"], step["arguments"]),)
         else:

@@ -19,7 +19,7 @@ from observability.book import entries_after
 from observability.chain import GENESIS, Entry, SignedRoot
 from observability.ledger import tenants
 from observability.merkle import Tree
-from observability.signing import KnownKey, SigningKeys, settle, sign_root, why_not_signed
+from observability.signing import KnownKey, SigningKeys, known_keys, settle, sign_root, why_not_signed
 from observability.store import Store
 from observability.tables import ledger, ledger_roots
 
@@ -88,6 +88,21 @@ def sign(store: Store, tenant: str, keys: SigningKeys, file: Path, at: str) -> S
 def read_roots(file: Path) -> list[SignedRoot]:
     """The lines of the file outside the store. None where there is no file yet. A line that does not end was never written."""
     return list(_roots(_content(file).split(b"\n")[:-1], file))
+
+
+def trusted(files: LedgerFiles) -> tuple[list[SignedRoot], list[str]]:
+    """The roots that a known key signed, and what is wrong with the others."""
+    signed = read_roots(files.roots)
+    known = _known(files) if signed else ()
+    wrong = {root: why for root in signed if (why := why_not_signed(root, known))}
+    faults = [f"{files.roots}: the root of {root.tenant} over {root.size} entries counts for nothing: {why}" for root, why in wrong.items()]
+    return [root for root in signed if root not in wrong], faults
+
+
+def _known(files: LedgerFiles) -> Sequence[KnownKey]:
+    if not files.keys.exists():
+        raise UserError(f"{files.roots} holds signed roots, and {files.keys} is missing", "bring back the keys that signed them")
+    return known_keys(files.keys)
 
 
 def is_torn(file: Path) -> bool:

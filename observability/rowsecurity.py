@@ -25,16 +25,45 @@ CHANGED = (
 """What the application may update: for credits and erasures, or because it is no record. All else is only added to."""
 REMOVED = ("blobs", "saved_views", "retention_policies", "review_queue", "search_cards")
 MINE = "tenant = current_setting('app.tenant', true)"
-SEARCH = """
-CREATE FUNCTION newest_with_words(asked tsquery, below bigint, most bigint) RETURNS SETOF bigint
+NEAR = 20_000
+"""Cards that are looked at one after the other, for a word that should be in many of them."""
+COMMON = 0.01
+"""Of the cards: a word in as many is met soon. Of a rarer one the index tells all places."""
+WORD_OF_TENANT = "to_tsquery('simple', 'tenant' || left(encode(sha256(convert_to(current_setting('app.tenant'), 'UTF8')), 'hex'), 16))"
+"""As each card of the tenant has it in the index."""
+NUMBERS = "number >= $2 AND number < $3"
+FUNCTIONS = {
+    "newest_words": f"""(asked tsquery, first bigint, below bigint, most bigint) RETURNS SETOF bigint
+LANGUAGE plpgsql VOLATILE SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+DECLARE
+  plan json;
+  newest bigint[];
+BEGIN
+  EXECUTE 'EXPLAIN (FORMAT JSON) SELECT FROM search_words WHERE words @@ ' || quote_literal(asked) || '::tsquery' INTO plan;
+  IF (plan -> 0 -> 'Plan' ->> 'Plan Rows')::float >= {COMMON} * (SELECT reltuples FROM pg_class WHERE oid = 'search_words'::regclass) THEN
+    EXECUTE 'SELECT array_agg(number) FROM (
+      SELECT number FROM (SELECT * FROM search_words WHERE {NUMBERS} ORDER BY number DESC LIMIT {NEAR}) near
+      WHERE words @@ $1 ORDER BY number DESC LIMIT $4) found' INTO newest USING asked, first, below, most;
+  END IF;
+  IF cardinality(newest) = most THEN
+    RETURN QUERY SELECT unnest(newest);
+  ELSE
+    RETURN QUERY EXECUTE 'WITH found AS MATERIALIZED (SELECT number FROM search_words WHERE words @@ $1 AND {NUMBERS})
+      SELECT number FROM found ORDER BY number DESC LIMIT $4' USING asked, first, below, most;
+  END IF;
+END $$""",
+    "newest_with_words": f"""(asked tsquery, first bigint, below bigint, most bigint) RETURNS SETOF bigint
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path FROM CURRENT AS $$
+  SELECT newest_words(asked && {WORD_OF_TENANT}, first, below, most)
+$$""",
+    "has_words": f"""(asked tsquery, one bigint) RETURNS boolean
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path FROM CURRENT AS $$
 BEGIN
-  RETURN QUERY EXECUTE 'SELECT w.number FROM search_words w JOIN search_cards c ON c.number = w.number
-    WHERE w.words @@ $1 AND w.number < $2 AND c.tenant = $3 ORDER BY w.number DESC LIMIT $4'
-    USING asked, below, current_setting('app.tenant', true), most;
-END $$
-"""
-"""Planned for each question, since a common word and a rare one want different ways."""
+  RETURN EXISTS (SELECT FROM search_words WHERE number = one AND words @@ (asked && {WORD_OF_TENANT}));
+END $$""",
+}
+"""Left to itself PostgreSQL goes through all cards for a word that is in none: it takes the next match to be near. Each question
+is planned by itself. The two for the application's role add the tenant to what it asks; the first is for the owner."""
 
 
 # --- PostgreSQL ---------------------------------------------------------------------------------------------------------
@@ -53,14 +82,16 @@ def confine(connection: sa.Connection) -> None:
     for table in ("grader_versions", "grader_states", "grader_reports", "grader_approvals"):  # policy, not anybody's data
         _tell(connection, f"GRANT SELECT ON {table} TO {ROLE}")
     _tell(connection, f'GRANT USAGE ON ALL SEQUENCES IN SCHEMA "{schema}" TO {ROLE}')
-    _tell(connection, SEARCH)
-    _tell(connection, "REVOKE ALL ON FUNCTION newest_with_words FROM PUBLIC")
-    _tell(connection, f"GRANT EXECUTE ON FUNCTION newest_with_words TO {ROLE}")
+    for name, body in FUNCTIONS.items():
+        _tell(connection, f"CREATE FUNCTION {name} {body}")
+        _tell(connection, f"REVOKE ALL ON FUNCTION {name} FROM PUBLIC")
+    for name in ("newest_with_words", "has_words"):
+        _tell(connection, f"GRANT EXECUTE ON FUNCTION {name} TO {ROLE}")
 
 
 def release(connection: sa.Connection) -> None:
     """The role stays: other databases of the server may use it."""
-    _tell(connection, "DROP FUNCTION newest_with_words")
+    _tell(connection, f"DROP FUNCTION {', '.join(FUNCTIONS)}")
     for table in _with_tenant(connection):
         _tell(connection, f"DROP POLICY of_tenant ON {table}; ALTER TABLE {table} DISABLE ROW LEVEL SECURITY")
     schema = connection.scalar(sa.text("SELECT current_schema()"))
@@ -92,11 +123,13 @@ def _tell(connection: sa.Connection, statement: str) -> None:
     connection.exec_driver_sql(statement.replace("%", "%%"))
 
 
-def confine_transaction(connection: sa.Connection, tenant: str) -> None:
-    """From here to the end of the transaction only this tenant's rows are there."""
+def confine_transaction(connection: sa.Connection, tenant: str, statement_seconds: float = 0) -> None:
+    """From here to the end of the transaction only this tenant's rows are there; and on PostgreSQL no statement runs longer than so
+    (0: as long as it takes)."""
     if connection.dialect.name == "postgresql":
-        both = sa.text("SELECT set_config('role', :role, true), set_config('app.tenant', :tenant, true)")
-        connection.execute(both, {"role": ROLE, "tenant": tenant})
+        settings = {"role": ROLE, "app.tenant": tenant, "statement_timeout": str(round(statement_seconds * 1000))}
+        set_them = sa.select(*(sa.func.set_config(name, value, True) for name, value in settings.items()))
+        connection.execute(set_them)
     else:
         connection.execute(sa.text("UPDATE temp.confined_to SET tenant = :tenant"), {"tenant": tenant})
 

@@ -5,57 +5,105 @@ from __future__ import annotations
 
 import datetime as dt
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Sequence, Set
 from typing import NamedTuple
 
 import sqlalchemy as sa
+import structlog
+from sqlalchemy import exc
 from sqlalchemy.dialects.postgresql import TSQUERY
 
-from observability.book import entries_after
+from observability.book import entries_after, newest_seq, tenants_of
 from observability.cards import stored_cards
-from observability.query import Text
+from observability.ingest import is_away, reason
+from observability.query import Query
 from observability.records import StoredCard
-from observability.store import Store, take_turns
-from observability.tables import job_cards, ledger, search_cards, search_marks
-from observability.words import as_match, as_tsquery, as_vector, words_of
+from observability.store import Store, one_of, refresh_statistics, take_turns
+from observability.tables import job_cards, search_cards, search_marks
+from observability.words import as_match, as_tsquery, as_vector, word_of_tenant, words_of
 
 AT_ONCE = 200
 """Entries in a transaction: the others that write wait so long."""
+FIRST_STATISTICS = 1024
+"""Entries from which on a database should know how many rows have which values."""
 SPREAD = 15
 """Bits below a card's millisecond."""
+MERGED_AT_ONCE = 500
+"""Pages of FTS5's index that are merged in one transaction."""
+FORGETTING = {
+    "sqlite": (
+        "INSERT INTO search_words (search_words, rowid, words) VALUES ('delete', :number, :words)",
+        "INSERT INTO search_words (rowid, words) VALUES (:number, :left)",
+    ),
+    "postgresql": ("UPDATE search_words SET words = CAST(:left AS tsvector) WHERE number = :number",),
+}
 
 words_on_postgresql = sa.table("search_words", sa.column("number", sa.BigInteger), sa.column("words"))
 words_on_sqlite = sa.table("search_words", sa.column("rowid", sa.Integer), sa.column("search_words"))
+log = structlog.get_logger(__name__)
+
+
+class Indexed(NamedTuple):
+    """Of a tenant's ledger, in one transaction."""
+
+    before: int
+    last: int
+    entries: int
 
 
 def behind(store: Store) -> dict[str, int]:
     """How many entries of each tenant's ledger are not in the index yet."""
-    newest = sa.select(ledger.c.tenant, sa.func.max(ledger.c.seq).label("seq")).group_by(ledger.c.tenant).subquery()
-    done = sa.func.coalesce(search_marks.c.seq, 0)
-    select = sa.select(newest.c.tenant, newest.c.seq - done).outerjoin(search_marks, search_marks.c.tenant == newest.c.tenant)
     with store.reading() as connection:
-        return {row[0]: row[1] for row in connection.execute(select) if row[1] > 0}
+        marks = {row.tenant: row.seq for row in connection.execute(sa.select(search_marks))}
+        newest = {tenant: newest_seq(connection, tenant) for tenant in tenants_of(connection)}
+    return {tenant: seq - marks.get(tenant, 0) for tenant, seq in newest.items() if seq > marks.get(tenant, 0)}
 
 
 def catch_up(store: Store, tenant: str, step: Callable[[int], None] = lambda _: None) -> None:
     """Everything recorded so far is in the index when it returns. Several may do this at once."""
-    while done := _next(store, tenant):
+    while done := index_some(store, tenant):
         step(done)
 
 
-def _next(store: Store, tenant: str) -> int:
+def index_some(store: Store, tenant: str) -> int:
+    """Of the oldest that are not in the index yet: so few that others need not wait long. Answers how many entries these were."""
+    done = _next(store, tenant)
+    if done and done.last >= FIRST_STATISTICS and done.last.bit_length() > done.before.bit_length():
+        refresh_statistics(store)  # each time that the store has twice as much in it
+    return done.entries if done else 0
+
+
+def _next(store: Store, tenant: str) -> Indexed | None:
     with store.writing() as connection:
         take_turns(connection, f"search {tenant}")
         mark = connection.scalar(sa.select(search_marks.c.seq).where(search_marks.c.tenant == tenant))
         entries = entries_after(connection, tenant, mark or 0, AT_ONCE)
         if not entries:
-            return 0
-        _index(connection, stored_cards(connection, [entry.subject for entry in entries if entry.kind == "card"], tenant))
+            return None
+        _index_sound(connection, [entry.subject for entry in entries if entry.kind == "card"], tenant)
         values = {"tenant": tenant, "seq": entries[-1].seq}
         connection.execute(
             sa.insert(search_marks) if mark is None else sa.update(search_marks).where(search_marks.c.tenant == tenant), [values]
         )
-        return len(entries)
+        return Indexed(mark or 0, entries[-1].seq, len(entries))
+
+
+def _index_sound(connection: sa.Connection, rollout_ids: Sequence[str], tenant: str) -> None:
+    """All of them, or each by itself where one spoils it: no card keeps the others' words out of the index. `rft ledger verify` names
+    the one that is not in it."""
+    try:
+        with connection.begin_nested():
+            _index(connection, stored_cards(connection, rollout_ids, tenant))
+    except Exception as error:  # whatever a row that was changed, or a limit of the database's, can bring about
+        if is_away(error):
+            raise
+        if len(rollout_ids) > 1:
+            for one in rollout_ids:
+                _index_sound(connection, [one], tenant)
+            return
+        if isinstance(error, exc.IntegrityError):  # another tenant's card was given the number just now: there are others
+            raise
+        log.warning("card not indexed", tenant=tenant, rollout_id=rollout_ids[0], trouble=reason(error))
 
 
 def _index(connection: sa.Connection, cards: Sequence[StoredCard]) -> None:
@@ -78,16 +126,58 @@ def _index(connection: sa.Connection, cards: Sequence[StoredCard]) -> None:
     connection.execute(sa.text(into), [{"number": number, "words": text} for number, text in zip(numbers, texts, strict=True)])
 
 
+def forget(connection: sa.Connection, tenant: str, cards: Sequence[StoredCard]) -> None:
+    """Takes the words of cards, given as they are before their erasure, out of the index, where they stand under the tenant's word
+    alone from now on. Call it with the turn of `search TENANT`: nobody indexes them meanwhile."""
+    take_turns(connection, f"search {tenant}")
+    held = sa.select(search_cards.c.rollout_id, search_cards.c.number).where(
+        search_cards.c.tenant == tenant, search_cards.c.rollout_id.in_([stored.card.rollout_id for stored in cards])
+    )
+    numbers = {row[0]: row[1] for row in connection.execute(held)}
+    rows = [
+        {"number": number, "words": " ".join(words_of(stored.card)), "left": word_of_tenant(tenant)}
+        for stored in cards
+        if (number := numbers.get(stored.card.rollout_id)) is not None
+    ]
+    for statement in FORGETTING[connection.dialect.name] if rows else ():
+        connection.execute(sa.text(statement), rows)
+
+
+def scrub(store: Store) -> None:
+    """FTS5 notes what was forgotten beside the words, and drops both when it merges them: here, a few pages at a time, so that those
+    who write take turns with it. PostgreSQL's own housekeeping does it there."""
+    if store.engine.dialect.name != "sqlite":
+        return
+    pages = -MERGED_AT_ONCE  # a negative number says: merge all into one, however well it lies as it is
+    changed = 2
+    while changed > 1:  # which FTS5 promises to go beyond whenever it had something to merge
+        with store.writing() as connection:
+            before = connection.scalar(sa.text("SELECT total_changes()"))
+            connection.execute(sa.text("INSERT INTO search_words (search_words, rank) VALUES ('merge', :pages)"), {"pages": pages})
+            changed = (connection.scalar(sa.text("SELECT total_changes()")) or 0) - (before or 0)
+        pages = MERGED_AT_ONCE
+
+
 def _numbers(connection: sa.Connection, cards: Sequence[StoredCard]) -> list[int]:
     """One for each card, growing with its time, so that the newest matches are found first without sorting all."""
-    wanted = [_number(stored) for stored in cards]
-    taken, given = set[int](), list[int]()
+    wanted, given = [_number(stored) for stored in cards], list[int]()
+    taken = set(connection.scalars(sa.select(search_cards.c.number).where(one_of(connection.dialect.name, search_cards.c.number, wanted))))
     for number in wanted:
-        while number in taken or connection.scalar(sa.select(search_cards.c.number).where(search_cards.c.number == number)):
-            number += 1  # noqa: PLW2901
-        taken.add(number)
-        given.append(number)
+        given.append(_free_after(connection, number, taken) if number in taken else number)
+        taken.add(given[-1])
     return given
+
+
+def _free_after(connection: sa.Connection, number: int, taken: Set[int]) -> int:
+    """The one behind the highest of its millisecond, or of a later one where these are full: to try one after the other would take
+    ever longer. Others' cards count too, since all tenants share the numbers."""
+    while True:
+        end = (number >> SPREAD) + 1 << SPREAD
+        in_it = sa.select(search_cards.c.number).where(search_cards.c.number >= number, search_cards.c.number < end)
+        highest = connection.scalar(in_it.order_by(search_cards.c.number.desc()).limit(1))
+        number = max([one for one in taken if number <= one < end] + ([] if highest is None else [highest]), default=number - 1) + 1
+        if number < end:
+            return number
 
 
 def first_number(moment: dt.datetime) -> int:
@@ -103,27 +193,56 @@ def _number(stored: StoredCard) -> int:
 # --- questions ----------------------------------------------------------------------------------------------------------
 
 
-class Match(NamedTuple):
-    """Cards that have some words, by the number under which the index holds them."""
+class Span(NamedTuple):
+    """Of numbers."""
 
-    table: sa.TableClause
-    number: sa.ColumnElement[int]
-    holds: sa.ColumnElement[bool]
+    first: int = 0
+    below: int = 2**63 - 1
 
 
-def match_of(dialect: str, texts: Sequence[Text], tenant: str | None = None) -> Match:
+NEWEST_ON_SQLITE = sa.text("""SELECT rowid FROM search_words WHERE search_words MATCH :asked AND rowid >= :first AND rowid < :below
+  ORDER BY rowid DESC LIMIT :most""")
+NEWEST_ON_POSTGRESQL = sa.text("SELECT newest_words(CAST(:asked AS tsquery), :first, :below, :most)")
+NEWEST_UNDER_POLICY = sa.text("SELECT newest_with_words(CAST(:asked AS tsquery), :first, :below, :most)")
+
+
+def newest_with(store: Store, connection: sa.Connection, asked: Query, span: Span, most: int, tenant: str | None) -> Sequence[int]:
+    """The highest numbers of cards with these words, highest first. Some may be of cards that are no longer there."""
+    dialect, values = store.engine.dialect.name, {"first": span.first, "below": span.below, "most": most}
+    on_postgresql = NEWEST_ON_POSTGRESQL if store.tenant is None else NEWEST_UNDER_POLICY
+    select = NEWEST_ON_SQLITE if dialect == "sqlite" else on_postgresql
+    return list(connection.scalars(select, values | {"asked": question(store, asked, tenant)}))
+
+
+def question(store: Store, asked: Query, tenant: str | None) -> str:
+    """Under PostgreSQL's policy the functions add the tenant: said twice, it would be taken to be twice as rare."""
+    if store.engine.dialect.name == "sqlite":
+        return as_match(asked, store.tenant or tenant)
+    return as_tsquery(asked, None if store.tenant else tenant)
+
+
+def has_words(store: Store, asked: Query, tenant: str | None = None) -> sa.ColumnElement[bool]:
+    """True of the cards that have them, looked up for each card: for where words are only one way of several to be found."""
+    dialect = store.engine.dialect.name
+    words = sa.literal(question(store, asked, tenant))
+    of_card = sa.and_(search_cards.c.rollout_id == job_cards.c.rollout_id, search_cards.c.tenant == job_cards.c.tenant)
+    number = sa.select(search_cards.c.number).where(of_card).correlate(job_cards).scalar_subquery()
     if dialect == "sqlite":
-        return Match(words_on_sqlite, words_on_sqlite.c.rowid, words_on_sqlite.c.search_words.op("MATCH")(as_match(texts, tenant)))
-    asked = sa.cast(sa.literal(as_tsquery(texts, tenant)), TSQUERY)
-    return Match(words_on_postgresql, words_on_postgresql.c.number, words_on_postgresql.c.words.op("@@")(asked))
+        row = sa.select(sa.literal(1)).select_from(words_on_sqlite)
+        return row.where(words_on_sqlite.c.search_words.op("MATCH")(words), words_on_sqlite.c.rowid == number).exists()
+    asked_for = sa.cast(words, TSQUERY)
+    if store.tenant is not None:
+        return sa.func.has_words(asked_for, number, type_=sa.Boolean)
+    row = sa.select(sa.literal(1)).select_from(words_on_postgresql)
+    return row.where(words_on_postgresql.c.number == number, words_on_postgresql.c.words.op("@@")(asked_for)).exists()
 
 
-def has_words(dialect: str, texts: Sequence[Text], tenant: str | None = None) -> sa.ColumnElement[bool]:
-    """True of the cards that have them, within a larger question. Of pairs a database would compare each card with the whole list."""
-    found = match_of(dialect, texts, tenant)
-    ids = sa.select(_key(search_cards)).join(found.table, found.number == search_cards.c.number)
-    return _key(job_cards).in_(ids.where(found.holds))
+def places_of(connection: sa.Connection, numbers: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """The cards behind the numbers, for as far as they are there and may be seen."""
+    select = sa.select(search_cards).where(one_of(connection.dialect.name, search_cards.c.number, numbers))
+    return {row.number: (row.rollout_id, row.tenant) for row in connection.execute(select)}
 
 
-def _key(table: sa.Table) -> sa.ColumnElement[str]:
-    return table.c.rollout_id + " " + table.c.tenant
+def number_of(connection: sa.Connection, rollout_id: str, tenant: str | None) -> int | None:
+    select = sa.select(search_cards.c.number).where(search_cards.c.rollout_id == rollout_id)
+    return connection.scalar(select if tenant is None else select.where(search_cards.c.tenant == tenant))

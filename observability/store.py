@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,6 +23,7 @@ from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import event, exc
+from sqlalchemy.dialects import postgresql
 
 from agent_rft.contracts.errors import UserError
 from observability.partitions import is_partition, make_partitions
@@ -34,9 +35,16 @@ DEFAULT_URL = "sqlite:///runs/cards.db"
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"  # beside this package, in the repository and installed
 ADVISORY_LOCK = 0x6A6F6263  # "jobc": what migrations of one PostgreSQL database queue on
 WORDS_INDEX = "search_words"
+ASKED = ("job_cards", "card_steps", "grades", "human_labels", "reviews", "search_cards", "traces", "trace_parts")
+"""Tables that lists of cards are made from, and those that what comes is held against."""
 PATIENCE = 30.0  # seconds to wait for another process that is making or migrating the same store
+POOL_PATIENCE = 10.0  # seconds to wait for a connection while others hold all of them
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
+
+
+class StoreAway(UserError):
+    """It may come back."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +58,8 @@ class Store:
     """Whose rows alone it shows; None: everybody's, for those who run it."""
     confined: sa.Engine | None = None
     """On SQLite one whose connections see a tenant's rows only. PostgreSQL confines a transaction, and needs no other engine."""
+    statement_seconds: float = 0
+    """On PostgreSQL a tenant's question that takes longer is ended; 0: none is."""
 
     @property
     def address(self) -> str:
@@ -63,11 +73,15 @@ class Store:
         """The same store as one tenant sees it: no question asked of it, however it is put, reaches another's rows."""
         return replace(self, tenant=tenant)
 
+    def ending_questions_after(self, seconds: float) -> Store:
+        """The same store for those whom somebody waits for: who asks too much must not hold its connections from all others."""
+        return replace(self, statement_seconds=seconds)
+
     @contextmanager
     def reading(self) -> Generator[sa.Connection]:
         with (self.engine if self.tenant is None else self.confined or self.engine).connect() as connection:
             if self.tenant is not None:
-                confine_transaction(connection, self.tenant)
+                confine_transaction(connection, self.tenant, self.statement_seconds)
             yield connection
 
     @contextmanager
@@ -95,16 +109,32 @@ def open_store(url: str = DEFAULT_URL) -> Store:
     return store
 
 
+def answers(store: Store) -> bool:
+    """Whether it can be asked just now."""
+    try:
+        with store.reading() as connection:
+            return connection.scalar(sa.select(sa.literal(1))) == 1
+    except exc.SQLAlchemyError:
+        return False
+
+
 def migrate(url: str) -> str:
     """Brings the store up to this code's schema; answers the revision it is now at. On PostgreSQL it also prepares the months
-    to come, so run it once a year at least."""
+    to come, as a server does each hour."""
     store = _store(url)
     _reaching(store, lambda: _upgrade(store))
-    if store.engine.dialect.name == "postgresql":
-        with _alone(store) as connection:
-            make_partitions(connection, None)
+    prepare_months(store)
     store.close()
     return _newest()
+
+
+def prepare_months(store: Store) -> None:
+    """Makes the partitions of the year to come on PostgreSQL, as far as they are not there. A new one keeps all others off the table
+    for a moment: who cannot have it within two seconds raises."""
+    if store.engine.dialect.name == "postgresql":
+        with _alone(store) as connection:
+            connection.execute(sa.text("SET LOCAL lock_timeout = '2s'"))
+            make_partitions(connection, None)
 
 
 # --- engines --------------------------------------------------------------------------------------------------------
@@ -121,6 +151,9 @@ def _store(url: str) -> Store:
         return Store(_sqlite(parsed, name), name, Path(parsed.database or "").parent, confined=_confined_sqlite(parsed, name))
     if backend in ("postgresql", "postgres"):
         return Store(_postgresql(parsed), name, Path())
+    if backend in ("http", "https"):
+        what = f"{name} is a card server, which takes cards; this needs the store itself"
+        raise UserError(what, "name its database, where it can be reached: store.url=postgresql://..., or sqlite:///FILE")
     raise UserError(f"no job-card store on {backend}", "SQLite or PostgreSQL")
 
 
@@ -131,7 +164,9 @@ def _sqlite(url: sa.URL, name: str) -> sa.Engine:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UserError(f"the store's folder {Path(url.database).parent} cannot be made: {error.strerror}", "name another") from None
-    engine = sa.create_engine(url.set(drivername="sqlite"), json_serializer=to_json, json_deserializer=json.loads)
+    engine = sa.create_engine(
+        url.set(drivername="sqlite"), pool_timeout=POOL_PATIENCE, json_serializer=to_json, json_deserializer=json.loads
+    )
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine
@@ -150,7 +185,7 @@ def _put_views_before_tables(connection: Any, _record: object) -> None:
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:
     connection.isolation_level = None  # transactions begin where we say, not where the driver guesses
-    for pragma in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+    for pragma in ("busy_timeout=5000", "journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
         connection.execute(f"PRAGMA {pragma}")
 
 
@@ -160,11 +195,23 @@ def _begin_sqlite(connection: sa.Connection) -> None:
 
 def _postgresql(url: sa.URL) -> sa.Engine:
     try:
-        return sa.create_engine(
-            url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, json_serializer=to_json, json_deserializer=json.loads
+        engine = sa.create_engine(
+            url.set(drivername="postgresql+psycopg"),
+            pool_pre_ping=True,
+            pool_timeout=POOL_PATIENCE,
+            json_serializer=to_json,
+            json_deserializer=json.loads,
         )
     except ModuleNotFoundError:
         raise UserError("a store on PostgreSQL needs its driver", "pip install 'agent-rft[postgres]'") from None
+    event.listen(engine, "connect", _prepare_postgresql)
+    return engine
+
+
+def _prepare_postgresql(connection: Any, _record: object) -> None:
+    """Each question gets a plan of its own: one plan for a rare value and a common one is wrong for either."""
+    connection.execute("SET plan_cache_mode = force_custom_plan")
+    connection.commit()
 
 
 def _reaching(store: Store, work: Callable[[], T]) -> T:
@@ -176,8 +223,26 @@ def _reaching(store: Store, work: Callable[[], T]) -> T:
         except exc.DBAPIError as error:
             store.close()
             if "locked" not in str(error.orig) or time.monotonic() > deadline:
-                raise UserError(f"the store at {store.name} cannot be opened: {error.orig}", _cure(str(error.orig))) from None
+                raise StoreAway(f"the store at {store.name} cannot be opened: {error.orig}", _cure(str(error.orig))) from None
         time.sleep(0.05)
+
+
+def refresh_statistics(store: Store) -> None:
+    """What the database knows of how many rows have which values, by which it plans. For after many rows came or went at once:
+    SQLite learns nothing by itself, and PostgreSQL nothing of a table as a whole that is kept in partitions."""
+    with store.writing() as connection:
+        if store.engine.dialect.name == "sqlite":
+            for table in ASKED:
+                connection.exec_driver_sql(f"ANALYZE {table}")
+        else:
+            connection.exec_driver_sql(f"ANALYZE {', '.join(ASKED)}, {WORDS_INDEX}")
+
+
+def one_of(dialect: str, column: sa.Column[T], values: Sequence[T]) -> sa.ColumnElement[bool]:
+    """True where the column has one of many values: a list as one of them, since thousands by name are slow to send and to read."""
+    if dialect == "sqlite":
+        return column.in_(sa.select(sa.func.json_each(to_json(list(values))).table_valued("value").c.value))
+    return column == sa.any_(sa.literal(list(values), postgresql.ARRAY(column.type)))
 
 
 def take_turns(connection: sa.Connection, name: str) -> None:

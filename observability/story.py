@@ -13,6 +13,7 @@ from agent_rft.contracts.grades import Grade
 from agent_rft.contracts.jobcards import JobCard
 from agent_rft.contracts.messages import ToolCall
 from agent_rft.contracts.rollouts import Ending, Rollout, ToolResult, Turn
+from observability.dossier import Artifact, Change, Dossier, Label, Review
 from observability.records import DatedGrade, StoredCard
 
 LABEL = 11  # columns left of the text
@@ -22,19 +23,18 @@ CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 """Escape codes and text-direction marks: what a model wrote must not drive or mislead the reader's terminal."""
 
 
-def story(stored: StoredCard, width: int = 100) -> str:
-    """The card as plain text, no line wider than `width` where a space allows it."""
+def story(stored: StoredCard, width: int = 100, around: Dossier | None = None) -> str:
+    """The card as plain text, no line wider than `width` where a space allows it; `around` is what people said of it and what made it."""
     card = stored.card
     sections = [
-        ("JOB CARD", _header(card)),
-        *_opening(card.rollout),
-        *_actions(card.rollout),
-        ("ANSWER", [card.rollout.answer or "(none given)"]),
-        ("REFERENCE", [_plain(card.reference_answer)]),
+        ("JOB CARD", [*_header(card), *([f"state {around.state}"] if around else [])]),
+        *_erased(stored),
+        *([] if stored.erased else _words(card)),
         ("ENDING", [_ending(card.rollout)]),
         *_grades(stored),
         ("COST", _cost(card)),
         ("MADE BY", _made_by(card)),
+        *(_around(around) if around else ()),
     ]
     return "\n\n".join(_section(label, lines, max(width, 40)) for label, lines in sections) + "\n"
 
@@ -61,6 +61,19 @@ def _header(card: JobCard) -> list[str]:
         f"row {card.row_id}" + (f" ({kinds})" if kinds else "") + f", try {card.sample_index + 1}",
         f"started {started}, tenant {card.tenant}",
     ]
+
+
+def _erased(stored: StoredCard) -> Iterator[tuple[str, list[str]]]:
+    if gone := stored.erased:
+        told = f"on {gone.at:%Y-%m-%d %H:%M} UTC by {gone.by}: {gone.why}"
+        yield "ERASED", [told, "Its words are gone for good; what is told here are facts, which the ledger still proves."]
+
+
+def _words(card: JobCard) -> Iterator[tuple[str, list[str]]]:
+    yield from _opening(card.rollout)
+    yield from _actions(card.rollout)
+    yield "ANSWER", [card.rollout.answer or "(none given)"]
+    yield "REFERENCE", [_plain(card.reference_answer)]
 
 
 def _opening(rollout: Rollout) -> Iterator[tuple[str, list[str]]]:
@@ -166,6 +179,51 @@ def _made_by(card: JobCard) -> list[str]:
     made = card.versions
     named = {"checkpoint": made.checkpoint, "dataset": made.dataset, "tools": made.tool_set, "grader": made.grader, "code": made.code}
     return [*_pairs({name: value for name, value in (named | {"seed": made.seed}).items() if value not in ("", None)})]
+
+
+# --- what is known around it --------------------------------------------------------------------------------------------
+
+
+def _around(known: Dossier) -> Iterator[tuple[str, list[str]]]:
+    told = {
+        "LINEAGE": [line for one in known.lineage if one.known for line in _artifact(one)],
+        "LATE": [f"{known.late_spans} of {known.spans} spans came after the card was made and stand beside it"] if known.late_spans else [],
+        "STATES": [f"{_when(one.at)} {one.state}, by {one.by}" + _colon(one.why) for one in known.states],
+        "LABELS": [f"{_when(one.at)} {_label(one)}, by {one.labeller}" + _colon(one.note) for one in known.labels],
+        "REVIEWS": [f"{_when(one.at)} {one.verdict}{_of_step(one)}, by {one.by}" + _colon(one.note) for one in known.reviews],
+        "CHANGES": [line for one in known.changes for line in _change(one)],
+        "QUEUE": [f"{one.reason}: {one.why}" for one in known.queue],
+    }
+    yield from ((label, lines) for label, lines in told.items() if lines)
+
+
+def _artifact(one: Artifact) -> Iterator[str]:
+    """Whatever it was made from stands below it, under its own name."""
+    facts = ", ".join(f"{name} {_plain(value)}" for name, value in one.facts.items())
+    yield f"{one.kind} {one.id}" + (f" ({one.name})" if one.name != one.id else "") + _colon(facts)
+    if one.parents:
+        yield "  from " + ", ".join(f"{kind} {name}" for kind, name in one.parents)
+
+
+def _change(one: Change) -> Iterator[str]:
+    yield f"{one.id}: {one.target}, row {one.row_id}, wanted by {one.by}{_colon(one.wanted)}"
+    yield f"  {one.outcome.outcome} by {one.outcome.by}{_colon(one.outcome.how)}" if one.outcome else "  open"
+
+
+def _label(one: Label) -> str:
+    return one.label or f"{one.score:g}"
+
+
+def _of_step(one: Review) -> str:
+    return "" if one.position is None else f" of step {one.position}"
+
+
+def _colon(words: str) -> str:
+    return f": {words}" if words else ""
+
+
+def _when(at: dt.datetime) -> str:
+    return f"{at:%Y-%m-%d %H:%M}"
 
 
 def _seconds(seconds: float) -> str:

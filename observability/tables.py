@@ -115,12 +115,19 @@ job_cards = sa.Table(
     sa.Column("seed", sa.BigInteger),
     # what redaction took out before anything was stored: kinds and places, never what stood there; null if nobody looked
     sa.Column("removed", Json),
+    sa.Column("removed_paths", Json),  # these have keys in them, which may be a person's words
     # its place in the ledger, and that of its advantage, which is known only when its group has ended
     sa.Column("entry", sa.BigInteger, nullable=False),
     sa.Column("credit_entry", sa.BigInteger),
     sa.Column("salt", sa.LargeBinary),
+    # the newest first, of a tenant, of one kind of its cards, of a run, of all
     sa.Index(None, "tenant", "started_at", "rollout_id"),
+    sa.Index(None, "tenant", "kind", "started_at", "rollout_id"),
+    sa.Index(None, "run_id", "started_at", "rollout_id"),
+    sa.Index(None, "started_at", "rollout_id"),
     sa.Index(None, "run_id", "kind", "step"),
+    sa.Index(None, "opening"),  # these and that of output_blob: whether another card names a text that is to be erased
+    sa.Index(None, "tools"),
     postgresql_partition_by="RANGE (rollout_id)",
 )
 
@@ -151,6 +158,7 @@ card_steps = sa.Table(
     sa.Column("context_tokens", sa.Integer),
     sa.Column("sampled_tokens", sa.Integer),
     _of_card(),
+    sa.Index(None, "output_blob", sqlite_where=sa.text("output_blob IS NOT NULL"), postgresql_where=sa.text("output_blob IS NOT NULL")),
     postgresql_partition_by="RANGE (rollout_id)",
 )
 
@@ -332,15 +340,17 @@ change_requests = _recorded(  # what a note asks to be changed
     sa.Column("wanted", Words, nullable=False),
     _of_card(),
     sa.Index(None, "tenant", "id"),
+    sa.Index(None, "rollout_id", "id"),
 )
 change_outcomes = _recorded(  # of a change request: done or declined, and how
     "change_outcomes",
     sa.Column("request", sa.BigInteger, nullable=False),
+    sa.Column("rollout_id", Key, nullable=False),  # the request's
     sa.Column("outcome", sa.String, nullable=False),
     sa.Column("how", Words, nullable=False),
     sa.ForeignKeyConstraint(["request"], ["change_requests.id"], ondelete="CASCADE"),
     sa.Index(None, "request", "id"),
-    salted=False,
+    sa.Index(None, "rollout_id", "id"),
 )
 card_states = _recorded(  # what a card's own columns cannot say: a run that has no card yet, one that was sealed
     "card_states",
@@ -348,7 +358,6 @@ card_states = _recorded(  # what a card's own columns cannot say: a run that has
     sa.Column("state", sa.String, nullable=False),
     sa.Column("why", Words, nullable=False),
     sa.Index(None, "rollout_id", "id"),
-    salted=False,
 )
 
 review_queue = sa.Table(  # cards that wait for a person, by why they do; those reviewed since are done
@@ -356,10 +365,20 @@ review_queue = sa.Table(  # cards that wait for a person, by why they do; those 
     metadata,
     sa.Column("tenant", Key, primary_key=True),
     sa.Column("rollout_id", Key, primary_key=True),
-    sa.Column("reason", Key, primary_key=True),  # audit, low_grade, flag:NAME
+    sa.Column("reason", Key, primary_key=True),  # audit, low_grade, disagreement, flag:NAME
     sa.Column("why", Words, nullable=False),
+    sa.Column("seq", sa.BigInteger, nullable=False),  # of the tenant's newest entry then: a review with a later one came since
     sa.Column("at", Instant, nullable=False),
     _of_card(),
+)
+queue_fills = sa.Table(  # what was looked at each time, and by which rule: enough to draw the same sample again
+    "queue_fills",
+    metadata,
+    sa.Column("tenant", Key, primary_key=True),
+    sa.Column("until", sa.BigInteger, primary_key=True, autoincrement=False),  # the newest entry of the ledger that it saw
+    sa.Column("since", sa.BigInteger, nullable=False),  # it saw those after this one
+    sa.Column("policy", Json, nullable=False),
+    sa.Column("at", Instant, nullable=False),
 )
 
 saved_views = sa.Table(
@@ -383,11 +402,10 @@ legal_holds = _recorded(  # placed or released: of a name the newest row counts
     sa.Index(None, "tenant", "name", "id"),
     salted=False,
 )
-erasures = _recorded(  # cards whose words are gone
+erasures = _recorded(  # cards, and traces that are none, whose words are gone
     "erasures",
     sa.Column("rollout_id", Key, nullable=False),
     sa.Column("why", Words, nullable=False),
-    _of_card(),
     sa.Index(None, "rollout_id", "id"),
     salted=False,
 )
@@ -425,6 +443,8 @@ api_keys = sa.Table(  # the secret half is kept as a digest only
     sa.Column("at", Instant, nullable=False),
     sa.Column("expires_at", Instant),
     sa.Column("revoked_at", Instant),
+    sa.Column("opened_with", Key),  # of a session: the key, with which it ends
+    sa.Column("rotated_to", Key),  # the key that takes its place once the overlap is over
     sa.ForeignKeyConstraint(["tenant", "user"], ["users.tenant", "users.name"], ondelete="CASCADE"),
     sa.Index(None, "tenant", "user"),
 )
@@ -469,6 +489,7 @@ traces = sa.Table(  # OpenTelemetry's, each pinned to a card at first sight
     sa.Column("carded", sa.Boolean, nullable=False),  # whether its card is made: spans that come later stand beside it
     sa.Column("last_at", Instant, nullable=False),
     sa.Index(None, "carded", "last_at"),
+    sa.Index(None, "tenant", "rollout_id"),
 )
 trace_parts = sa.Table(  # the spans as they came, one row for what one request brought of a trace
     "trace_parts",

@@ -12,6 +12,8 @@ import msgspec
 def storable(text: str) -> str:
     """A NUL becomes its picture, half a surrogate pair the replacement character: PostgreSQL refuses the first, UTF-8 the
     second, and one such answer must not hold up a store."""
+    if text.isascii() and "\0" not in text:
+        return text
     return text.replace("\0", "\u2400").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
@@ -21,6 +23,9 @@ def to_json(value: object) -> str:
         return msgspec.json.encode(value).decode()
     except UnicodeEncodeError:
         return json.dumps(value, ensure_ascii=True)
+
+
+SHORT = 4096
 
 
 class Blobs:
@@ -37,7 +42,10 @@ class Blobs:
 
 
 def packed(text: str) -> bytes:
-    return zlib.compress(text.encode(), 1)
+    """A short text needs no larger window than itself, which is made ready in half the time."""
+    plain = text.encode()
+    packer = zlib.compressobj(1, wbits=SHORT.bit_length() - 1) if len(plain) <= SHORT else zlib.compressobj(1)
+    return packer.compress(plain) + packer.flush()
 
 
 def unpacked(body: bytes) -> str:

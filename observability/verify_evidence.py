@@ -28,7 +28,7 @@ from typing import Any
 FORMAT = "agent-rft evidence 1"
 ROOT_STATEMENT = "agent-rft ledger root 1"
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
-BELONG_TO_A_CARD = ("credit", "grade", "review", "label", "erasure")
+BELONG_TO_A_CARD = ("credit", "grade", "review", "label", "change", "outcome", "state", "spans", "erasure")
 
 MIB = 1 << 20
 MOST_FILES = 60_000
@@ -402,15 +402,19 @@ class Examination:
         self.cards: dict[str, Card] = {}
         self.erasures: dict[str, int] = {}  # of a card, the last that holds
         self.graders: dict[tuple[str, str], str] = {}
+        self.sources = 0
+        self.incomplete: list[str] = []
 
     def run(self, outside: str | None) -> None:
-        for part in (self.manifest, self.read_roots, self.read_graders, self.read_entries, self.read_continuations, self.read_inclusions):
+        first = (self.manifest, self.read_roots, self.read_graders, self.read_capture)
+        for part in (*first, self.read_entries, self.read_continuations, self.read_inclusions):
             self.attempt(part)
         if outside is not None:
             self.attempt(lambda: self.compare_outside(outside))
         for seq in self.entries:
             self.attempt(lambda seq=seq: self.read_facts(seq), seq)
         self.gather_cards()
+        self.attempt(self.read_accesses)
         for seq in self.entries:
             self.attempt(lambda seq=seq: self.read_payload(seq), seq)
         self.judge_cards()
@@ -467,6 +471,16 @@ class Examination:
             if not isinstance(one, dict) or not all(isinstance(one.get(key), str) for key in ("name", "version", "hash")):
                 raise Refused("graders.json is not a list of grader versions, each with name, version and hash")
             self.graders[one["name"], one["version"]] = one["hash"]
+
+    def read_capture(self) -> None:
+        """What is missing of the tenant's cards, as far as it can be known. Bundles of before have no word on it."""
+        if "capture.json" not in self.bundle.names:
+            return
+        for one in list_in(self.bundle.read("capture.json"), "capture.json"):
+            source = shaped(one, "capture.json", name=str, complete=bool, missing=str, told=list)
+            self.sources += 1
+            if not source["complete"]:
+                self.incomplete.append(f"source {shown(source['name'])}: {'; '.join(shown(told) for told in source['told'])}")
 
     def read_entries(self) -> None:
         texts = ("tenant", "at", "kind", "subject", "facts", "payload", "previous", "hash")
@@ -555,6 +569,15 @@ class Examination:
         about = entry["subject"] if entry["kind"] == "card" else self.facts.get(seq, {}).get("rollout_id")
         return self.cards.get(about) if isinstance(about, str) else None
 
+    def read_accesses(self) -> None:
+        """Who did what and when was entered in the ledger; to which cards, only the bundle's maker says here."""
+        for line in lines_of(self.bundle, "access.jsonl", rollout_id=str, by=str, action=str, subject=str, at=str, entry=int):
+            seq, card = line["entry"], self.cards.get(line["rollout_id"])
+            facts = self.facts.get(seq, {}) if self.entries.get(seq, {}).get("kind") == "access" else {}
+            if card is None or any(facts.get(key) != line[key] for key in ("by", "action", "subject", "at")):
+                raise Refused(f"access.jsonl tells of an access by {shown(line['by'])} (entry {seq}) that was not recorded like that")
+            card.notes.append(f"{shown(line['action'])} by {shown(line['by'])} on {shown(line['at'])} (entry {seq})")
+
     def read_payload(self, seq: int) -> None:
         entry, folder = self.entries[seq], f"records/{seq:012}"
         names = {f"{folder}/payload.json", f"{folder}/salt"} & self.bundle.names
@@ -611,6 +634,10 @@ def report(found: Examination, trusted: bool) -> Iterator[str]:
         yield f"case {shown(case['name'])} of tenant {shown(case['tenant'])}, made {shown(case['made_at'])} by {shown(case['made_by'])}"
         yield f"chosen by: {shown(case['question'])}"
     yield f"the bundle: {', '.join(found.notes)}, {len(found.entries)} ledger entries, {len(found.cards)} cards"
+    if found.sources:
+        whole = found.sources - len(found.incomplete)
+        yield f"{whole} of {found.sources} sources of this tenant are known to be complete; that is its maker's word, and in no ledger"
+    yield from (f"  {source}" for source in listed(found.incomplete))
     if found.graders:
         yield "what graders.json says beyond name, version and hash is not covered by the ledger"
     yield from (f"  FAULT {fault}" for fault in listed(found.faults))

@@ -6,12 +6,15 @@ Both get words that are taken apart here: their own ways to do that differ, and 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+import msgspec
+
 from agent_rft.contracts.jobcards import JobCard
-from observability.query import Text
+from observability.query import And, Not, Or, Query, Term, Text, all_of
 
 ALONE = (
     "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3041-\u30ff\u31f0-\u31ff"
@@ -20,10 +23,14 @@ ALONE = (
 """Scripts that put no spaces between words (Thai, Lao, Burmese, Khmer, Japanese, Chinese): each character is a word, and a word
 of a question is a phrase of them."""
 WORD = re.compile(rf"(?!\W)[{ALONE}]|[^\W_{ALONE}]+")
+OF_TENANT = re.compile("(tenant)([0-9a-f]{16})")
 GAP = "\ue000"
 """Stands before each text, so that no phrase runs from one into the next. For private use: a word to FTS5, never in a question."""
 MOST_WORDS = 50_000
-"""Of a card, with the gaps: PostgreSQL takes a megabyte of them. What comes later is not found."""
+"""Of a card, with the gaps. What comes later is not found."""
+MOST_BYTES = 1_000_000
+"""Of a card, as PostgreSQL counts them: it takes 1,048,575 of a word's letters and places, and of a longer list nothing at all."""
+OF_A_PLACE = 2
 LONGEST = 100
 """Characters of a word: longer ones are keys and encoded files."""
 LAST_PLACE = 16383
@@ -32,17 +39,53 @@ PLACES = 256
 
 
 def words_in(text: str) -> list[str]:
-    return [word[:LONGEST] for word in WORD.findall(text.casefold())]
+    folded = text.casefold()
+    if "tenant" in folded:  # nobody's text may pass for the word that keeps tenants apart
+        folded = OF_TENANT.sub(r"\1 \2", folded)
+    return [word[:LONGEST] for word in WORD.findall(folded)]
 
 
 def words_of(card: JobCard) -> list[str]:
-    """All that was asked, said, called and found, the tenant's own word first."""
-    words = [word_of_tenant(card.tenant)]
-    for text in _texts(card):
-        words += [GAP, *words_in(text)]
-        if len(words) >= MOST_WORDS:
-            break
-    return words[:MOST_WORDS]
+    """What the index holds of a card. FTS5 forgets a card only when told the same words again: who changes what comes out here makes
+    the index anew."""
+    return list(_as_far_as_it_goes(itertools.islice(_words(card.tenant, _texts(card)), MOST_WORDS)))
+
+
+def _as_far_as_it_goes(words: Iterable[str]) -> Iterator[str]:
+    """A word takes its letters, filled up to an even number, and how often it comes; each time that it comes takes a place."""
+    left, met = MOST_BYTES, set[str]()
+    for word in words:
+        left -= OF_A_PLACE if word in met else len(word.encode()) + 1 + 2 * OF_A_PLACE
+        if left < 0:
+            return
+        met.add(word)
+        yield word
+
+
+def every_word(card: JobCard) -> Iterator[str]:
+    """The index's and those that it leaves out, so that a hold finds all that an erasure of the card would take: the names under which
+    values stand, and the tools that were offered."""
+    return _words(card.tenant, itertools.chain(_texts(card), _names(card)))
+
+
+def _words(tenant: str, texts: Iterable[str]) -> Iterator[str]:
+    """The tenant's own word first."""
+    yield word_of_tenant(tenant)
+    for text in texts:
+        yield GAP
+        yield from words_in(text)
+
+
+def stands_in(text: Text, words: Sequence[str]) -> bool:
+    """Whether these words have the text's next to each other, as the index would say if it held them all."""
+    asked = _ends(text)
+    return any(
+        all(
+            there.startswith(word) if begins else there == word
+            for there, (word, begins) in zip(words[first : first + len(asked)], asked, strict=True)
+        )
+        for first in range(len(words) - len(asked) + 1)
+    )
 
 
 def word_of_tenant(tenant: str) -> str:
@@ -51,6 +94,7 @@ def word_of_tenant(tenant: str) -> str:
 
 
 def _texts(card: JobCard) -> Iterator[str]:
+    """All that was asked, said, called and found. Last comes what many cards have alike: it must not take the place of the card's own."""
     rollout = card.rollout
     yield from (message.content for message in rollout.opening if message.role == "user")
     yield rollout.answer
@@ -65,6 +109,25 @@ def _texts(card: JobCard) -> Iterator[str]:
     yield rollout.reason
     yield from _strings(card.reference_answer)
     yield from _strings(card.metadata)
+    yield from (message.content for message in rollout.opening if message.role != "user")
+    yield from _strings(card.item)
+
+
+def _names(card: JobCard) -> Iterator[str]:
+    rollout = card.rollout
+    tools = msgspec.to_builtins(rollout.tools)
+    yield from _strings(tools)
+    calls = [call.arguments for turn in rollout.turns for call in turn.calls]
+    for value in (tools, calls, card.reference_answer, card.metadata, card.item):
+        yield from _keys(value)
+
+
+def _keys(value: Any) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        yield from map(str, value)
+    if isinstance(value, Mapping | list | tuple):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            yield from _keys(one)
 
 
 def _strings(value: Any) -> Iterator[str]:
@@ -92,19 +155,68 @@ def as_vector(words: Sequence[str]) -> str:
     return " ".join(f"'{word}':{','.join(map(str, dict.fromkeys(at)))}" for word, at in places.items())
 
 
-def as_tsquery(texts: Sequence[Text], tenant: str | None) -> str:
-    phrases = [" <-> ".join(f"'{word}'{':*' * last}" for word, last in _ends(text)) for text in texts]
-    return " & ".join(f"({phrase})" for phrase in [*phrases, *_of(tenant)] if phrase)
+def walkable(query: Query) -> bool:
+    """Made of words only, and of some that must be there: what an index of words can be asked for by itself."""
+    match query:
+        case Text():
+            return True
+        case And(parts):
+            return any(map(walkable, parts)) and all(walkable(part) or _absent(part) for part in parts)
+        case Or(parts):
+            return all(map(walkable, parts))
+        case _:
+            return False
 
 
-def as_match(texts: Sequence[Text], tenant: str | None) -> str:
-    """For FTS5."""
-    phrases = [" + ".join(f'"{word}"{" *" * last}' for word, last in _ends(text)) for text in texts]
-    return " AND ".join(f"({phrase})" for phrase in [*phrases, *_of(tenant)] if phrase)
+def _absent(query: Query) -> bool:
+    return isinstance(query, Not) and walkable(query.part)
 
 
-def _of(tenant: str | None) -> list[str]:
-    return [word_of_tenant(tenant)] if tenant is not None else []
+def of_words(query: Query) -> tuple[Query | None, Query]:
+    """What the index of words can be asked for, if anything, and what is to be asked of the cards that it finds."""
+    parts = query.parts if isinstance(query, And) else (query,)
+    if not any(map(walkable, parts)):
+        return None, query
+    asked = [part for part in parts if walkable(part) or _absent(part)]
+    return all_of(asked), all_of([part for part in parts if part not in asked])
+
+
+def as_tsquery(query: Query, tenant: str | None) -> str:
+    of_tenant = f" & '{word_of_tenant(tenant)}'" if tenant is not None else ""
+    return _tsquery(query) + of_tenant
+
+
+def _tsquery(query: Query) -> str:
+    match query:
+        case Text():
+            return "(" + " <-> ".join(f"'{word}'{':*' * last}" for word, last in _ends(query)) + ")"
+        case And(parts):
+            return "(" + " & ".join(map(_tsquery, parts)) + ")"
+        case Or(parts):
+            return "(" + " | ".join(map(_tsquery, parts)) + ")"
+        case Not(part):
+            return "!" + _tsquery(part)
+        case Term():
+            raise ValueError("a term is no word")
+
+
+def as_match(query: Query, tenant: str | None) -> str:
+    """For FTS5, whose NOT stands between what is there and what is not."""
+    of_tenant = f' AND "{word_of_tenant(tenant)}"' if tenant is not None else ""
+    return _match(query) + of_tenant
+
+
+def _match(query: Query) -> str:
+    match query:
+        case Text():
+            return "(" + " + ".join(f'"{word}"{" *" * last}' for word, last in _ends(query)) + ")"
+        case And(parts):
+            there = " AND ".join(_match(part) for part in parts if not isinstance(part, Not))
+            return f"(({there})" + "".join(f" NOT {_match(part.part)}" for part in parts if isinstance(part, Not)) + ")"
+        case Or(parts):
+            return "(" + " OR ".join(map(_match, parts)) + ")"
+        case _:
+            raise ValueError("the index cannot be asked for what is not there alone")
 
 
 def _ends(text: Text) -> list[tuple[str, bool]]:

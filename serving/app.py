@@ -2,29 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import structlog
-from litestar import Litestar, get
+from litestar import Litestar, Router, get
 from litestar.handlers import ASGIRouteHandler
 from litestar.openapi import OpenAPIConfig
 from litestar.openapi.plugins import JsonRenderPlugin, SwaggerRenderPlugin
 from litestar.types import Scope
 
+from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.ports import Grader, ToolProvider
-from agent_rft.graders.labelling import Desk
 from agent_rft.graders.pure import Build
+from observability.intake import Intake
+from observability.roots import LedgerFiles
+from observability.store import Store, answers
+from serving.access_api import access_routes
 from serving.auth import Bearer
 from serving.azure import azure_routes
+from serving.cards_api import cards_routes
+from serving.gate import Gate
 from serving.grading import Gradings, grade_route
-from serving.labels import label_routes
+from serving.ingest import ingest_routes
+from serving.keeping_api import keeping_routes
+from serving.labels import DeskOf, label_routes
 from serving.openai_graders import openai_routes, pure_only
 from serving.openapi import COMPONENTS, document_tools
+from serving.pages.login import login_routes
+from serving.pages.routes import pages_routes
+from serving.refusals import REFUSALS
+from serving.threads import in_daemon_thread
 from serving.tool_calls import ToolEndpoint, ToolRunner
 
 TOOL_PATHS = ("/tools",)
 SHORT_FORMS = ("/search", "/list", "/read")
+HEALTH_SECONDS = 1.0
+"""By when the store has to say that it is there."""
+QUESTION_SECONDS = 30.0
+"""What PostgreSQL may take over one question of a caller's."""
 BUSY = 503
 """Answered on purpose; thousands of these need no stack trace each."""
 log = structlog.get_logger("serving")
@@ -36,7 +53,10 @@ def create_app(
     bearer: str | None,
     *,
     build: Build = pure_only,
-    desk: Desk | None = None,
+    desk_of: DeskOf | None = None,
+    store: Store | None = None,
+    intake: Intake | None = None,
+    ledger_folder: str | None = None,
     call_deadline_seconds: float = 15.0,
     grade_deadline_seconds: float = 150.0,
     grades_in_flight: int = 256,
@@ -44,7 +64,8 @@ def create_app(
 ) -> Litestar:
     """Everything but /health and /schema asks for the bearer; None lets everybody in.
 
-    `graders` are served by their names; `build` makes those that come in as JSON. With a `desk` people label at /labels.
+    `graders` are served by their names; `build` makes those that come in as JSON. With a `store` its users
+    search, read and review its cards, with `desk_of` they label at /labels, and with an `intake` programs send it theirs; each with a key.
     """
     gate = Bearer(bearer)
     runner = ToolRunner(tools, call_deadline_seconds)
@@ -55,6 +76,7 @@ def create_app(
     async def health() -> dict[str, Any]:
         return {
             "status": "ok",
+            "store": await _state_of(store),
             "tools": {"version": tools.version, "names": [spec.name for spec in tools.specs]},
             "graders": {name: {"version": grader.ref.version, "hash": grader.ref.hash} for name, grader in graders.items()},
         }
@@ -66,7 +88,7 @@ def create_app(
             grade_route(graders, gate, gradings),
             *openai_routes(build, gate, gradings),
             *azure_routes(graders, runner, gate, gradings),
-            *(label_routes(desk, gate) if desk else []),
+            *([store_routes(store, LedgerFiles.of(store, ledger_folder), intake, desk_of)] if store else []),
             health,
         ],
         logging_config=None,  # Litestar's own logs each request; what fails is logged below instead
@@ -80,7 +102,37 @@ def create_app(
     return app
 
 
+async def _state_of(store: Store | None) -> Literal["none", "ok", "away"]:
+    if store is None:
+        return "none"
+    try:
+        return "ok" if await asyncio.wait_for(in_daemon_thread(answers, store), HEALTH_SECONDS) else "away"
+    except TimeoutError:
+        return "away"
+
+
+def store_routes(store: Store, files: LedgerFiles, intake: Intake | None, desk_of: DeskOf | None = None) -> Router:
+    """Every one of them asks the gate who it is, and answers for their tenant only."""
+    gate = Gate(store.ending_questions_after(QUESTION_SECONDS))
+    ingest = ingest_routes(intake, gate) if intake else []
+    return Router(
+        "/",
+        route_handlers=[
+            *login_routes(gate),
+            *access_routes(gate),
+            *cards_routes(gate),
+            *keeping_routes(gate),
+            *pages_routes(gate, files),
+            *(label_routes(gate, desk_of) if desk_of else []),
+            *ingest,
+        ],
+        exception_handlers=REFUSALS,
+    )
+
+
 async def log_if_ours(error: Exception, scope: Scope) -> None:
+    if isinstance(error, UserError | RecursionError | UnicodeDecodeError):  # the caller's
+        return
     status = getattr(error, "status_code", 500)
     if status >= 500 and status != BUSY:
         log.error("request_failed", path=scope["path"], exc_info=error)

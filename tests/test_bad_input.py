@@ -8,6 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
+
+from agent_rft.cli import main
 
 ROOT = Path(__file__).resolve().parents[1]
 ROW = {"id": "a", "prompt": "What was the revenue?", "reference_answer": "$842M"}
@@ -118,3 +121,12 @@ def test_a_grader_that_nobody_has_activated(train, tmp_path: Path):
     )
     refused(found, "is not registered, and not active", "grader.allow_inactive=true")
     assert [held.name for held in (tmp_path / "runs").iterdir()] == ["cards.db"], "what was refused leaves no run behind"
+
+
+def test_a_store_that_goes_away_meanwhile_is_told_in_a_line(tmp_path, capsys, monkeypatch):
+    def gone(*_: object) -> None:
+        raise OperationalError("SELECT 1", {}, Exception("server closed the connection")) from Exception("server closed the connection")
+
+    monkeypatch.setattr("agent_rft.commands.cards.list_cards", gone)
+    assert main(["card", "list", "--store", f"sqlite:///{tmp_path}/cards.db"]) == 4
+    assert "server closed the connection\n  is its server up" in capsys.readouterr().err

@@ -207,5 +207,5 @@ def test_the_labels_are_those_that_checking_a_grader_reads(url, sit):
     sit("1\n" * ROLLOUTS)
     store = open_store(url)
     assert labelled_scores(store, "run-1") == {f"hidden-id-{number}": 1.0 for number in range(ROLLOUTS)}
-    assert StoreDesk(url).next(Round("run-1", "Ann")) is None
+    assert StoreDesk(store).next(Round("run-1", "Ann")) is None
     store.close()

@@ -117,7 +117,7 @@ def test_a_forged_root_counts_for_nothing(rft, tmp_path):
 
 def test_a_case_is_checked_by_a_stranger_with_the_script_alone(rft, tmp_path):
     code, told = rft("ledger", "evidence", "run:mine", "grade<0.5", "--case", "c1", "--by", "ann", "--out", str(tmp_path / "c1.zip"))
-    assert code == 0 and "1 cards, 4 entries" in told  # the card, its advantage, two grades
+    assert code == 0 and "1 cards, 5 entries" in told  # the card, its advantage, two grades, and that this was made
     (tmp_path / "keys.json").write_text(rft("ledger", "keys")[1])
     alone = tmp_path / "elsewhere"
     alone.mkdir()
@@ -130,6 +130,7 @@ def test_a_case_is_checked_by_a_stranger_with_the_script_alone(rft, tmp_path):
 
     code, told = checked(str(tmp_path / "keys.json"))
     assert code == 0 and re.search(rf"card {IDS[0]} .*: as recorded; .*2 grades", told), told
+    assert re.search(r"evidence by \w+@cli on .* \(entry 20\)", told)  # after the 19 of what was recorded
     other = json.loads((tmp_path / "keys.json").read_text())
     other[0]["public"] = "11" * 32
     (tmp_path / "other.json").write_text(json.dumps(other))
@@ -170,7 +171,7 @@ def test_after_a_clock_stepped_back_signing_and_evidence_go_on(rft, store, tmp_p
     monkeypatch.setattr("agent_rft.commands.ledger._now", lambda: right.replace("10", "11", 1))
     assert rft("ledger", "verify")[0] == 0
     append_grades(store, [(IDS[2], Grade(GraderRef("numeric", "2", "beef"), 1.0, True))])
-    assert "signed 21 entries" in rft("ledger", "sign")[1]
+    assert "signed 22 entries" in rft("ledger", "sign")[1]  # the evidence left one of its own
     (tmp_path / "keys.json").write_text(rft("ledger", "keys")[1])
     late = tmp_path / "late.zip"
     assert rft("ledger", "evidence", "run:mine", "--case", "c1", "--by", "ann", "--out", str(late))[0] == 0

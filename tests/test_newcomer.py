@@ -92,6 +92,7 @@ def test_make_train_leaves_everything_it_promises(trained: tuple[Path, str]):
         assert isinstance(summary[key], float), key
     assert all(summary["versions"][key] for key in ("code", "checkpoint", "dataset", "tool_set", "grader", "seed"))
     assert "val_reward" in printed
+    assert "for a reviewer: 5 by audit" in printed
     assert printed.strip().splitlines()[-1].startswith("Next: open ")
 
 
@@ -113,7 +114,16 @@ def test_one_card_reads_as_a_story(trained: tuple[Path, str], place: Path):
     told = rft("card", "show", card, "--store", f"sqlite:///{place}/cards.db")
     row = next(json.loads(line) for line in (ROOT / "data/research/train.jsonl").read_text().splitlines() if f'"{prompt_row}"' in line)
     flat = " ".join(told.split())
-    for words in (row["prompt"], str(row["reference_answer"]), "search", "by numeric 1 (", "first/step-", card):
+    for words in (
+        row["prompt"],
+        str(row["reference_answer"]),
+        "search",
+        "by numeric 1 (",
+        "first/step-",
+        card,
+        "run first (research_tiny)",
+        "from checkpoint ",
+    ):
         assert words in flat, words
 
 

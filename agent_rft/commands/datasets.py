@@ -178,7 +178,7 @@ def _cards(store_url: str, choice: Choice, run_id: str | None, limit: int) -> It
     try:
         kind = choice.kinds[0] if len(choice.kinds) == 1 else None
         ids = [line.rollout_id for line in recent_cards(store, limit, run_id, kind)]
-        yield from (stored.card for stored in cards_by_id(store, ids))
+        yield from (stored.card for stored in cards_by_id(store, ids) if not stored.erased)
     finally:
         store.close()
 

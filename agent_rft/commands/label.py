@@ -15,6 +15,7 @@ from agent_rft.commands.parts import console
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.jobcards import Kind
 from agent_rft.graders.labelling import Agreement, Desk, Round, Shown, after, asked_by, figures, read_score, unscored
+from observability.store import open_store
 
 SHOWN = 20
 """Differing rollouts that are listed."""
@@ -38,7 +39,8 @@ def label(url: str, run_id: str, who: str, count: int, kind: Kind | None) -> Non
     if count < 1:
         raise UserError(f"--count {count} asks for no rollout", "1 or more")
     round_ = Round(run_id, asked_by(who), kind)
-    with closing(StoreDesk(url)) as desk:
+    with closing(open_store(url)) as store:
+        desk = StoreDesk(store)
         session = Session(count)
         if not _sit(desk, round_, session, _ask):
             raise UserError("nobody answers: standard input is closed", f"a terminal, a pipe with an answer a line, or {PAGE}")

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from agent_rft.commands.registered import shipped
 from agent_rft.contracts.errors import UserError, did_you_mean
@@ -14,51 +13,53 @@ from agent_rft.graders.reports import named
 from observability.cards import cards_by_id
 from observability.graders import active_version, give_label_once, labels_of, rollouts_to_label, runs_to_label, withdraw_label
 from observability.records import StoredCard
-from observability.store import Store, open_store
+from observability.store import Store
+
+Tell = Callable[[str, str, Sequence[str]], None]
 
 
 class StoreDesk:
-    """A `Desk`. The store is opened when it is first needed: a server without one still serves its tools."""
+    """A `Desk` over a store, or over what of it one tenant sees. `tell` hears who is shown or says what of which rollouts, before it is
+    so: (action, run id, rollout ids)."""
 
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._opened: Store | None = None
-        self._opening = threading.Lock()
+    def __init__(self, store: Store, tell: Tell = lambda *_: None) -> None:
+        self._store, self._tell = store, tell
 
     def runs(self) -> Sequence[tuple[str, int]]:
         return runs_to_label(self._store)
 
     def next(self, round_: Round, start: str = "") -> Shown | None:
-        order = in_order(round_, self._rollouts(round_))
-        done = {one.rollout_id for one in labels_of(self._store, round_.run_id) if same_person(one.who, round_.who)}
-        ahead = [(place, rollout_id) for place, rollout_id in order if place >= start and rollout_id not in done]
+        ahead = self._ahead(round_, start)
         if not ahead:
             return None
         place, rollout_id = ahead[0]
+        self._tell("show for a label", round_.run_id, [rollout_id])
         return Shown(place, blind_view(next(cards_by_id(self._store, [rollout_id])).card), len(ahead))
 
+    def left(self, round_: Round) -> int:
+        return len(self._ahead(round_, ""))
+
     def give(self, round_: Round, place: str, score: float) -> bool:
-        return give_label_once(self._store, round_.who, self._at(round_, place), score)
+        rollout_id = self._at(round_, place)
+        self._tell("label", round_.run_id, [rollout_id])
+        return give_label_once(self._store, round_.who, rollout_id, score)
 
     def take_back(self, round_: Round, place: str) -> bool:
-        return withdraw_label(self._store, round_.who, self._at(round_, place))
+        rollout_id = self._at(round_, place)
+        self._tell("take back label", round_.run_id, [rollout_id])
+        return withdraw_label(self._store, round_.who, rollout_id)
 
     def agreement(self, round_: Round) -> Sequence[Agreement]:
         self._rollouts(round_)  # a run that is not there is an error, not a run without labels
         labels = labels_of(self._store, round_.run_id)
         own = [one.rollout_id for one in labels if same_person(one.who, round_.who)]
+        self._tell("agreement of labels", round_.run_id, own)
         return agreements(round_.who, labels, self._standing_grades(own))
 
-    def close(self) -> None:
-        with self._opening:
-            if self._opened:
-                self._opened.close()
-
-    @property
-    def _store(self) -> Store:
-        with self._opening:
-            self._opened = self._opened or open_store(self._url)
-            return self._opened
+    def _ahead(self, round_: Round, start: str) -> list[tuple[str, str]]:
+        order = in_order(round_, self._rollouts(round_))
+        done = {one.rollout_id for one in labels_of(self._store, round_.run_id) if same_person(one.who, round_.who)}
+        return [(place, rollout_id) for place, rollout_id in order if place >= start and rollout_id not in done]
 
     def _rollouts(self, round_: Round) -> list[str]:
         found = rollouts_to_label(self._store, round_.run_id, round_.kind)

@@ -7,18 +7,17 @@ from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
-import observability.verify_evidence as verifier
+from agent_rft.commands.access import me
 from agent_rft.commands.cards import whole_file
 from agent_rft.commands.parts import console, progress_bar
 from agent_rft.contracts.errors import UserError, did_you_mean
 from observability import ledger, roots
+from observability.bundles import evidence_of
 from observability.chain import Finding, SignedRoot
-from observability.evidence import Case, Signer, make_bundle
 from observability.halves import moment_text
-from observability.proofs import case_of
-from observability.query import parse
 from observability.roots import LedgerFiles
-from observability.signing import KnownKey, known_keys, open_keys, public_keys, rotate, why_not_signed
+from observability.signing import open_keys, public_keys, rotate
+from observability.sources import disclosed, told
 from observability.store import Store, open_store
 
 SHOWN = 50
@@ -39,7 +38,7 @@ def verify(url: str, folder: str | None, tenant: str | None) -> None:
     with closing(open_store(url)) as store:
         files = _files(store, folder)
         lost = roots.lost_roots(store, files.roots, tenant)
-        trusted, faults = _trusted(files)
+        trusted, faults = roots.trusted(files)
         every = sorted({*ledger.tenants(store), *(root.tenant for root in trusted)})
         if tenant is not None:
             if tenant not in every and not lost:
@@ -51,6 +50,9 @@ def verify(url: str, folder: str | None, tenant: str | None) -> None:
             with progress_bar(f"tenant {one}", entries) as step:
                 found = list(ledger.verify(store, one, own, step))
             console.print(_verdict(one, entries, own, len(found)))
+            for source in disclosed(store, one):
+                if source.lacks:
+                    console.print(f"  not everything came: source {told(source)}", style="yellow")
             findings += found
     for finding in findings[:SHOWN]:
         console.print(f"  {finding}", style="red")
@@ -69,21 +71,14 @@ def verify(url: str, folder: str | None, tenant: str | None) -> None:
 
 def evidence(url: str, folder: str | None, question: str, tenant: str, name: str, by: str, out: str) -> None:
     """Everything about the cards that a query asks for, in one signed file that a stand-alone script checks."""
-    target, query = Path(out), parse(question, dt.datetime.now(dt.UTC))
+    target = Path(out)
     if target.exists():
         raise UserError(f"{target} is there already", "name another file: evidence is never written over")
     with closing(open_store(url)) as store:
-        files = _files(store, folder)
-        keys = open_keys(files.keys, _now())
-        roots.sign(store, tenant, keys, files.roots, _now())
-        signed = [root for root in _trusted(files)[0] if root.tenant == tenant]
-        found = case_of(store, tenant, query, signed)
-    case = Case(name=name, tenant=tenant, question=question, made_at=keys.dated(_now()), made_by=by)
-    signer = Signer(key=keys.id, public_keys=public_keys(keys), sign=keys.sign)
-    bundle = make_bundle(case, found.records, found.proofs, found.graders, (), signer, Path(verifier.__file__).read_bytes())
+        made = evidence_of(store, _files(store, folder), me(tenant), by, name, question, dt.datetime.fromisoformat(_now()))
     with whole_file(target) as file:
-        file.write(bundle)
-    told = f"{found.cards} cards, {len(found.records)} entries, {len(bundle) / 1e6:.1f} MB"
+        file.write(made.content)
+    told = f"{made.cards} cards, {made.entries} entries, {len(made.content) / 1e6:.1f} MB"
     console.print(f"{target}: {told}\ncheck it: python3 observability/verify_evidence.py {target} --key KEYS.json (rft ledger keys)")
 
 
@@ -92,7 +87,7 @@ def keys(url: str, folder: str | None, renew: bool) -> None:
     with closing(open_store(url)) as store:
         files = _files(store, folder)
     if renew:
-        last = max((root.at for root in _trusted(files)[0]), default="")
+        last = max((root.at for root in roots.trusted(files)[0]), default="")
         found = rotate(files.keys, _now(), last)
     else:
         found = open_keys(files.keys, _now())
@@ -104,21 +99,6 @@ def _files(store: Store, folder: str | None) -> LedgerFiles:
     if folder is not None and not Path(folder).is_dir():
         raise UserError(f"--folder {folder}: there is no such folder", "look at its name, or make it first")
     return LedgerFiles.of(store, folder)
-
-
-def _trusted(files: LedgerFiles) -> tuple[list[SignedRoot], list[str]]:
-    """The roots that a known key signed, and what is wrong with the others."""
-    signed = roots.read_roots(files.roots)
-    known = _known(files) if signed else ()
-    wrong = {root: why for root in signed if (why := why_not_signed(root, known))}
-    faults = [f"{files.roots}: the root of {root.tenant} over {root.size} entries counts for nothing: {why}" for root, why in wrong.items()]
-    return [root for root in signed if root not in wrong], faults
-
-
-def _known(files: LedgerFiles) -> Sequence[KnownKey]:
-    if not files.keys.exists():
-        raise UserError(f"{files.roots} holds signed roots, and {files.keys} is missing", "bring back the keys that signed them")
-    return known_keys(files.keys)
 
 
 def _verdict(tenant: str, entries: int, own: Sequence[SignedRoot], findings: int) -> str:

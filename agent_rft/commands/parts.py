@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agent_rft import __version__
 from agent_rft.commands.grading import grader_of, services_of
-from agent_rft.commands.registered import inactive
+from agent_rft.commands.registered import inactive, shipped
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.contracts.graded import GradedRollout
@@ -32,12 +32,14 @@ from agent_rft.contracts.training import Algorithm, Backend, GuardLimits, Lora, 
 from agent_rft.datasets.filings import TOOLS
 from agent_rft.datasets.rows import version_of
 from agent_rft.datasets.rows_io import read_rows, validate_files
+from agent_rft.graders.reports import named
 from agent_rft.rollouts.cards import card_of
 from agent_rft.rollouts.tool_client import HttpTools
-from agent_rft.settings import NemoSettings, Settings
+from agent_rft.settings import NemoSettings, Settings, StoreSettings
 from observability.graders import active_version
 from observability.halves import moment_text
 from observability.ingest import StoreRecorder
+from observability.remote import KEY_VARIABLE, CardServer, HttpRecorder, spool_folder
 from observability.roots import LedgerFiles, sign
 from observability.signing import open_keys
 from observability.store import Store, open_store
@@ -115,8 +117,9 @@ class Parts(msgspec.Struct, frozen=True):
     backend: Backend
     tools: ToolBox
     grader: Grader
-    store: Store
-    recorder: StoreRecorder
+    store: Store | None
+    """None where cards go to a card server."""
+    recorder: StoreRecorder | HttpRecorder
     versions: Versions
     """What the run stands on; its checkpoint is the base, while each card names the weights that spoke."""
 
@@ -132,11 +135,15 @@ async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGene
     async with AsyncExitStack() as stack:
         stack.callback(services.close)
         grader = grader_of(settings, services)
-        store = open_store(settings.store.url)
-        stack.callback(store.close)
-        standing = _standing(store, grader, settings.grader.allow_inactive)
-        stack.callback(_sign_ledger, store, settings)  # when the recorder has put its last card down
-        recorder = stack.enter_context(StoreRecorder(store, settings.store.redact, settings.store.patterns))
+        to = card_server_of(settings.store) or open_store(settings.store.url)
+        if isinstance(to, Store):
+            stack.callback(to.close)
+            standing = _standing(to, grader, settings.grader.allow_inactive)
+            stack.callback(_sign_ledger, to, settings)  # when the recorder has put its last card down
+        else:
+            to.check()
+            standing = _standing_unknown(grader, to.address, settings.grader.allow_inactive)
+        recorder = stack.enter_context(_recorder(to, settings, folder.run_id))
         url, bearer = settings.tools.url or "", os.environ.get(BEARER_VARIABLE, "")
         if not url:
             server = stack.enter_context(running_server(lambda port: server_command(folder, port), log=folder.path / "server.log"))
@@ -153,7 +160,36 @@ async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGene
         wire = settings.tools
         client = HttpTools(url, bearer, timeout_seconds=wire.timeout_seconds, retries=wire.retries, concurrency=wire.concurrency)
         tools = await stack.enter_async_context(client)
-        yield Parts(folder, settings, backend, tools, grader, store, recorder, versions)
+        yield Parts(folder, settings, backend, tools, grader, to if isinstance(to, Store) else None, recorder, versions)
+
+
+def card_server_of(settings: StoreSettings) -> CardServer | None:
+    """Where store.url is a card server's address and no database's."""
+    return card_server(settings.url) if settings.url.startswith(("http://", "https://")) else None
+
+
+def card_server(address: str) -> CardServer:
+    """By a key that stands in the environment: no settings file and no command line should hold one."""
+    if not (key := os.environ.get(KEY_VARIABLE)):
+        cure = f"export {KEY_VARIABLE}=..., a key that may ingest; `rft key new` makes one where the store is"
+        raise UserError(f"{address} is a card server, and {KEY_VARIABLE} is not set", cure)
+    return CardServer(address, key)
+
+
+def _recorder(to: Store | CardServer, settings: Settings, run_id: str) -> StoreRecorder | HttpRecorder:
+    redacting, patterns, part = settings.store.redact, settings.store.patterns, f"run {run_id}"
+    if isinstance(to, Store):
+        return StoreRecorder(to, redacting, patterns, part)
+    return HttpRecorder(to, spool_folder(Path(settings.run.folder), to.address, settings.store.tenant), redacting, patterns, part)
+
+
+def _standing_unknown(grader: Grader, address: str, allow_inactive: bool) -> str:
+    """How a run is marked that cannot look up which graders are active. What ships with the code stands from the start."""
+    ships = shipped(grader.ref.name)
+    if not (ships and ships.ref == grader.ref) and not allow_inactive:
+        what = f"whether {named(grader.ref)} is active stands in the store, and {address} only takes cards"
+        raise UserError(what, "name the store's database as store.url; or grader.allow_inactive=true, which marks the run")
+    return " (not looked up)"
 
 
 def _standing(store: Store, grader: Grader, allow_inactive: bool) -> str:

@@ -13,7 +13,7 @@ import msgspec
 from rich.text import Text
 
 from agent_rft.commands.grading import grader_of
-from agent_rft.commands.parts import Data, console, job_of, layout_of, limits_of, model_of, read_data, served_tools
+from agent_rft.commands.parts import Data, card_server_of, console, job_of, layout_of, limits_of, model_of, read_data, served_tools
 from agent_rft.commands.plan import plan_for
 from agent_rft.commands.run_folder import VERSIONS
 from agent_rft.commands.serve import provider_of
@@ -281,6 +281,9 @@ def _checkpoints(world: World) -> str:
 
 
 def _store(world: World) -> str:
+    if server := card_server_of(world.settings.store):
+        server.check()
+        return server.address
     store = open_store(world.settings.store.url)
     store.close()
     return store.name

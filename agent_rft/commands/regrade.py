@@ -39,6 +39,7 @@ from agent_rft.graders.reports import named
 from observability.cards import card_ids, cards_by_id, whole_id
 from observability.graders import append_grades
 from observability.records import StoredCard
+from observability.states import sealed_error, sealed_of
 from observability.store import Store, open_store
 
 WAITING = 16
@@ -89,6 +90,11 @@ def regrade(
         ids = list(dict.fromkeys(named_ones + (card_ids(store, run_id, kind) if run_id else [])))
         if not ids:
             raise UserError(f"no card of run {run_id} is in {store.name}" if run_id else "no card is named", "--run RUN, or --card ID ...")
+        if sealed := sealed_of(store, ids):
+            if len(sealed) == len(ids):
+                raise sealed_error(sealed)
+            console.print(f"{len(sealed)} of {len(ids)} cards are sealed and keep the grades that they have", style="yellow")
+            ids = [one for one in ids if one not in set(sealed)]
         done, fresh, added = list[Rescored](), list[tuple[str, Grade]](), 0
         for one in rescored(store, ids, grader, rows_of(run_id, rows), f"regrading with {name}"):
             done.append(one)
@@ -108,7 +114,7 @@ def rescored(store: Store, ids: Sequence[str], grader: Grader, rows: Mapping[str
 
     def score(stored: StoredCard) -> Rescored | None:
         rollout = gradable(stored.card)
-        if rollout is None:
+        if rollout is None or stored.erased:
             return None
         row, whole = row_of(stored.card, rows)
         kept = _kept(stored, grader.ref)

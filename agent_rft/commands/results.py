@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 
+from agent_rft.commands.lineage import halt_flagged, queue_filled, register_checkpoint
 from agent_rft.commands.parts import Parts, model_of
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.contracts.graded import GradedRollout
@@ -53,6 +54,10 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 f"tool_calls {self.comparison.base_calls:.1f} -> {self.comparison.tuned_calls:.1f}, "
                 f"kl_to_ref {summary['kl_to_ref'] or 0:.3f}, {self.seconds:.0f} s"
             )
+        figures = {name: summary[name] for name in ("steps", "base_val_reward", "val_reward")}
+        register_checkpoint(self.parts, self._versions.checkpoint, {"folder": self.outcome.checkpoint, **figures})
+        yield from halt_flagged(self.parts, self.outcome)
+        yield from queue_filled(self.parts)
         yield self._next_step
 
     @cached_property
@@ -76,10 +81,14 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             "halted": self.outcome.halted,
             "prior": {bucket: getattr(self.prior, bucket) for bucket in ("verdict", "never", "sometimes", "always", "unmeasured")},
             "checkpoint": self.outcome.checkpoint,
-            "cards_in_store": count_cards(self.parts.store, self.parts.folder.run_id),
+            "cards_in_store": self._cards_in_store(),
             "cards_refused": self.parts.recorder.refused,
             "versions": msgspec.to_builtins(self._versions),
         }
+
+    def _cards_in_store(self) -> int:
+        store = self.parts.store
+        return count_cards(store, self.parts.folder.run_id) if store else self.parts.recorder.acknowledged
 
     @property
     def _versions(self) -> Versions:

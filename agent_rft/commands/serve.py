@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-from contextlib import closing
+import time
+from collections.abc import Generator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from rich.table import Table
@@ -21,7 +23,13 @@ from agent_rft.graders.registry import build_grader
 from agent_rft.graders.scripted_judge import ScriptedJudge, read_script
 from agent_rft.rollouts.smoke import SmokeCheck, smoke
 from agent_rft.rollouts.tool_client import HttpTools
-from agent_rft.settings import Settings
+from agent_rft.settings import Settings, StoreSettings
+from observability.access import Caller
+from observability.accesses import note
+from observability.follower import Follower
+from observability.ingest import detectors_of
+from observability.intake import Intake
+from observability.store import Store, StoreAway, open_store
 from serving.app import create_app
 from serving.judge import judge_app
 from serving.server import BEARER_VARIABLE, serve
@@ -29,6 +37,9 @@ from serving.tools.corpus import CorpusTools
 from serving.tools.embeddings import embedding_index
 from serving.tools.faults import FlakyTools
 from serving.tools.retrieval import LexicalIndex
+
+PATIENCE, RETRY_SECONDS = 20.0, 2.0
+"""How long a database may take to come up, and how often it is asked."""
 
 
 def serve_forever(settings: Settings) -> None:
@@ -38,22 +49,70 @@ def serve_forever(settings: Settings) -> None:
         console.print(f"{BEARER_VARIABLE} is not set; for this server it is\n  export {BEARER_VARIABLE}={bearer}")
     host, port = settings.serving.host, settings.serving.port
     own, callers = services_of(settings.grader), services_of(settings.grader, endpoints=False)
-    with closing(own), closing(callers), closing(StoreDesk(settings.store.url)) as desk:
+    with (
+        closing(own),
+        closing(callers),
+        _store_at(settings.store.url) as store,
+        _store_at(settings.store.url) as takes_in,  # over connections of its own: readers who hold all of theirs stop no card
+        _intake_of(takes_in, settings.store) as intake,
+    ):
         grader = grader_of(settings, own)
         app = create_app(
             provider_of(settings),
             {grader.ref.name: grader},
             bearer,
             build=lambda spec: build_grader(spec, callers),
-            desk=desk,
+            desk_of=label_desk_of,
+            store=store,
+            intake=intake,
+            ledger_folder=settings.store.ledger,
             grade_deadline_seconds=settings.serving.grade_seconds,
             grades_in_flight=settings.serving.grades_in_flight,
         )
         console.print(
-            f"serving on http://{host}:{port} (/health, /schema, /tools/NAME, /grade, OpenAI's and Azure's; /labels for people); "
+            f"serving on http://{host}:{port} (/health, /schema, /tools/NAME, /grade, OpenAI's and Azure's; /cards, /labels for people); "
             "Ctrl-C stops it"
         )
         serve(app, host, port)
+
+
+def label_desk_of(store: Store, caller: Caller) -> StoreDesk:
+    return StoreDesk(store.of(caller.tenant), lambda action, run_id, ids: note(store, caller, action, run_id, ids))
+
+
+@contextmanager
+def _store_at(url: str) -> Generator[Store | None]:
+    """None where a run's cards go to a card server: this one then serves its tools and graders only."""
+    if url.startswith(("http://", "https://")):
+        yield None
+        return
+    with closing(_awaited(url)) as store:
+        yield store
+
+
+def _awaited(url: str) -> Store:
+    """A database that starts beside this server is waited for. One that does not come ends it: exporters that were told 404 by a
+    server without a store would throw away what they have."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            return open_store(url)
+        except StoreAway as error:
+            if url.startswith("sqlite") or time.monotonic() >= deadline:
+                raise
+            console.print(f"{error.what}; trying for {max(1, round(deadline - time.monotonic()))} s more", style="yellow")
+            time.sleep(RETRY_SECONDS)
+
+
+@contextmanager
+def _intake_of(store: Store | None, settings: StoreSettings) -> Generator[Intake | None]:
+    """What takes in cards and traces, and what indexes them behind it. At the end what waits is still written."""
+    if store is None:
+        yield None
+        return
+    detectors = detectors_of(settings.redact, settings.patterns)
+    with closing(Follower(store, detectors)), closing(Intake(store, detectors)) as intake:
+        yield intake
 
 
 def serve_judge(script: str, port: int) -> None:

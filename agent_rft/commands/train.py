@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from agent_rft.commands.grading import grader_of
+from agent_rft.commands.lineage import register_run
 from agent_rft.commands.parts import (
     Data,
     Parts,
@@ -106,6 +107,7 @@ def evaluate_again(folder: RunFolder) -> None:
 async def _train(settings: Settings, folder: RunFolder, data: Data, resume: bool) -> None:
     began, trained_before = time.monotonic(), sum(line.seconds for line in written_metrics(folder))
     async with opened(settings, folder, data) as parts:
+        register_run(parts, data)
         check = await _prior(parts, data)
         if check.verdict == "no go" and not settings.prior.override:
             raise Halted(f"the prior check says no go: {check.why}", check.cure)

@@ -107,6 +107,10 @@ class Desk(Protocol):
         """The first rollout from `start` on that the person has not labelled; None after the last."""
         ...
 
+    def left(self, round_: Round) -> int:
+        """How many the person has not labelled."""
+        ...
+
     def give(self, round_: Round, place: str, score: float) -> bool:
         """Durable on return. False where this person had labelled it meanwhile: that label stays, and no second one is added."""
         ...

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sqlalchemy as sa
 from alembic import op
 
+from agent_rft.contracts.errors import UserError
 from observability.rowsecurity import confine, release
 from observability.tables import Instant
 
@@ -24,6 +25,7 @@ MADE = (
     "trace_parts",
     "reviews",
     "review_queue",
+    "queue_fills",
     "erasures",
     "change_requests",
     "api_keys",
@@ -40,6 +42,19 @@ MADE = (
 )
 """Children first."""
 
+LEDGERED = (
+    "reviews",
+    "change_requests",
+    "change_outcomes",
+    "card_states",
+    "legal_holds",
+    "erasures",
+    "access_log",
+    "trace_parts",
+)
+LISTS = (["tenant", "kind", "started_at", "rollout_id"], ["run_id", "started_at", "rollout_id"], ["started_at", "rollout_id"])
+"""The newest cards of a kind, of a run, of all."""
+
 
 def upgrade() -> None:
     make_people()
@@ -47,15 +62,43 @@ def upgrade() -> None:
     make_desk()
     make_keeping()
     make_origins()
+    for columns in LISTS:
+        op.create_index(f"ix_job_cards_{'_'.join(columns)}", "job_cards", columns)
+    empty_the_index_of_words()
     if op.get_bind().dialect.name == "postgresql":
         confine(op.get_bind())
 
 
+def empty_the_index_of_words() -> None:
+    """It was made of other words, and FTS5 forgets a card only when told the very words that it was given. It fills by itself."""
+    on_sqlite = op.get_bind().dialect.name == "sqlite"
+    op.execute("INSERT INTO search_words (search_words) VALUES ('delete-all')" if on_sqlite else "TRUNCATE search_words")
+    for table in ("search_cards", "search_marks"):
+        op.execute(f"DELETE FROM {table}")
+
+
 def downgrade() -> None:
+    refuse_if_in_use()
     if op.get_bind().dialect.name == "postgresql":
         release(op.get_bind())
+    op.drop_column("job_cards", "removed_paths")
+    for index, table in (("opening", "job_cards"), ("tools", "job_cards"), ("output_blob", "card_steps")):
+        op.drop_index(f"ix_{table}_{index}", table)
+    for columns in LISTS:
+        op.drop_index(f"ix_job_cards_{'_'.join(columns)}", "job_cards")
     for table in MADE:
         op.drop_table(table)
+
+
+def refuse_if_in_use() -> None:
+    """The ledger has entries of these rows and goes on without them: each would be missed for ever after."""
+    count = "SELECT count(*) FROM {}".format
+    rows = {table: op.get_bind().scalar(sa.text(count(table))) or 0 for table in LEDGERED}
+    rows["job_cards"] = op.get_bind().scalar(sa.text(count("job_cards WHERE removed_paths IS NOT NULL"))) or 0
+    if any(rows.values()):
+        held = ", ".join(f"{table} ({number:,})" for table, number in rows.items() if number)
+        what = f"the store cannot go back before revision {revision}: what is in {held} is in the ledger too, and has no place there"
+        raise UserError(what, "bring back a backup from before the upgrade, or stay at this version")
 
 
 def make_people() -> None:
@@ -80,6 +123,8 @@ def make_people() -> None:
         sa.Column("at", Instant, nullable=False),
         sa.Column("expires_at", Instant, nullable=True),
         sa.Column("revoked_at", Instant, nullable=True),
+        sa.Column("opened_with", KEY, nullable=True),
+        sa.Column("rotated_to", KEY, nullable=True),
         sa.ForeignKeyConstraint(["tenant", "user"], ["users.tenant", "users.name"], name="fk_api_keys_tenant_users", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name="pk_api_keys"),
     )
@@ -155,21 +200,25 @@ def make_reviews() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("ix_change_requests_tenant_id", "change_requests", ["tenant", "id"])
+    op.create_index("ix_change_requests_rollout_id_id", "change_requests", ["rollout_id", "id"])
     op.create_table(
         "change_outcomes",
         sa.Column("id", NUMBER, nullable=False),
         sa.Column("tenant", KEY, nullable=False),
         sa.Column("request", sa.BigInteger, nullable=False),
+        sa.Column("rollout_id", KEY, nullable=False),
         sa.Column("outcome", sa.String, nullable=False),
         sa.Column("how", sa.Text, nullable=False),
         sa.Column("by", sa.Text, nullable=False),
         sa.Column("at", Instant, nullable=False),
         sa.Column("entry", sa.BigInteger, nullable=False),
+        sa.Column("salt", sa.LargeBinary, nullable=True),
         sa.ForeignKeyConstraint(["request"], ["change_requests.id"], name="fk_change_outcomes_request_change_requests", ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("id", name="pk_change_outcomes"),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_change_outcomes_request_id", "change_outcomes", ["request", "id"])
+    op.create_index("ix_change_outcomes_rollout_id_id", "change_outcomes", ["rollout_id", "id"])
     op.create_table(
         "card_states",
         sa.Column("id", NUMBER, nullable=False),
@@ -180,6 +229,7 @@ def make_reviews() -> None:
         sa.Column("by", sa.Text, nullable=False),
         sa.Column("at", Instant, nullable=False),
         sa.Column("entry", sa.BigInteger, nullable=False),
+        sa.Column("salt", sa.LargeBinary, nullable=True),
         sa.PrimaryKeyConstraint("id", name="pk_card_states"),
         sqlite_autoincrement=True,
     )
@@ -193,6 +243,7 @@ def make_desk() -> None:
         sa.Column("rollout_id", KEY, nullable=False),
         sa.Column("reason", KEY, nullable=False),
         sa.Column("why", sa.Text, nullable=False),
+        sa.Column("seq", sa.BigInteger, nullable=False),
         sa.Column("at", Instant, nullable=False),
         sa.ForeignKeyConstraint(
             ["rollout_id", "tenant"],
@@ -238,16 +289,24 @@ def make_keeping() -> None:
         sa.Column("by", sa.Text, nullable=False),
         sa.Column("at", Instant, nullable=False),
         sa.Column("entry", sa.BigInteger, nullable=False),
-        sa.ForeignKeyConstraint(
-            ["rollout_id", "tenant"],
-            ["job_cards.rollout_id", "job_cards.tenant"],
-            name="fk_erasures_rollout_id_job_cards",
-            ondelete="CASCADE",
-        ),
         sa.PrimaryKeyConstraint("id", name="pk_erasures"),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_erasures_rollout_id_id", "erasures", ["rollout_id", "id"])
+    op.add_column("job_cards", sa.Column("removed_paths", JSON))
+    op.create_index("ix_job_cards_opening", "job_cards", ["opening"])
+    op.create_index("ix_job_cards_tools", "job_cards", ["tools"])
+    named = sa.text("output_blob IS NOT NULL")
+    op.create_index("ix_card_steps_output_blob", "card_steps", ["output_blob"], sqlite_where=named, postgresql_where=named)
+    op.create_table(
+        "queue_fills",
+        sa.Column("tenant", KEY, nullable=False),
+        sa.Column("until", sa.BigInteger, autoincrement=False, nullable=False),
+        sa.Column("since", sa.BigInteger, nullable=False),
+        sa.Column("policy", JSON, nullable=False),
+        sa.Column("at", Instant, nullable=False),
+        sa.PrimaryKeyConstraint("tenant", "until", name="pk_queue_fills"),
+    )
     op.create_table(
         "retention_policies",
         sa.Column("tenant", KEY, nullable=False),
@@ -281,6 +340,7 @@ def make_origins() -> None:
         sa.PrimaryKeyConstraint("tenant", "trace_id", name="pk_traces"),
     )
     op.create_index("ix_traces_carded_last_at", "traces", ["carded", "last_at"])
+    op.create_index("ix_traces_tenant_rollout_id", "traces", ["tenant", "rollout_id"])
     op.create_table(
         "trace_parts",
         sa.Column("tenant", KEY, nullable=False),

@@ -22,7 +22,7 @@ from observability.otlp import messages, names
 from observability.otlp.ids import is_uuid7, rollout_id_of, started_ns
 from observability.otlp.spans import Received, Rejected, Span, merge, why_not
 from observability.otlp.trace import Trace, turns_of
-from observability.records import DatedGrade
+from observability.records import DatedGrade, fitting
 
 NS = 1_000_000_000
 AHEAD_NS = 24 * 3600 * NS  # a sender's clock may be this far ahead of ours
@@ -42,6 +42,8 @@ class TraceCard(msgspec.Struct, frozen=True):
     grades: tuple[DatedGrade, ...]
     """Every evaluation in the trace, oldest first."""
     spans: tuple[Span, ...]
+    whole: bool
+    """Whether the agent's span has come and ended, and all above it: what comes now comes late."""
 
 
 class Cards(msgspec.Struct, frozen=True):
@@ -55,6 +57,12 @@ NOTHING_KNOWN: dict[str, str] = {}
 def cards_of(received: Received, tenant: str, now: dt.datetime, known: Mapping[str, str] = NOTHING_KNOWN) -> Cards:
     """One card a trace. `known` holds the rollout ids of traces that have a card already, for a span that comes late may have
     started before all others and must not make a second card."""
+    traces, rejected = traces_of(received, now)
+    return Cards(tuple(card_of(spans, tenant, known.get(trace_id)) for trace_id, spans in traces.items()), rejected)
+
+
+def traces_of(received: Received, now: dt.datetime) -> tuple[dict[str, tuple[Span, ...]], tuple[Rejected, ...]]:
+    """The spans by the trace they belong to, merged, and those that cannot be stored."""
     latest = nanoseconds(now) + AHEAD_NS
     rejected = list(received.rejected)
     traces: dict[str, list[Span]] = {}
@@ -63,16 +71,14 @@ def cards_of(received: Received, tenant: str, now: dt.datetime, known: Mapping[s
             rejected.append(Rejected(f"span {span.span_id or '(no id)'} of trace {span.trace_id or '(no id)'}", why))
         else:
             traces.setdefault(span.trace_id, []).append(span)
-    cards = tuple(card_of(merge(spans), tenant, known.get(trace_id)) for trace_id, spans in traces.items())
-    return Cards(cards, tuple(rejected))
+    return {trace_id: merge(spans) for trace_id, spans in traces.items()}, tuple(rejected)
 
 
 def card_of(spans: Sequence[Span], tenant: str, rollout_id: str | None = None) -> TraceCard:
     """The card of one trace from all spans of it that are there, merged. `rollout_id`: what the card is called already."""
     trace = Trace(spans)
     own = Own(trace.main.attributes)
-    sent = next(filter(None, (Own(span.attributes).rollout_id(span) for span in spans)), "")
-    rollout_id = rollout_id or sent or rollout_id_of(tenant, trace.main.trace_id, spans[0].start_ns)
+    rollout_id = rollout_id or sent_id(spans) or rollout_id_of(tenant, trace.main.trace_id, spans[0].start_ns)
     turns = turns_of(trace)
     grades = tuple(sorted(_grades(spans), key=lambda dated: dated.graded_at))
     rollout = _rollout(rollout_id, trace, turns, own)
@@ -80,9 +86,9 @@ def card_of(spans: Sequence[Span], tenant: str, rollout_id: str | None = None) -
         rollout_id=rollout_id,
         kind=own.kind(),
         tenant=tenant,
-        run_id=own.text("run_id", names.words(trace.main.resource, ("service.name",)) or "otlp"),
+        run_id=fitting(own.text("run_id", names.words(trace.main.resource, ("service.name",)) or "otlp")),
         step=own.whole("step"),
-        row_id=own.text("row_id"),
+        row_id=fitting(own.text("row_id")),
         sample_index=own.whole("sample_index") or 0,
         started_at=rollout.started_at,
         rollout=rollout,
@@ -94,7 +100,12 @@ def card_of(spans: Sequence[Span], tenant: str, rollout_id: str | None = None) -
         cost=_cost(trace, rollout, own),
         versions=_versions(trace, own),
     )
-    return TraceCard(trace.main.trace_id, card, grades, tuple(spans))
+    return TraceCard(trace.main.trace_id, card, grades, tuple(spans), trace.is_whole)
+
+
+def sent_id(spans: Sequence[Span]) -> str:
+    """The card that its sender says the trace is; empty where it says nothing."""
+    return next(filter(None, (Own(span.attributes).rollout_id(span) for span in spans)), "")
 
 
 class Own:
@@ -162,7 +173,7 @@ def _rollout(rollout_id: str, trace: Trace, turns: list[Turn], own: Own) -> Roll
         turns=turns,
         ending=ending,
         reason=own.text("reason", reason),
-        failed_part=own.text("failed_part", "agent" if ending is Ending.INFRA_FAILED else ""),
+        failed_part=fitting(own.text("failed_part", "agent" if ending is Ending.INFRA_FAILED else "")),
         answer=_answer(trace, turns) if ending is Ending.ANSWERED else "",
         started_at=moment(main.start_ns).isoformat(),
         seconds=max(0, main.end_ns - main.start_ns) / NS if seconds is None else seconds,
@@ -237,11 +248,11 @@ def _cost(trace: Trace, rollout: Rollout, own: Own) -> Cost:
 def _versions(trace: Trace, own: Own) -> Versions:
     spoke = dict.fromkeys(filter(None, (_weights(span) for span in trace.models or (trace.main,))))
     return Versions(
-        code=own.text("code", _release(trace.main)),
-        checkpoint=own.text("checkpoint", "+".join(spoke)),
-        dataset=own.text("dataset"),
-        tool_set=own.text("tool_set"),
-        grader=own.text("grader"),
+        code=fitting(own.text("code", _release(trace.main))),
+        checkpoint=fitting(own.text("checkpoint", "+".join(spoke))),
+        dataset=fitting(own.text("dataset")),
+        tool_set=fitting(own.text("tool_set")),
+        grader=fitting(own.text("grader")),
         seed=own.seed("seed"),
     )
 
@@ -291,7 +302,7 @@ def _grade(attributes: names.Attributes) -> Grade:
     if score is not None and reward is None:
         errors = errors | {"not_0_to_1": score}
     name = messages.plain(attributes[names.EVALUATION_NAME])
-    grader = GraderRef(name, own.text("grader.version", UNTOLD_VERSION), own.text("grader.hash"))
+    grader = GraderRef(fitting(name), fitting(own.text("grader.version", UNTOLD_VERSION)), fitting(own.text("grader.hash")))
     return Grade(grader, reward, PASSED.get(label.lower()), parts, errors)
 
 

@@ -5,6 +5,7 @@ Senders are many and none is checked, so nothing here fails: what has not the sh
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
@@ -12,6 +13,7 @@ import msgspec
 
 from agent_rft.contracts.messages import Message, Role, ToolCall, ToolSpec
 from observability.otlp import names
+from observability.texts import storable
 
 ROLES: dict[str, Role] = {
     "system": "system",
@@ -77,6 +79,10 @@ def structured(value: Any) -> Any:
     if isinstance(value, str) and value[:1] in {"[", "{"}:
         try:
             return msgspec.json.decode(value)
+        except (ValueError, RecursionError):
+            pass  # half a surrogate pair, as senders leave it that cut texts to a length
+        try:
+            return msgspec.json.decode(storable(json.dumps(json.loads(value), ensure_ascii=False)))
         except (ValueError, RecursionError):
             return value
     return value

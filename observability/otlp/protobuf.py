@@ -214,6 +214,17 @@ def _any(value: Any) -> AnyValue:
     return written
 
 
+def status_protobuf(message: str) -> bytes:
+    """A google.rpc.Status, which is what a request that failed is answered: its message alone, the second field. The code is
+    HTTP's."""
+    text = message.encode("utf-8", "replace")
+    length, size = bytearray(), len(text)
+    while size > 0x7F:
+        length.append(size & 0x7F | 0x80)
+        size >>= 7
+    return bytes([2 << 3 | BYTES, *length, size]) + text
+
+
 def answer_protobuf(rejected: Sequence[Rejected]) -> bytes:
     """The ExportTraceServiceResponse: full success is an empty one."""
     answer = ExportTraceServiceResponse()

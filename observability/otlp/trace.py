@@ -33,6 +33,11 @@ class Trace:
         """False where spans hang under one that is not there and none of them is an agent: their root is still to come."""
         return self._roles[self.main.span_id] in {Role.AGENT, Role.CHAIN} or not self.main.parent_id
 
+    @property
+    def is_whole(self) -> bool:
+        """True once the agent has ended and nothing above it can still come: another agent may have asked this one."""
+        return bool(self.main.end_ns) and not (self._above(self.main) or [self.main])[-1].parent_id
+
     def _main(self, spans: Sequence[Span]) -> Span:
         for role in (Role.AGENT, Role.CHAIN):
             if found := [span for span in spans if self._roles[span.span_id] is role]:

@@ -44,4 +44,4 @@ def _is_of_a_url(text: str, start: int, end: int) -> bool:
     return USER_OF_URL.search(text, max(0, start - 80), start) is not None
 
 
-EMAILS = Detector(("EMAIL",), 6, find_emails)
+EMAILS = Detector(("EMAIL",), find_emails, "@")

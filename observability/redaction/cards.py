@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -14,17 +14,21 @@ from agent_rft.contracts.rollouts import Rollout, ToolResult, Turn
 from observability.records import without_token_ids
 from observability.redaction.detector import Detector
 from observability.redaction.detectors import BUILT_IN
-from observability.redaction.redact import Removal, redact_value
+from observability.redaction.redact import Redacting, Removal
 
 
-def redact_card(card: JobCard, detectors: Sequence[Detector] = BUILT_IN) -> tuple[JobCard, tuple[Removal, ...]]:
+def redact_card(
+    card: JobCard, detectors: Sequence[Detector] = BUILT_IN, after: Redacting | None = None
+) -> tuple[JobCard, tuple[Removal, ...]]:
     """The card as it may be stored, and what was removed, by the path of the field.
 
     Token ids go, as they do at storing: they spell the same words. What names a thing stays, for others point at it: ids of
-    cards, calls, rows and runs, names of tools and graders.
+    cards, calls, rows and runs, names of tools and graders. `after`: what has gone through the spans that it was read from.
     """
-    redacting = _Redacting(detectors)
+    redacting = _OfCard(detectors, after)
     plain = without_token_ids(card)
+    if redacting.passes(list(_written_in(plain))):
+        return plain, ()
     redacted = replace(
         plain,
         rollout=redacting.rollout(plain.rollout),
@@ -38,21 +42,30 @@ def redact_card(card: JobCard, detectors: Sequence[Detector] = BUILT_IN) -> tupl
 
 def redact_grade(grade: Grade, detectors: Sequence[Detector] = BUILT_IN) -> tuple[Grade, tuple[Removal, ...]]:
     """One that comes later than its card."""
-    redacting = _Redacting(detectors)
+    redacting = _OfCard(detectors)
     redacted = redacting.grade(grade, "")
     return redacted, tuple(redacting.removed)
 
 
-class _Redacting:
-    def __init__(self, detectors: Sequence[Detector]) -> None:
-        self._detectors = detectors
-        self.removed: list[Removal] = []
+def _written_in(card: JobCard) -> Iterator[Any]:
+    """All that is redacted."""
+    rollout = card.rollout
+    yield from (card.reference_answer, card.metadata, card.item, rollout.answer, rollout.reason)
+    for message in rollout.opening:
+        yield message.content
+        yield from (call.arguments for call in message.tool_calls)
+    for tool in rollout.tools:
+        yield from (tool.description, tool.parameters)
+    for turn in rollout.turns:
+        yield turn.text
+        yield from (call.arguments for call in turn.calls)
+        for result in turn.results.values():
+            yield from (result.output, result.error)
+    if card.grade is not None:
+        yield from (card.grade.parts, card.grade.errors)
 
-    def value(self, value: Any, path: str) -> Any:
-        done = redact_value(value, self._detectors, path)
-        self.removed += done.removed
-        return done.value
 
+class _OfCard(Redacting):
     def rollout(self, rollout: Rollout) -> Rollout:
         opening = [self._message(message, f"/rollout/opening/{place}") for place, message in enumerate(rollout.opening)]
         tools = [self._tool(tool, f"/rollout/tools/{place}") for place, tool in enumerate(rollout.tools)]

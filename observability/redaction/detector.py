@@ -17,7 +17,8 @@ class Found(NamedTuple):
 class Detector(msgspec.Struct, frozen=True):
     kinds: tuple[str, ...]
     """What it finds; each is written [KIND] where it was."""
-    shortest: int
-    """Characters of the shortest text in which it can find anything."""
     find: Callable[[str], Iterable[Found]]
     """Takes time linear in the text, whatever the text."""
+    sign: str = ""
+    """A pattern of RE2's that is in every text in which this finds anything. The signs of all detectors are looked for in one
+    reading of a text, and most texts need no other. Without one it is asked each time."""

@@ -63,7 +63,7 @@ def _custom(name: str, pattern: str) -> Detector:
             if found[0]:
                 yield Found(name, found.start(), found.end())
 
-    return Detector((name,), 1, find)
+    return Detector((name,), find)
 
 
 def _compiled(pattern: str) -> Any:

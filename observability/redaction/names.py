@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 import msgspec
@@ -45,8 +46,11 @@ class Key(msgspec.Struct, frozen=True):
 
 def key_named(name: str, redacted: str) -> Key:
     """Secrets go by the name that was given; the rest by the redacted one, which is what a second redaction will see."""
-    if max(len(name), len(redacted)) > LONGEST_NAME:
-        return Key()
+    return Key() if max(len(name), len(redacted)) > LONGEST_NAME else _key_named(name, redacted)
+
+
+@functools.lru_cache(maxsize=4096)
+def _key_named(name: str, redacted: str) -> Key:
     parts = [part.lower() for part in PARTS.findall(redacted)]
     number = "PHONE" if PHONE_NAME.fullmatch(redacted) else "SSN" if SSN_NAME.fullmatch(redacted) else ""
     return Key(promised_by(name), number, any(map(FIGURE.fullmatch, parts)) and IDENTIFIES.isdisjoint(parts))

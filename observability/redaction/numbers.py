@@ -76,9 +76,12 @@ def _words(words: str, link: str = r"[\s\"'.:=#(]*") -> re.Pattern[str]:
 CALLING_CODE = re.compile(
     r"1|7|2[07]|3[0-469]|4[013-9]|5[1-8]|6[0-6]|8[1246]|9[0-58]|2[1-69]\d|3[578]\d|42\d|5[09]\d|6[7-9]\d|8[0578]\d|9[679]\d"
 )
+PHONE_CALLED = (
+    r"(?:tel|tél|téléphone|telefon|telefono|teléfono|telephone|phone|fax|telefax|mobile|mobil|cell|cellular|handy|portable|natel|"
+    r"whatsapp|hotline|dial|call|text|ring|rufen sie|appelez(?:-nous)?|reach (?:me|us|him|her)|llame|电话|電話)"
+)
 PHONE_WORDS = _words(
-    r"(?<![a-z])(?:tel|tél|téléphone|telefon|telefono|teléfono|telephone|phone|fax|telefax|mobile|mobil|cell|cellular|handy|portable|natel|"
-    r"whatsapp|hotline|dial|call|text|ring|rufen sie|appelez(?:-nous)?|reach (?:me|us|him|her)|llame|电话|電話)",
+    rf"(?<![a-z]){PHONE_CALLED}",
     r"(?:(?:[.:=)_\"'\s]|number|num[ée]ro|nummer|no\b|nr\b|is\b|ist\b|est\b|es\b|me\b|us\b|him\b|her\b|on\b|at\b|au\b|unter\b|al\b|the\b|our\b|"
     r"office\b|desk\b|line\b){1,12})",
 )
@@ -148,9 +151,31 @@ SMALL_IBAN = re2.compile(r"\b[a-z]{2}[0-9]{2}(?: ?[0-9a-z]{4}){2,7}(?: ?[0-9a-z]
 IN_RUNS = IDS + PHONES
 
 
+def _loose(shape: Shape) -> str:
+    """Its pattern for RE2, which cannot look around or back: it matches more."""
+    pattern = shape.pattern.pattern.removeprefix("(?<![0-9])").removesuffix("(?![0-9])")
+    for number, gap in enumerate(re.findall(r"\((\[[^\]]*\]\??| \?)\)", pattern), 1):
+        pattern = pattern.replace(f"\\{number}", gap)
+    return re.sub(r"\\u([0-9a-f]{4})", r"\\x{\1}", pattern)
+
+
+LOOSE = re2.Set.SearchSet()
+for _shape in IN_RUNS:
+    LOOSE.Add(_loose(_shape))
+LOOSE.Compile()
+SPOKEN_OF = re2.compile(f"(?i)(?:^|[^a-z]){PHONE_CALLED}|ssn|social security")
+"""Without one of these no number is one because of the words before it."""
+
+
 def find_numbers(text: str) -> Iterator[Found]:
+    spoken_of: bool | None = None
     for run in RUN.finditer(text):
-        for shape in IN_RUNS:
+        for shape in [IN_RUNS[number] for number in LOOSE.Match(run[0]) or ()]:
+            if shape.after is not None:
+                if spoken_of is None:
+                    spoken_of = SPOKEN_OF.search(without_surrogates(text)) is not None
+                if not spoken_of:
+                    continue
             place = run.start()
             while found := shape.pattern.search(text, place, run.end()):
                 held = _holds(shape, text, found)
@@ -245,7 +270,10 @@ def _is_no_part_of_a_figure(text: str, start: int, end: int) -> bool:
     return not (MONEY_BEFORE.search(text, max(0, start - 6), start) or MONEY_AFTER.match(text, end))
 
 
-NUMBERS = Detector(("CARD", "SSN", "AHV", "STEUER_ID", "NIR", "PHONE"), 7, find_numbers)
-INTERNATIONAL_PHONES = Detector(("PHONE",), 9, find_international_phones)
-LETTERED_IDS = Detector(("NINO", "NIR"), 9, find_lettered_ids)
-IBANS = Detector(("IBAN",), 15, find_ibans)
+SEVEN_DIGITS = rf"[0-9(](?:[{GAP}()]{{0,3}}[0-9]){{6}}"
+LETTERED = "[A-Z]{2} ?[0-9]{2} ?[0-9]{2} ?[0-9]{2} ?[A-D]|[0-9]{2} ?2[AB]"
+LIKE_AN_IBAN = "[A-Z]{2}[0-9]{2}(?:[ \u00a0\u202f\u2011-]?[0-9A-Z]){11}|" + r"\b[a-z]{2}[0-9]{2}(?: ?[0-9a-z]{4}){2}"
+NUMBERS = Detector(("CARD", "SSN", "AHV", "STEUER_ID", "NIR", "PHONE"), find_numbers, SEVEN_DIGITS)
+INTERNATIONAL_PHONES = Detector(("PHONE",), find_international_phones, r"\+[1-9]")
+LETTERED_IDS = Detector(("NINO", "NIR"), find_lettered_ids, LETTERED)
+IBANS = Detector(("IBAN",), find_ibans, LIKE_AN_IBAN)

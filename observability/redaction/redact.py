@@ -13,10 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import msgspec
+import re2
 
 from observability.redaction.detector import Detector, Found
 from observability.redaction.detectors import BUILT_IN
-from observability.redaction.names import Key, key_named
+from observability.redaction.names import LONGEST_NAME, Key, key_named
+from observability.redaction.secrets import without_surrogates
 
 DEEPEST = 100
 TOO_DEEP = "TOO_DEEP"
@@ -76,6 +78,9 @@ def redact(text: str, detectors: Sequence[Detector] = BUILT_IN) -> Redacted:
 
 def _pieces(text: str, detectors: Sequence[Detector]) -> Iterator[str | _Cut]:
     """What stays and what goes, in order. A placeholder that stood there before stays."""
+    if not screen_of(tuple(detectors)).suspects(text):  # nor could there be anything between two placeholders, which end words
+        yield text
+        return
     parts = _placeholders(detectors).split(text) if "[" in text else [text]
     for number, part in enumerate(parts):
         if number % 2:
@@ -92,7 +97,7 @@ def _pieces(text: str, detectors: Sequence[Detector]) -> Iterator[str | _Cut]:
 
 def _apart(text: str, detectors: Sequence[Detector]) -> list[Found]:
     """In order, and what overlaps as one: half of a number is as telling as the whole. The longest names the kind."""
-    found = [one for detector in detectors if len(text) >= detector.shortest for one in detector.find(text)]
+    found = [one for detector in screen_of(tuple(detectors)).suspects(text) for one in detector.find(text)]
     apart = list[Found]()
     for one in sorted(found, key=lambda one: (one.start, -one.end)):
         if apart and one.start < apart[-1].end:
@@ -124,41 +129,143 @@ def _written(kinds: tuple[str, ...]) -> re.Pattern[str]:
     return re.compile(rf"(\[(?:{'|'.join(kinds)})\])")
 
 
+class Screen:
+    """Which of some detectors could find anything in a text, from one reading of it."""
+
+    def __init__(self, detectors: Sequence[Detector]) -> None:
+        self._always = [detector for detector in detectors if not detector.sign]
+        self._signed = [detector for detector in detectors if detector.sign]
+        self._signs: Any = re2.Set.SearchSet()
+        for detector in self._signed:
+            self._signs.Add(detector.sign)
+        self._signs.Compile()
+        self.key_passes = functools.lru_cache(maxsize=4096)(self._key_passes)
+
+    def _key_passes(self, name: str) -> bool:
+        """Whether neither it nor what stands under it has to go because of it."""
+        key = key_named(name, name)
+        return not (key.secret or key.number) and self.passes([name])
+
+    def suspects(self, text: str) -> list[Detector]:
+        try:
+            plain = text.encode()
+        except UnicodeEncodeError:
+            plain = without_surrogates(text).encode()
+        return [*self._always, *(self._signed[place] for place in self._signs.Match(plain) or ())]
+
+    def passes(self, texts: Sequence[str]) -> bool:
+        """Whether nothing can be found in any of them. What a sign is part of ends at a NUL as it does at the end of a text."""
+        if any(True for detector in self._always for text in texts for _ in detector.find(text)):
+            return False
+        return len(self.suspects("\0".join(texts))) == len(self._always)
+
+
+screen_of = functools.lru_cache(maxsize=64)(Screen)
+
+
+def _json(text: str) -> Any:
+    """None where it is none."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        pass  # Python's own reads more: numbers that are none, halves of characters
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
 # --- JSON values ------------------------------------------------------------------------------------------------------
 
 
 def redact_value(value: Any, detectors: Sequence[Detector] = BUILT_IN, path: str = "") -> RedactedValue:
     """A JSON value with every text in it redacted: keys, whole numbers, and texts that are JSON themselves."""
-    removed = list[Removal]()
-    redacted = _Walk(detectors, removed).value(value, path, 0)
-    return RedactedValue(redacted if removed else value, tuple(removed))
+    redacting = Redacting(detectors)
+    redacted = redacting.value(value, path)
+    return RedactedValue(redacted, tuple(redacting.removed))
 
 
-class _Walk:
-    """Through one value, collecting what is removed."""
+class Redacting:
+    """Goes through values that belong together, and collects what it removes from them.
 
-    def __init__(self, detectors: Sequence[Detector], removed: list[Removal]) -> None:
-        self._detectors, self._removed = detectors, removed
+    It remembers the texts in which nothing was found, for a conversation repeats itself: each turn brings all that was said before.
+    """
 
-    def value(self, value: Any, path: str, depth: int, key: Key = NO_KEY) -> Any:
+    def __init__(self, detectors: Sequence[Detector] = BUILT_IN, after: Redacting | None = None) -> None:
+        """`after`: what has gone through much of it already, in another shape."""
+        self.removed: list[Removal] = []
+        self._detectors = tuple(detectors)
+        self._screen = screen_of(self._detectors)
+        self._clean: set[str] = after._clean if after else set()
+
+    def value(self, value: Any, path: str) -> Any:
+        """The same object where nothing had to go."""
+        if self.passes(value):
+            return value
+        before = len(self.removed)
+        redacted = self._value(value, path, 0)
+        return value if len(self.removed) == before else redacted
+
+    def passes(self, value: Any) -> bool:
+        """Whether there is nothing to remove, as of most values there is: told for all of it at once, and so a tenth of the work.
+        False where that is not certain."""
+        texts = list[str]()
+        if not self._gather(value, texts, 0) or (texts and not self._screen.passes(texts)):
+            return False
+        self._clean.update(texts)
+        return True
+
+    def _gather(self, value: Any, texts: list[str], depth: int) -> bool:
+        """Every text in it that is not known. False where a key promises something, or it is too deep."""
+        kind: type[Any] = type(value)
+        if kind is str:
+            if value in self._clean:
+                return True
+            texts.append(value)
+            return value[:1] not in ("{", "[") or (inside := _json(value)) is None or self._gather(inside, texts, depth + 1)
+        if kind is int:
+            if value >= 10**8:
+                texts.append(str(value))
+            return True
+        if value is None or kind is float or kind is bool:
+            return True
+        if depth > DEEPEST or kind not in (dict, list, tuple):
+            return False
+        if kind is dict:
+            for name in value:
+                if type(name) is not str or len(name) > LONGEST_NAME or not self._screen.key_passes(name):
+                    return False
+            value = value.values()
+        return all([self._gather(one, texts, depth + 1) for one in value])
+
+    def _value(self, value: Any, path: str, depth: int, key: Key = NO_KEY) -> Any:
         if depth > DEEPEST and isinstance(value, dict | list | tuple):
-            self._removed.append(Removal(TOO_DEEP, 0, 0, path))
+            self.removed.append(Removal(TOO_DEEP, 0, 0, path))
             return placeholder(TOO_DEEP)
         if isinstance(value, dict):
             return self._object(cast(dict[Any, Any], value), path, depth)
         if isinstance(value, list | tuple):
-            return [self.value(one, f"{path}/{place}", depth + 1, key) for place, one in enumerate(cast(Sequence[Any], value))]
+            return [self._value(one, f"{path}/{place}", depth + 1, key) for place, one in enumerate(cast(Sequence[Any], value))]
         if isinstance(value, str):
-            before = len(self._removed)
-            return self._by_its_key(key, value, self._text(self._json_inside(value, path, depth), path), path, before)
+            return self._string(value, path, depth, key)
         return self._number(value, path, key) if type(value) is int else value
+
+    def _string(self, value: str, path: str, depth: int, key: Key) -> Any:
+        promising = key.secret or key.number
+        if value in self._clean and not promising:
+            return value
+        before = len(self.removed)
+        said = self._by_its_key(key, value, self._text(self._json_inside(value, path, depth), path), path, before)
+        if len(self.removed) == before and not promising:
+            self._clean.add(value)
+        return said
 
     def _object(self, value: dict[Any, Any], path: str, depth: int) -> dict[str, Any]:
         redacted = dict[str, Any]()
         for name, inner in value.items():
             key = self._key(str(name), path, redacted)
             here = f"{path}/{key.replace('~', '~0').replace('/', '~1')}"
-            redacted[key] = self.value(inner, here, depth + 1, key_named(str(name), key))
+            redacted[key] = self._value(inner, here, depth + 1, key_named(str(name), key))
         return redacted
 
     def _key(self, name: str, path: str, taken: Mapping[str, Any]) -> str:
@@ -178,32 +285,35 @@ class _Walk:
         is_a_count = kind == "KEY" and isinstance(was, int)
         if is_a_count or not any(kind in detector.kinds for detector in self._detectors):
             return said
-        del self._removed[before:]
-        self._removed.append(Removal(kind, 0, len(str(was)), path))
+        del self.removed[before:]
+        self.removed.append(Removal(kind, 0, len(str(was)), path))
         return placeholder(kind)
 
     def _json_inside(self, text: str, path: str, depth: int) -> str:
         """Escapes hide what is inside from the detectors. A text in which nothing is found stays as it was written."""
         if text[:1] not in ("{", "["):
             return text
+        inside, before = _json(text), len(self.removed)
+        if inside is None:
+            return text
         try:
-            inside = json.loads(text)
-            before = len(self._removed)
-            redacted = self.value(inside, f"{path}#", depth + 1)
-            return text if len(self._removed) == before else json.dumps(redacted, ensure_ascii=False)
+            redacted = self._value(inside, f"{path}#", depth + 1)
+            return text if len(self.removed) == before else json.dumps(redacted, ensure_ascii=False)
         except (ValueError, RecursionError):
             return text
 
     def _text(self, text: str, path: str) -> str:
+        if not self._screen.suspects(text):
+            return text
         done = redact(text, self._detectors)
-        self._removed += [msgspec.structs.replace(one, path=path) for one in done.removed]
+        self.removed += [msgspec.structs.replace(one, path=path) for one in done.removed]
         return done.text
 
     def _number(self, value: int, path: str, key: Key) -> Any:
         """A whole number that is somebody's, such as a card's; none so long that it is only a calculation."""
         if not 0 <= value < 10**19:
             return value
-        before, said = len(self._removed), value
+        before, said = len(self.removed), value
         if value >= 10**8 and not key.figure:
             text = self._text(str(value), path)
             said = value if text == str(value) else text

@@ -162,4 +162,13 @@ def without_surrogates(text: str) -> str:
     return text if text.isascii() else HALF_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-SECRETS = Detector(("KEY", "PASSWORD"), 8, find_secrets)
+MARKS = (
+    r"sk-[A-Za-z0-9_-]{16}|_(?:live|test)_[A-Za-z0-9]{10}|gh[pousr]_[A-Za-z0-9]{30}|github_pat_|glpat-|(?:AKIA|ASIA)[A-Z0-9]{16}|"
+    r"xox[abeoprs]-|AIza[A-Za-z0-9_-]{35}|hf_[A-Za-z0-9]{30}|npm_[A-Za-z0-9]{36}|SG\.[A-Za-z0-9_-]{16}|dop_v1_|whsec_|"
+    r"eyJ[A-Za-z0-9_-]{8}|PRIVATE KEY-----"
+)
+ASSIGNED = (
+    rf"(?i:(?:{NAMES_PASSWORD}|key|secret|token)[\\]?[\"']?(?:\s{{0,3}}(?::=|=>|[:=])|\s(?:is|ist|est|es|lautet)\s)|"
+    r"\b(?:bearer|basic|token)\s{1,3}[A-Za-z0-9._~+/-]{8})"
+)
+SECRETS = Detector(("KEY", "PASSWORD"), find_secrets, rf"{MARKS}|://[^\s/@\"'<>]*@|{ASSIGNED}")

@@ -21,6 +21,8 @@ CASE = Case(
     name="complaint 7", tenant=TENANT, question="run:research-42 grade<0.5", made_at="2026-11-23T00:00:00.000000+00:00", made_by="ann"
 )
 GRADER = {"name": "numeric", "version": "2", "hash": "a1b2c3d4e5f60718", "spec": {"type": "numeric"}}
+READ = {"by": "ann", "action": "read", "subject": "card-1", "at": "2026-11-21T05:00:00.000000+00:00"}
+ACCESS = {"rollout_id": "card-1", "entry": 12} | READ
 VERIFIER = Path(verify_evidence.__file__).read_bytes()
 
 
@@ -38,8 +40,7 @@ class Sample(NamedTuple):
         return prove((record.entry.seq for record in self.records), self.roots, (entry.hash for entry in self.entries))
 
     def bundle(self) -> bytes:
-        accesses = [{"at": CASE.made_at, "who": "ann", "subject": "card-1"}]
-        return make_bundle(CASE, self.records, self.proofs(), [GRADER], accesses, self.signer, VERIFIER)
+        return make_bundle(CASE, self.records, self.proofs(), [GRADER], [ACCESS], self.signer, VERIFIER)
 
 
 def make_sample(keys: SigningKeys, erase: bool = True, root_sizes: tuple[int, ...] = (4, 9, 13)) -> Sample:
@@ -80,7 +81,7 @@ def make_sample(keys: SigningKeys, erase: bool = True, root_sizes: tuple[int, ..
     else:
         card("card-7", shown=False)
     card("card-3")
-    card("card-6", shown=False)
+    add("access", "read", {**READ, "cards": 1, "cards_digest": hashlib.sha256(b'["card-1"]').hexdigest()}, None)
     card("card-5", shown=False)
     tree, roots = Tree(), list[SignedRoot]()
     for entry in entries:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import runpy
 import tracemalloc
 from pathlib import Path
@@ -313,3 +314,29 @@ def test_an_erased_payload_leaves_the_record_valid_and_one_that_merely_vanished_
     assert what_of(payload=None, salt=None, erased=True) == ""
     assert what_of(payload=None, salt=None) == "removed"
     assert what_of(facts=FACTS | {"seconds": 2.0}, payload=None, salt=None, erased=True) == "edited"
+
+
+FLOATS = st.floats(allow_nan=False, allow_infinity=False) | st.sampled_from(
+    [0.0, -0.0, 1e-4, 9.9e-5, 1e16, 9999999999999998.0, 1e15, 0.1, 5e-324]
+)
+VALUES = st.recursive(
+    st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0")) | st.integers() | FLOATS | st.booleans() | st.none(),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.tuples(inner)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=4), inner, max_size=4)
+        | st.dictionaries(st.integers(), inner, max_size=2)
+    ),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=500, deadline=None)
+@given(VALUES)
+def test_the_canonical_bytes_are_those_of_pythons_own_json_whichever_way_they_are_written(value):
+    assert canonical_bytes(value) == json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def test_every_character_is_written_as_pythons_own_json_writes_it():
+    every = "".join(map(chr, [*range(1, 0xD800), *range(0xE000, 0x110000)]))
+    assert canonical_bytes({"every": every}) == json.dumps({"every": every}, separators=(",", ":"), ensure_ascii=False).encode()

@@ -77,10 +77,11 @@ def test_a_genuine_bundle_is_told_card_by_card(verdict, sample, keys):
     assert said.splitlines() == [
         "case complaint 7 of tenant acme, made 2026-11-23T00:00:00.000000+00:00 by ann",
         "chosen by: run:research-42 grade<0.5",
-        f"the bundle: {len(files_of(sample.bundle())) - 2} files listed, 3 signed roots, 8 ledger entries, 3 cards",
+        f"the bundle: {len(files_of(sample.bundle())) - 2} files listed, 3 signed roots, 9 ledger entries, 3 cards",
         "what graders.json says beyond name, version and hash is not covered by the ledger",
         "card card-1 (production, 2026-11-21T04:00:12+00:00, answered): as recorded; 2 grades, 1 review",
         "  entry 2, recorded 2026-11-21T04:00:01.000000+00:00, in the root of 4 signed 2026-11-22T00:00:04.000000+00:00",
+        "  read by ann on 2026-11-21T05:00:00.000000+00:00 (entry 12)",
         "card card-2 (production, 2026-11-21T04:00:12+00:00, answered): as recorded; 1 erasure, 1 grade",
         "  entry 4, recorded 2026-11-21T04:00:03.000000+00:00, in the root of 4 signed 2026-11-22T00:00:04.000000+00:00",
         "  the words of card card-2: erased on 2026-11-21T04:00:09.000000+00:00 (entry 10); its facts and proofs stand",
@@ -145,7 +146,7 @@ def test_a_record_without_facts_makes_no_evidence(sample):
 def test_a_case_that_the_verifier_would_refuse_for_its_size_is_refused_before_it_is_made(sample, monkeypatch):
     assert evidence.MOST_FILES == verify_evidence.MOST_FILES
     monkeypatch.setattr(evidence, "MOST_FILES", 31)
-    with pytest.raises(UserError, match="takes 34 files; a bundle has at most 31") as error:
+    with pytest.raises(UserError, match="takes 36 files; a bundle has at most 31") as error:
         sample.bundle()
     assert error.value.cure == "narrow the case, or make several"
 
@@ -238,6 +239,14 @@ FORGERIES = {
     "manifest passed off as a root": (
         lambda files: files | {"roots/000000000004.json": files["manifest.json"], "roots/000000000004.sig": files["manifest.sig"]},
         "roots/000000000004.json",
+    ),
+    "another reader": (
+        lambda files: with_json(files, "access.jsonl", lambda line: line.update(by="bob"), 0),
+        "access.jsonl tells of an access by bob (entry 12) that was not recorded like that",
+    ),
+    "an access to a card of another case": (
+        lambda files: with_json(files, "access.jsonl", lambda line: line.update(rollout_id="card-0"), 0),
+        "access.jsonl tells of an access by ann (entry 12) that was not recorded like that",
     ),
     "another grader under the name": (
         lambda files: files | {"graders.json": canonical_bytes([{"name": "numeric", "version": "2", "hash": "0" * 16}])},

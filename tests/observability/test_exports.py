@@ -102,6 +102,7 @@ EXPECTED = {
     "dataset": "d1",
     "tool_set": "t1",
     "seed": "42",
+    "erased_at": "",
 }
 
 
@@ -113,7 +114,7 @@ def test_a_row_of_csv_is_what_the_columns_say(graded, bare):
     first, second = rows(wrote("csv", [graded, bare]))
     assert first == EXPECTED
     empty = {name for name, cell in second.items() if not cell}
-    assert empty == {"step", "answer", "tools", "tool_errors", "reward", "passed", "graded_by", "advantage"}
+    assert empty == {"step", "answer", "tools", "tool_errors", "reward", "passed", "graded_by", "advantage", "erased_at"}
     assert (second["reference_answer"], second["metadata"], second["grades"], second["failed_part"]) == ("null", "{}", "0", "grader")
 
 
@@ -146,7 +147,7 @@ def test_parquet_holds_the_same_columns_typed_and_the_whole_card(graded, bare):
     assert (second["step"], second["reward"], second["answer"]) == (None, None, "")
     assert [*read_cards([first["card"].encode(), second["card"].encode()], "x")] == [graded, bare]
     assert table.schema.field("reward").metadata == {b"means": b"the newest grade, 0 to 1"}
-    typed = {name: value for name, value in first.items() if not isinstance(value, bool | dt.datetime)}
+    typed = {name: value for name, value in first.items() if not isinstance(value, bool | dt.datetime | None)}
     assert {name: str(value) for name, value in typed.items() if name != "card"} == {
         name: EXPECTED[name] for name in typed if name != "card"
     }

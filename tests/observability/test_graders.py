@@ -159,6 +159,16 @@ def test_grades_are_added_and_the_first_stays(cards, make_card):
     assert len(find_card(cards, "card-2").grades) == 1
 
 
+def test_a_tenants_grade_does_not_keep_another_from_theirs_on_a_card_of_the_same_id(store, make_card):
+    with StoreRecorder(store) as recorder:
+        for tenant in ("acme", "rival"):
+            recorder.record(make_card("shared", tenant=tenant, grade=None))
+    grade = Grade(ONE, 0.5, False)
+    assert [append_grades(store, [("shared", grade)], tenant) for tenant in ("rival", "acme", "rival", "acme")] == [1, 1, 0, 0]
+    with pytest.raises(UserError, match="several tenants"):
+        append_grades(store, [("shared", grade)])
+
+
 def test_of_two_regrades_at_once_one_adds_the_grade_and_a_failure_is_asked_again(cards, url):
     again, failed = Grade(TWO, 0.5, False), Grade(TWO, None, errors={"other_error": "away"})
     assert append_grades(cards, [("card-1", failed)]) == 1

@@ -10,6 +10,7 @@ from observability.chain import canonical_bytes
 from observability.halves import CARD_PAYLOAD, GRADE_PAYLOAD, LABEL_FACTS, LABEL_PAYLOAD, STEP_PAYLOAD, Halves, card_halves, grade_halves
 from observability.ingest import insert_cards
 from observability.records import RecordedCard, rows_of
+from observability.redaction.redact import Removal
 from observability.tables import card_steps, grades, human_labels, job_cards
 
 NOW = dt.datetime(2026, 11, 21, 5, 0, tzinfo=dt.timezone(dt.timedelta(hours=1)))
@@ -37,14 +38,14 @@ def test_rows_on_their_way_in_and_rows_read_back_give_the_same_digests(store, ma
     assert digestible(grade_halves(grade)) == digestible(grade_halves(written.grades[0]))
 
 
-def halves_of(card):
-    rows = rows_of(RecordedCard(card, NOW))
+def halves_of(card, removed=None):
+    rows = rows_of(RecordedCard(card, NOW, removed))
     return card_halves(rows.card, rows.steps, rows.blobs), grade_halves(rows.grades[0])
 
 
 def test_every_column_is_in_one_half_or_says_where_its_entry_is(make_card):
     """Who adds a column decides here whether it is a fact, may be erased, or is the ledger's."""
-    card, grade = halves_of(make_card())
+    card, grade = halves_of(make_card(), (Removal("EMAIL", 0, 16, "/metadata/mail"),))
     ledgers = {"entry", "salt"}
     assert set(job_cards.columns.keys()) - {*card.facts, *card.payload} == {"advantage", "credit_entry", *ledgers}
     assert set(card_steps.columns.keys()) - set(STEP_PAYLOAD) == {"rollout_id", "tenant", "output", "output_blob"}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import pickle
 import random
+import stat
 import statistics
 import subprocess
 import sys
@@ -22,7 +24,7 @@ from agent_rft.contracts.messages import ToolCall
 from agent_rft.contracts.rollouts import ToolResult
 from observability.cards import count_cards, find_card
 from observability.ingest import StoreRecorder, replay
-from observability.records import without_token_ids
+from observability.records import RecordedCard, without_token_ids
 from observability.store import migrate, open_store
 
 HERE = Path(__file__).parent
@@ -215,7 +217,7 @@ def test_a_database_that_cuts_its_connections_loses_nothing(postgres, monkeypatc
 
 
 def test_a_full_disk_leaves_the_rest_in_a_file_that_can_be_replayed(sqlite_store, tmp_path, make_card):
-    every_connection(sqlite_store, "max_page_count=120")
+    every_connection(sqlite_store, "max_page_count=240")
     recorder = StoreRecorder(sqlite_store)
     ids = {f"card-{number}" for number in range(400)}
     for number, rollout_id in enumerate(ids):
@@ -245,6 +247,22 @@ def test_the_temporary_folder_takes_the_rest_where_the_stores_own_cannot(sqlite_
             recorder.close(timeout=0.1)
     assert recorder.rescue_file.parent == tmp_path
     assert recorder.rescue_file.read_text().count("\n") == 1
+
+
+def test_nobody_else_reads_a_rescue_file_or_leads_it_elsewhere(tmp_path, monkeypatch, make_card):
+    """A card that could not be redacted stands in it as it came."""
+    card = RecordedCard(make_card(), dt.datetime.now(dt.UTC))
+    saved = ingest.rescue([card], tmp_path / "cards-unsaved-1.jsonl")
+    assert stat.S_IMODE(saved.stat().st_mode) == 0o600
+    (elsewhere := tmp_path / "elsewhere").write_text("")
+    (laid := tmp_path / "cards-unsaved-2.jsonl").symlink_to(elsewhere)
+    (temporary := tmp_path / "temporary").mkdir()
+    (temporary / "cards-unsaved-2.jsonl").symlink_to(elsewhere)
+    monkeypatch.setattr(ingest.tempfile, "gettempdir", lambda: str(temporary))
+    saved = ingest.rescue([card], laid)
+    assert elsewhere.read_text() == ""
+    assert saved.parent == temporary and saved.name != laid.name and stat.S_IMODE(saved.stat().st_mode) == 0o600
+    assert [found.card.rollout_id for found in ingest._rescued(saved)] == ["card-1"]
 
 
 def test_cards_that_no_disk_takes_are_said_to_be_lost(sqlite_store, tmp_path, monkeypatch, make_card):
@@ -369,3 +387,37 @@ def test_redaction_can_be_turned_off(sqlite_store, make_card):
         recorder.record(make_card(reference_answer="ann@example.org"))
     stored = find_card(sqlite_store, "card-1")
     assert (stored.card.reference_answer, stored.removed) == ("ann@example.org", None)
+
+
+def test_a_card_that_cannot_be_redacted_is_rescued_and_holds_up_no_other(sqlite_store, make_card, monkeypatch):
+    def redact(card, detectors):
+        if card.rollout_id == "unlucky":
+            raise ZeroDivisionError("a detector's fault")
+        return real(card, detectors)
+
+    real = ingest.redact_card
+    monkeypatch.setattr(ingest, "redact_card", redact)
+    with StoreRecorder(sqlite_store) as recorder:
+        for name in ("a", "unlucky", "b"):
+            recorder.record(make_card(name))
+        recorder.flush()
+    assert (recorder.acknowledged, recorder.refused, stored_ids(sqlite_store)) == (2, 1, {"a", "b"})
+    monkeypatch.undo()
+    assert replay(sqlite_store, recorder.rescue_file) == 1
+    assert find_card(sqlite_store, "unlucky").removed is not None
+
+
+def test_a_card_is_redacted_once_however_often_the_store_is_tried(sqlite_store, make_card, monkeypatch):
+    def away(*_):
+        if len(tries) < 3:
+            tries.append("away")
+            raise sa.exc.OperationalError("INSERT", {}, Exception("database is locked"))
+        return insert(*_)
+
+    tries, seen, insert, real = [], [], ingest.insert_cards, ingest.redact_card
+    monkeypatch.setattr(ingest, "insert_cards", away)
+    monkeypatch.setattr(ingest, "redact_card", lambda card, detectors: seen.append(card.rollout_id) or real(card, detectors))
+    with StoreRecorder(sqlite_store) as recorder:
+        recorder.record(make_card("a"))
+        recorder.flush()
+    assert (tries, seen, stored_ids(sqlite_store)) == (["away"] * 3, ["a"], {"a"})

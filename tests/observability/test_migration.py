@@ -9,15 +9,20 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
+from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.grades import Grade, GraderRef
-from observability import ledger
+from observability import holds, ledger
 from observability.cards import cards_by_id
+from observability.erasure import erase
 from observability.graders import add_label, append_grades, labelled_scores
-from observability.ingest import insert_cards
+from observability.ingest import detectors_of, insert_cards, redacted
+from observability.query import parse
 from observability.records import RecordedCard
+from observability.search import catch_up
 from observability.store import alembic_config, drift
+from observability.words import word_of_tenant
 
-CARDS = 1200
+CARDS = 2000
 """More than the batches that the migration reads."""
 
 
@@ -75,6 +80,24 @@ def test_a_store_from_before_the_ledger_comes_over_without_loss_and_is_entered_i
     assert sum(ledger.size(store, tenant) for tenant in ("t0", "t1", "t2", "default")) == 2 * CARDS + CARDS // 2 + 50 + 2
     append_grades(store, [(cards[0].rollout_id, Grade(GraderRef("numeric", "3", "f00d"), 1.0, True))])  # ids go on where they were
     assert len(told(store)[cards[0].rollout_id][2]) == 3
+    to(store, "0003")
+    with store.reading() as connection:
+        counted = [
+            connection.scalar(sa.text(f"SELECT count(*) FROM {table}")) for table in ("job_cards", "card_steps", "grades", "human_labels")
+        ]
+    # six steps of each card; its grade, the fifty, and the one of just now
+    assert counted == [CARDS, 6 * CARDS, CARDS + 51, 2]
+
+
+def test_a_store_in_which_people_have_acted_does_not_go_back_and_stays_as_it_is(store, make_card):
+    now = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
+    card = make_card("0198c2d4-0000-7000-8000-000000000000", tenant="t0", metadata={"mail": "ann@example.org"})
+    insert_cards(store, [redacted(RecordedCard(card, now), detectors_of(True, None))])
+    holds.place(store, "t0", "case-7", parse("kind:eval", now), "suit", "ann")
+    holds.place(store, "t0", "case-8", parse("kind:train", now), "suit", "ann")
+    with pytest.raises(UserError, match=r"before revision 0006: what is in legal_holds \(2\), job_cards \(1\) is in the ledger too"):
+        to(store, "0003")
+    assert len(holds.live(store, "t0")) == 2 and list(ledger.verify(store, "t0")) == []
 
 
 def test_cards_of_a_month_lie_in_its_partition(postgres, make_card):
@@ -88,9 +111,30 @@ def test_cards_of_a_month_lie_in_its_partition(postgres, make_card):
     rollout_id = f"{number[:8]}-{number[8:]}-7000-8000-000000000000"
     insert_cards(store, [RecordedCard(make_card(rollout_id), month), RecordedCard(make_card("no-time"), month)])
     with store.reading() as connection:
-        found = dict(connection.execute(sa.text("SELECT rollout_id, tableoid::regclass::text FROM job_cards")))
+        found = dict(connection.execute(sa.text("SELECT rollout_id, tableoid::regclass::text FROM job_cards")).all())
         assert found == {rollout_id: f"job_cards_{month:%Y_%m}", "no-time": "job_cards_default"}
         steps = set(connection.scalars(sa.text(f"SELECT tableoid::regclass::text FROM card_steps WHERE rollout_id = '{rollout_id}'")))
         assert steps == {f"card_steps_{month:%Y_%m}"}
     migrate(url)  # once more does no harm
     store.close()
+
+
+def test_cards_that_were_indexed_by_other_words_are_forgotten_all_the_same(store, make_card, monkeypatch):
+    """FTS5 forgets only what it is told, so an index of the revision before is made anew."""
+    card = make_card("a", metadata={"note": "zanzibar"})
+    insert_cards(store, [RecordedCard(card, dt.datetime.now(dt.UTC))])
+    with monkeypatch.context() as patched:
+        patched.setattr("observability.search.words_of", lambda card: ["tenantword", "zanzibar", "otherwise"])
+        catch_up(store, "local")
+    with store.writing() as connection:
+        command.downgrade(alembic_config(connection), "0005")
+    to(store, "head")
+    catch_up(store, "local")
+    erase(store, "local", ["a"], "dpo", "a request")
+    with store.writing() as connection:
+        if store.engine.dialect.name == "sqlite":
+            connection.execute(sa.text("CREATE VIRTUAL TABLE temp.indexed USING fts5vocab('main', 'search_words', 'row')"))
+            left = list(connection.scalars(sa.text("SELECT term FROM temp.indexed")))
+        else:
+            left = list(connection.scalars(sa.text("SELECT (unnest(words)).lexeme FROM search_words")))
+    assert left == [word_of_tenant("local")]

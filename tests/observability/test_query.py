@@ -245,6 +245,7 @@ def test_every_fault_is_told_at_once_in_order_with_its_place_and_its_cure():
         ("https://a.org", "in quotes, to look for the words: \"https://a.org\""),
         ("meta.:x", "character 1: no key 'meta.'"),
         ("a\0b", "character 2: the character U+0000 cannot be looked for"),
+        ("a (-@low)", 'character 5: @low names a saved view, which is asked for by itself (write its terms out, or in quotes, to look for'),
         ("run:\ud800", "character 5: the character U+D800 cannot be looked for"),
     ],
 )  # fmt: skip

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import datetime as dt
+import hashlib
+import re
 
 import pytest
 import sqlalchemy as sa
 
 from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.messages import Message
 from agent_rft.contracts.rollouts import ToolResult
 from observability.cursor import Cursor
 from observability.find import asks_for_words, count, page, whole_cards
 from observability.ingest import insert_cards
-from observability.query import Text, parse
+from observability.query import And, Not, Or, Query, Term, Text, all_of, parse
 from observability.records import RecordedCard
-from observability.search import behind, catch_up, match_of
-from observability.tables import search_cards
+from observability.search import behind, catch_up
+from observability.tables import blobs, job_cards, search_cards
 from observability.words import GAP, as_tsquery, as_vector, words_in, words_of
 
 NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
@@ -131,23 +134,6 @@ def test_cards_of_one_millisecond_are_all_found(store, make_card):
     assert count(store, parse("henderson", NOW)) == 40
 
 
-def test_the_newest_matches_come_from_the_index_without_sorting(store, add):
-    for number in range(5):
-        add(number, "common")
-    catch_up(store, "local")
-    found_by = match_of(store.engine.dialect.name, [Text("common")], "local")
-    select = sa.select(found_by.number).select_from(found_by.table).where(found_by.holds).order_by(found_by.number.desc()).limit(50)
-    with store.writing() as connection:
-        compiled = select.compile(connection, compile_kwargs={"literal_binds": True})
-        if store.engine.dialect.name == "sqlite":
-            plan = str([tuple(row) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {compiled}")])
-            assert "VIRTUAL TABLE INDEX" in plan and "TEMP B-TREE" not in plan
-        else:
-            connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
-            plan = "\n".join(connection.scalars(sa.text(f"EXPLAIN {str(compiled).replace(':', chr(92) + ':')}")))
-            assert "search_words" in plan and "Seq Scan" not in plan
-
-
 def test_a_very_long_card_is_indexed_as_far_as_databases_go(make_card, store):
     card = make_card(an_id(1))
     card.rollout.answer = " ".join(f"w{number}" for number in range(60_000)) + " " + "k" * 5000
@@ -155,6 +141,66 @@ def test_a_very_long_card_is_indexed_as_far_as_databases_go(make_card, store):
     assert found(store, "w1 w40000") == [1]
     assert found(store, "w59999") == []
     assert len(words_of(card)) == 50_000
+
+
+def test_a_card_of_long_words_is_indexed_as_far_as_a_vector_of_postgresql_goes(make_card, store):
+    """A digest takes 64 letters, 1 to make them even, and twice 2 for its count and its place: 69 of 1,000,000. 14,492 of them take
+    999,948; before them go the tenant's word and the question, more than the 52 that are left."""
+    said = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(20_000)]
+    card = make_card(an_id(1))
+    card.rollout.opening = (Message("user", "henderson hotels"),)
+    card.rollout.answer = " ".join(said)
+    insert_cards(store, [RecordedCard(card, NOW)])
+    assert found(store, said[0]) == found(store, said[14_490]) == [1]
+    assert found(store, said[14_492]) == []
+
+
+def test_often_and_with_letters_of_four_bytes_a_card_still_fits(make_card, store):
+    card = make_card(an_id(1))
+    card.rollout.answer = "often " * 45_000 + " ".join(str(number) + chr(0x10428) * 95 for number in range(10_000))
+    insert_cards(store, [RecordedCard(card, NOW)])
+    assert found(store, "often henderson") == [1]
+
+
+def test_a_card_that_cannot_be_read_keeps_no_other_out_of_the_index(store, add, make_card):
+    add(1, "apple")
+    odd = make_card(an_id(2))
+    odd.rollout.opening = (Message("user", "an opening of its own"),)
+    insert_cards(store, [RecordedCard(odd, NOW)])
+    add(3, "apple")
+    with store.writing() as connection:
+        its = connection.scalar(sa.select(job_cards.c.opening).where(job_cards.c.rollout_id == an_id(2)))
+        connection.execute(blobs.update().where(blobs.c.hash == its).values(body=b"no zlib"))
+    catch_up(store, "local")
+    assert behind(store) == {}
+    with store.reading() as connection:
+        assert sorted(connection.scalars(sa.select(search_cards.c.rollout_id))) == [an_id(1), an_id(3)]
+
+
+def test_what_the_system_and_the_row_say_is_found_too_and_behind_all_else(store, make_card):
+    card = make_card(an_id(1), item={"customer": "Zanzibar"})
+    insert_cards(store, [RecordedCard(card, NOW)])
+    assert found(store, "zanzibar") == found(store, '"about company filings"') == [1]
+    words = words_of(card)
+    assert words.index("henderson") < words.index("medium") < words.index("filings", words.index("medium")) < words.index("zanzibar")
+
+
+def test_cards_of_one_full_millisecond_cost_no_more_than_others(store, make_card, monkeypatch):
+    """Of 8 numbers a millisecond, 120 cards fill 15. Ten at a time, tried one after the other, those of the n-th ten would ask for the
+    10 n that are taken but the 8 they want: 10 * (10 * 66 - 8 * 12) = 5,640 questions. One for each millisecond that is full, and one
+    for that where there is room, are at most 10 * (1.25 * 66 + 12 * 2)."""
+    monkeypatch.setattr("observability.search.SPREAD", 3)
+    monkeypatch.setattr("observability.search.AT_ONCE", 10)
+    monkeypatch.setattr("observability.search._number", lambda stored: (1_795_233_612_250 << 3) + int(stored.card.rollout_id[4:8], 16) % 8)
+    asked: list[str] = []
+    placed = re.compile(r"search_cards.number (= [:?%]|>= )")
+    sa.event.listen(store.engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    insert_cards(store, [RecordedCard(make_card(an_id(number)), NOW) for number in range(120)])
+    catch_up(store, "local")
+    assert len([one for one in asked if placed.search(one)]) <= 1065
+    with store.reading() as connection:
+        numbers = sorted(connection.scalars(sa.select(search_cards.c.number)))
+    assert len(set(numbers)) == 120 and numbers[-1] - numbers[0] < 128
 
 
 def test_which_questions_need_the_index():
@@ -166,4 +212,66 @@ def test_which_questions_need_the_index():
 def test_vectors_and_questions_are_written_as_postgresql_reads_them():
     assert as_vector(["a", "b", "a"]) == "'a':1,3 'b':2"
     assert as_vector(["a", GAP, "b"]) == "'a':1 'b':3"
-    assert as_tsquery([Text("Net income"), Text("marg", prefix=True)], None) == "('net' <-> 'income') & ('marg':*)"
+    assert as_tsquery(all_of([Text("Net income"), Text("marg", prefix=True)]), None) == "(('net' <-> 'income') & ('marg':*))"
+
+
+COMBINED = (
+    "apple -berry", "-apple", "-apple -berry", "apple OR berry", "(apple OR berry) -citron", "apple (berry OR citron)",
+    "apple OR kind:train", "-(apple berry)", "-(apple OR berry) citron", "apple -(berry OR citron) kind:eval",
+    "(apple -berry) OR (berry -apple)", "-apple OR berry", "apple kind:train OR citron", "kind:eval -apple -citron",
+    "-(apple -berry) citron",
+)  # fmt: skip
+
+
+def is_so(query: Query, words: set[str], kind: str) -> bool:
+    match query:
+        case And(parts):
+            return all(is_so(part, words, kind) for part in parts)
+        case Or(parts):
+            return any(is_so(part, words, kind) for part in parts)
+        case Not(part):
+            return not is_so(part, words, kind)
+        case Text(text):
+            return text in words
+        case Term(_, _, values):
+            return values == (kind,)
+
+
+def test_words_are_found_in_any_combination_by_one_tenant_and_by_all(store, add):
+    cards: dict[int, tuple[set[str], str]] = {}
+    for number in range(16):
+        words = {word for bit, word in enumerate(("apple", "berry", "citron")) if number >> bit & 1}
+        cards[number] = words, ("train" if number & 8 else "eval")
+        add(number, " ".join(sorted(words)) or "nothing", kind=cards[number][1], tenant="ours")
+    add(16, "apple berry citron", tenant="theirs")
+    found(store, "apple")
+    for text in COMBINED:
+        query = parse(text, NOW)
+        wanted = [number for number in sorted(cards, reverse=True) if is_so(query, *cards[number])]
+        assert wanted, text
+        for shown, tenant in ((store.of("ours"), "ours"), (store.of("ours"), None), (store, "ours")):
+            assert [int(line.rollout_id[4:8], 16) for line in page(shown, query, 3, tenant=tenant)] == wanted[:3], text
+            assert count(shown, query, tenant) == len(wanted), text
+        assert count(store, query) == len(wanted) + is_so(query, {"apple", "berry", "citron"}, "eval"), text
+
+
+def test_a_page_is_full_however_few_of_the_cards_with_the_word_it_wants(store, add):
+    """Four times as many are looked at as are wanted, then sixteen times: here every twentieth is of the kind."""
+    for number in range(100):
+        add(number, "common", kind="train" if number % 20 == 0 else "eval")
+    assert found(store, "common kind:train", limit=4) == [80, 60, 40, 20]
+    assert found(store, "common kind:train", limit=50) == [80, 60, 40, 20, 0]
+    assert count(store, parse("common kind:train", NOW), most=3) == 3
+    later = (NOW + dt.timedelta(seconds=30)).isoformat().replace("+00:00", "Z")
+    assert found(store, f"common kind:train before:{later}", limit=1) == [20]
+    assert found(store, f"common kind:train after:{later}") == [80, 60, 40]
+
+
+def test_statistics_are_taken_when_a_store_has_doubled(sqlite_store, make_card, monkeypatch):
+    monkeypatch.setattr("observability.search.FIRST_STATISTICS", 8)
+    taken = []
+    monkeypatch.setattr("observability.search.refresh_statistics", taken.append)
+    for number in range(12):  # three entries each: 3, 6, 9 (over 8), 12, 15, 18 (over 16), ... 33 (over 32), 36
+        insert_cards(sqlite_store, [RecordedCard(make_card(an_id(number)), NOW)])
+        catch_up(sqlite_store, "local")
+    assert len(taken) == 3

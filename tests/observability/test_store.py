@@ -6,11 +6,13 @@ import shutil
 import subprocess
 import sys
 import threading
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic import command
+from sqlalchemy import exc
 
 import observability.store as stores
 from agent_rft.contracts.errors import UserError
@@ -25,7 +27,7 @@ GRADER_TABLES = {"grader_versions", "grader_states", "grader_reports", "grader_a
 LEDGER_TABLES = {"blobs", "ledger", "ledger_roots"}
 SEARCH_TABLES = {"search_cards", "search_marks"}
 PEOPLE_TABLES = {"users", "api_keys", "access_log", "access_cards", "reviews", "change_requests", "change_outcomes", "card_states"}
-PEOPLE_TABLES |= {"review_queue", "saved_views", "legal_holds", "erasures", "retention_policies"}
+PEOPLE_TABLES |= {"review_queue", "queue_fills", "saved_views", "legal_holds", "erasures", "retention_policies"}
 PEOPLE_TABLES |= {"sources", "traces", "trace_parts", "artifacts"}
 TABLES = {"alembic_version", "job_cards", "card_steps", "grades"} | GRADER_TABLES | LEDGER_TABLES | SEARCH_TABLES | PEOPLE_TABLES
 
@@ -190,3 +192,16 @@ def test_the_migrations_are_found_where_the_package_is_installed(tmp_path):
     assert done.stderr == ""
     assert done.stdout.strip() == str(tmp_path / "site" / "migrations")
     assert (tmp_path / "runs" / "cards.db").exists()
+
+
+def test_a_tenants_question_that_takes_too_long_is_ended_and_only_there(postgres):
+    """On SQLite the patience of the pages is the only limit."""
+    url = postgres()
+    migrate(url)
+    with closing(open_store(url)) as store:
+        slow, hurried = sa.select(sa.func.pg_sleep(0.3)), store.ending_questions_after(0.05)
+        with hurried.of("acme").reading() as connection, pytest.raises(exc.OperationalError, match="statement timeout"):
+            connection.execute(slow)
+        for unhurried in (hurried, store.of("acme")):  # the same connection, again out of the pool
+            with unhurried.reading() as connection:
+                connection.execute(slow)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.messages import ToolCall
 from agent_rft.contracts.rollouts import Ending, ToolResult, Turn
+from observability.dossier import Artifact, Change, Dossier, Label, Outcome, Review, StateNote, Waiting
 from observability.records import DatedGrade, StoredCard
 from observability.story import story
 
@@ -142,3 +143,50 @@ def test_no_line_is_wider_than_asked(make_card, answer, width):
     card = make_card(reference_answer=answer, metadata={"task_type": answer})
     card = msgspec.structs.replace(card, rollout=msgspec.structs.replace(card.rollout, answer=answer, reason=answer))
     assert max(map(len, story(stored(card), width).split("\n"))) <= width
+
+
+AROUND = """\
+LINEAGE    checkpoint tiny/120: steps 120
+             from run research_tiny-42
+           dataset d1 (data/research)
+
+LATE       2 of 12 spans came after the card was made and stand beside it
+
+STATES     2026-11-21 04:01 blocked, by agent: no key
+
+LABELS     2026-11-21 04:01 0.5, by bob
+
+REVIEWS    2026-11-21 04:01 coach of step 2, by ann: read the table
+
+CHANGES    7: dataset, row numerical-0412, wanted by ann: another reference
+             declined by bob: it is right
+
+QUEUE      audit: drawn by lot
+"""
+
+
+def test_what_is_known_around_a_card_is_told_after_it(make_card):
+    told = stored(make_card())
+    review = Review(id=1, rollout_id="card-1", position=2, verdict="coach", note="read the table", by="ann", at=NOW, entry=4)
+    outcome = Outcome(outcome="declined", how="it is right", by="bob", at=NOW)
+    asked = {"rollout_id": "card-1", "target": "dataset", "row_id": "numerical-0412", "wanted": "another reference", "by": "ann", "at": NOW}
+    known = Dossier(
+        rollout_id="card-1",
+        state="reviewed",
+        stored=told,
+        states=(StateNote(state="blocked", why="no key", by="agent", at=NOW),),
+        reviews=(review,),
+        labels=(Label(labeller="bob", score=0.5, label=None, note="", at=NOW),),
+        changes=(Change(id=7, outcome=outcome, **asked),),
+        queue=(Waiting(rollout_id="card-1", reason="audit", why="drawn by lot", at=NOW),),
+        lineage=(
+            Artifact(kind="checkpoint", id="tiny/120", name="tiny/120", parents=(("run", "research_tiny-42"),), facts={"steps": 120}),
+            Artifact(kind="dataset", id="d1", name="data/research"),
+            Artifact(kind="tool_set", id="t1", name="t1", known=False),
+        ),
+        spans=12,
+        late_spans=2,
+    )
+    whole = story(told, around=known)
+    assert whole.endswith("seed        42\n\n" + AROUND)
+    assert "tenant local\n           state reviewed\n" in whole

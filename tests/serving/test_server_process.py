@@ -12,10 +12,16 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+import httpx
 import pytest
 
+from agent_rft.commands import serve as commands
 from agent_rft.contracts.errors import UserError
+from agent_rft.datasets.filings import TOOLS
+from observability.store import open_store
+from serving.app import create_app
 from serving.server import free_port, running_server, serve
+from serving.tools.corpus import CorpusTools
 
 TOY = str(Path(__file__).parent / "toy_server.py")
 
@@ -42,6 +48,28 @@ def test_it_is_up_inside_the_block_and_gone_after(monkeypatch):
         assert len(server.bearer) > 30  # made for this server
         assert urllib.request.urlopen(f"{server.base_url}/health").status == 200
     assert not alive(server.pid)
+
+
+def test_a_server_whose_database_does_not_come_ends_and_says_so(monkeypatch):
+    """Without a store /v1/traces were a 404, upon which exporters throw their traces away."""
+    monkeypatch.setattr(commands, "PATIENCE", 0.3)
+    monkeypatch.setattr(commands, "RETRY_SECONDS", 0.1)
+    nobody = f"store.url=postgresql://someone@127.0.0.1:{free_port()}/cards"
+    started = time.monotonic()
+    with pytest.raises(UserError, match=r"store at postgresql://.* cannot be opened(.|\n)*server up\?") as ended:
+        commands.serve_forever(commands.settings_of("research_tiny", [nobody], None, free_port()))
+    assert ended.value.exit_code == 2 and 0.3 <= time.monotonic() - started < 10
+
+
+def test_health_says_whether_the_store_answers(tmp_path, in_thread):
+    store = open_store(f"sqlite:///{tmp_path}/cards.db")
+    with in_thread(create_app(CorpusTools({"a": "b"}, TOOLS), {}, None, store=store)) as address:
+        assert httpx.get(f"{address}/health").json()["store"] == "ok"
+        store.close()
+        for file in tmp_path.glob("cards.db*"):
+            file.unlink()
+        tmp_path.rmdir()
+        assert httpx.get(f"{address}/health").json()["store"] == "away"
 
 
 def test_the_bearer_of_the_environment_is_used(monkeypatch):

@@ -1,0 +1,81 @@
+"""What a run leaves in the store beside its cards: what they were made with, and the review queue filled. None of it may cost a run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from agent_rft.commands.access import me
+from agent_rft.commands.parts import Data, Parts, console
+from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.training import Outcome
+from agent_rft.datasets.filings import TOOLS
+from observability.artifacts import register
+from observability.dossier import Artifact
+from observability.proofs import cards_asked_for
+from observability.query import And, Term
+from observability.queue import fill_for, flag_for
+from observability.states import LONGEST_WORDS
+
+
+def register_run(parts: Parts, data: Data) -> None:
+    """When it begins, so that the cards of a run that is stopped say what they came from."""
+    made, settings, run_id = parts.versions, parts.settings, parts.folder.run_id
+    named = [(kind, name) for kind in ("checkpoint", "dataset", "tool_set", "grader") if (name := getattr(made, kind))]
+    tools = settings.tools.url or ", ".join(spec.name for spec in TOOLS)
+    rows = {"rows": len(data.train), "held out": len(data.val)}
+    ref = parts.grader.ref
+    _registered(
+        parts,
+        Artifact(
+            kind="run", id=run_id, name=settings.recipe, run_id=run_id, parents=tuple(named), facts={"code": made.code, "seed": made.seed}
+        ),
+        Artifact(kind="checkpoint", id=made.checkpoint, name=settings.model.path, run_id=run_id),
+        Artifact(kind="dataset", id=made.dataset, name=str(Path(settings.task.train).parent), run_id=run_id, facts=rows),
+        Artifact(kind="tool_set", id=made.tool_set, name=tools, run_id=run_id),
+        Artifact(kind="grader", id=made.grader, name=f"{ref.name}@{ref.version}", run_id=run_id, facts={"hash": ref.hash}),
+    )
+
+
+def register_checkpoint(parts: Parts, name: str, facts: dict[str, Any]) -> None:
+    run_id = parts.folder.run_id
+    _registered(parts, Artifact(kind="checkpoint", id=name, name=name, run_id=run_id, parents=(("run", run_id),), facts=facts))
+
+
+def queue_filled(parts: Parts) -> Iterator[str]:
+    """The line to print; none where nothing new waits for a reviewer."""
+    if parts.store is None:
+        return
+    try:
+        filled = fill_for(parts.store, me(parts.settings.store.tenant))
+    except (UserError, SQLAlchemyError) as error:
+        yield f"warning: the review queue was not filled: {error}"
+        return
+    if filled.put:
+        put = ", ".join(f"{count} by {reason.replace('_', ' ')}" for reason, count in filled.put.items())
+        yield f"for a reviewer: {put}; `rft queue list --tenant {parts.settings.store.tenant} --store {parts.store.name}`"
+
+
+def halt_flagged(parts: Parts, outcome: Outcome) -> Iterator[str]:
+    """What was rolled out in the step at which a guard halted the run waits for a reviewer, with the guard's words."""
+    if parts.store is None or not outcome.halted or not outcome.metrics:
+        return
+    store, tenant, step = parts.store, parts.settings.store.tenant, outcome.metrics[-1].step
+    of_step = And((Term("run", ":", (parts.folder.run_id,)), Term("kind", ":", ("train",)), Term("step", ":", (step,))))
+    try:
+        flag_for(store, me(tenant), cards_asked_for(store.of(tenant), tenant, of_step), "halted", outcome.halted[:LONGEST_WORDS])
+    except (UserError, SQLAlchemyError) as error:
+        yield f"warning: the cards of step {step}, at which a guard halted the run, were not flagged: {error}"
+
+
+def _registered(parts: Parts, *made: Artifact) -> None:
+    """Only where the store is ours to write in: a card server takes cards."""
+    if parts.store is None:
+        return
+    try:
+        register(parts.store, parts.settings.store.tenant, made)
+    except (UserError, SQLAlchemyError) as error:
+        console.print(f"warning: what the cards were made with was not registered: {error}", style="yellow")
