@@ -93,7 +93,8 @@ def test_one_that_is_asked_until_the_budget_is_spent_has_a_flag_of_its_own(wire,
     with endpoint((status, b'{"score": 1}')) as (url, seen):
         grade = EndpointGrader("mine", url, wire).grade(ITEM, SAMPLE)
     assert (grade.reward, grade.passed, list(grade.errors)) == (None, None, ["unresponsive_reward_error"])
-    assert f"answered {status}" in grade.errors["unresponsive_reward_error"] and len(seen) > 1
+    why = grade.errors["unresponsive_reward_error"]  # the last try may have had too little time left for an answer
+    assert (f"answered {status}" in why or "no answer within" in why) and len(seen) > 1
 
 
 def test_so_has_one_that_nobody_runs_or_that_takes_too_long(wire):
