@@ -17,8 +17,6 @@ import pytest
 import sqlalchemy as sa
 import uvicorn
 
-import agent_rft.commands.parts  # its console takes the width of the moment it is made: before any test sets one  # noqa: F401
-
 
 @contextlib.contextmanager
 def app_in_thread(app):

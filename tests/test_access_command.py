@@ -11,6 +11,7 @@ import pytest
 
 from agent_rft.cli import main
 from agent_rft.commands.access import me
+from agent_rft.commands.parts import console
 from observability import users
 from observability.accesses import reading
 from observability.ingest import insert_cards
@@ -30,7 +31,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def rft(tmp_path: Path, store: Store, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(console, "_width", 160)
 
     def run(*words: str) -> tuple[int, str]:
         code = main([*words, "--store", f"sqlite:///{tmp_path}/cards.db"])

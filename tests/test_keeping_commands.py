@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from agent_rft.cli import main
+from agent_rft.commands.parts import console
 from observability.accesses import reading
 from observability.ingest import insert_cards
 from observability.records import RecordedCard
@@ -37,7 +38,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def rft(store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(console, "_width", 160)
 
     def run(*words: str) -> tuple[int, str]:
         code = main([*words, "--store", f"sqlite:///{tmp_path}/cards.db"])

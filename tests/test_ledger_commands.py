@@ -15,6 +15,7 @@ import pytest
 import sqlalchemy as sa
 
 from agent_rft.cli import main
+from agent_rft.commands.parts import console
 from agent_rft.contracts.grades import Grade, GraderRef
 from observability.graders import append_grades
 from observability.ingest import insert_cards
@@ -44,7 +45,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture
 def rft(store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr(console, "_width", 160)
 
     def run(*words: str) -> Said:
         code = main([*words, "--store", f"sqlite:///{tmp_path}/cards.db"])
@@ -146,7 +147,7 @@ def test_evidence_of_a_changed_card_is_refused(rft, store, tmp_path):
 
 def test_an_auditor_needs_no_private_key(rft, tmp_path, monkeypatch):
     assert rft("ledger", "sign")[0] == 0
-    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(console, "_width", 40)
     copy = tmp_path / "auditor"
     copy.mkdir()
     (copy / "keys.json").write_text(rft("ledger", "keys")[1])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from agent_rft.cli import main
+from agent_rft.commands.parts import console
 from agent_rft.contracts.grades import Grade, GraderRef
 from observability.accesses import reading
 from observability.cards import cards_by_id
@@ -35,7 +36,7 @@ def store(tmp_path: Path):
 
 @pytest.fixture
 def rft(store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr(console, "_width", 200)
 
     def run(*words: str) -> tuple[int, str]:
         code = main([*words, "--store", f"sqlite:///{tmp_path}/cards.db"])
