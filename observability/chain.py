@@ -15,6 +15,7 @@ from typing import Any, Literal, cast
 import msgspec
 
 from observability.merkle import Tree
+from observability.texts import storable
 
 GENESIS = "0" * 64
 """What the first entry names as the one before it."""
@@ -112,7 +113,7 @@ def canonical_bytes(value: object) -> bytes:
             return text.encode()
     except UnicodeEncodeError:
         pass  # half a surrogate pair
-    return _canonical_text(_storable(value)).encode()
+    return _canonical_text(_all_storable(value)).encode()
 
 
 def _is_plain(value: object) -> bool:
@@ -137,13 +138,13 @@ def _canonical_text(value: object) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
-def _storable(value: object) -> object:
+def _all_storable(value: object) -> object:
     if isinstance(value, str):
-        return value.replace("\0", "\u2400").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        return storable(value)
     if isinstance(value, Mapping):
-        return {_storable(key): _storable(one) for key, one in cast(Mapping[str, object], value).items()}
+        return {_all_storable(key): _all_storable(one) for key, one in cast(Mapping[str, object], value).items()}
     if isinstance(value, list | tuple):
-        return [_storable(one) for one in cast(Sequence[object], value)]
+        return [_all_storable(one) for one in cast(Sequence[object], value)]
     return value
 
 

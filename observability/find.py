@@ -73,9 +73,15 @@ def count(store: Store, query: Query, tenant: str | None = None, most: int | Non
 
 def whole_cards(store: Store, query: Query, tenant: str | None = None) -> Iterator[StoredCard]:
     """Newest first, a few in memory at a time."""
+    for ids in ids_at_once(store, query, tenant):
+        yield from cards_by_id(store, ids, tenant)
+
+
+def ids_at_once(store: Store, query: Query, tenant: str | None = None) -> Iterator[list[str]]:
+    """Of all the cards, newest first, in lists that fit in memory. The cards themselves are not read for it."""
     after: Cursor | None = None
     while found := newest(store, [job_cards.c.started_at], query, AT_ONCE, tenant, after):
-        yield from cards_by_id(store, list(dict.fromkeys(row.rollout_id for row in found)), tenant)
+        yield list(dict.fromkeys(row.rollout_id for row in found))
         after = Cursor(found[-1].started_at, found[-1].rollout_id)
 
 

@@ -10,9 +10,8 @@ import sqlalchemy as sa
 from agent_rft.contracts.errors import UserError
 from observability.cardless import asked_for
 from observability.chain import Entry, Finding, Record, SignedRoot, check_chain
-from observability.cursor import Cursor
 from observability.evidence import Proofs, prove
-from observability.find import page
+from observability.find import ids_at_once
 from observability.ledger import beyond_the_ledger, checked, every_entry
 from observability.query import Query
 from observability.store import Store
@@ -63,11 +62,9 @@ def case_of(store: Store, tenant: str, ids: Sequence[str], accesses: Set[int], s
 
 def _ids(store: Store, query: Query, tenant: str) -> Iterator[str]:
     """The cards are not read for it: one that cannot be read is told of by its entry."""
-    after: Cursor | None = None
     try:
-        while lines := page(store, query, BATCH, after, tenant):
-            yield from (line.rollout_id for line in lines)
-            after = Cursor(lines[-1].started_at, lines[-1].rollout_id)
+        for ids in ids_at_once(store, query, tenant):
+            yield from ids
     except (TypeError, ValueError) as error:  # of a moment that is none
         what = f"a card that this case may need cannot be read ({type(error).__name__})"
         raise UserError(what, "`rft ledger verify` names what was changed", exit_code=1) from None

@@ -12,9 +12,12 @@ import msgspec
 def storable(text: str) -> str:
     """A NUL becomes its picture, half a surrogate pair the replacement character: PostgreSQL refuses the first, UTF-8 the
     second, and one such answer must not hold up a store."""
-    if text.isascii() and "\0" not in text:
-        return text
-    return text.replace("\0", "\u2400").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.replace("\0", "\u2400") if text.isascii() else without_halves(text.replace("\0", "\u2400"))
+
+
+def without_halves(text: str) -> str:
+    """Half a surrogate pair, which a model may sample and senders leave that cut texts to a length, becomes the replacement character."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def to_json(value: object) -> str:

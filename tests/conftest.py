@@ -17,6 +17,10 @@ import pytest
 import sqlalchemy as sa
 import uvicorn
 
+from agent_rft.cli import main
+from agent_rft.commands.parts import console
+from observability.store import Store
+
 
 @contextlib.contextmanager
 def app_in_thread(app):
@@ -78,3 +82,17 @@ def postgres() -> Iterator[Callable[[], str]]:
     server.get_postmaster_info().process.wait(10)
     server.cleanup()
     Path(folder).rmdir()
+
+
+@pytest.fixture
+def rft(store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """A command over the `store` that the test's file makes, cards.db in its folder: the exit code, and all that was said."""
+    monkeypatch.setattr(console, "_width", 200)  # kept there, so a width set in the environment may come too late
+
+    def run(*words: str) -> tuple[int, str]:
+        where = [] if "--to" in words else ["--store", f"sqlite:///{tmp_path}/cards.db"]
+        code = main([*words, *where])
+        out, err = capfd.readouterr()
+        return code, out + err
+
+    return run

@@ -9,9 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_rft.cli import main
 from agent_rft.commands.access import me
-from agent_rft.commands.parts import console
 from observability import users
 from observability.accesses import reading
 from observability.ingest import insert_cards
@@ -27,18 +25,6 @@ def store(tmp_path: Path) -> Store:
     store = open_store(f"sqlite:///{tmp_path}/cards.db")
     insert_cards(store, [RecordedCard(make_card(one, tenant="default"), NOW) for one in ("card-1", "card-2")])
     return store
-
-
-@pytest.fixture
-def rft(tmp_path: Path, store: Store, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(console, "_width", 160)
-
-    def run(*words: str) -> tuple[int, str]:
-        code = main([*words, "--store", f"sqlite:///{tmp_path}/cards.db"])
-        out, err = capfd.readouterr()
-        return code, out + err
-
-    return run
 
 
 def key_in(told: str) -> str:

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from agent_rft.cli import main
-from agent_rft.commands.parts import console
 from observability.accesses import reading
 from observability.ingest import insert_cards
 from observability.records import RecordedCard
@@ -34,18 +32,6 @@ def store(tmp_path: Path) -> Store:
         card.rollout.answer = f"Plumbago {number} was the answer" + (", says Wilhelmina Quux." if number == 1 else ".")
         insert_cards(store, [RecordedCard(card, LONG_AGO)])
     return store
-
-
-@pytest.fixture
-def rft(store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(console, "_width", 160)
-
-    def run(*words: str) -> tuple[int, str]:
-        code = main([*words, "--store", f"sqlite:///{tmp_path}/cards.db"])
-        out, err = capfd.readouterr()
-        return code, out + err
-
-    return run
 
 
 def in_the_files(folder: Path, text: str) -> bool:

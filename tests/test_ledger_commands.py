@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from agent_rft.cli import main
 from agent_rft.commands.parts import console
 from agent_rft.contracts.grades import Grade, GraderRef
 from observability.graders import append_grades
@@ -41,18 +40,6 @@ def store(tmp_path: Path) -> Store:
         insert_cards(store, [RecordedCard(card, minute)])
     append_grades(store, [(IDS[0], Grade(GraderRef("numeric", "2", "beef"), 0.0, False))])
     return store
-
-
-@pytest.fixture
-def rft(store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(console, "_width", 160)
-
-    def run(*words: str) -> Said:
-        code = main([*words, "--store", f"sqlite:///{tmp_path}/cards.db"])
-        out, err = capfd.readouterr()
-        return code, out + err
-
-    return run
 
 
 def changed(store: Store, *statements: sa.Executable) -> None:

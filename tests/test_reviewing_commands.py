@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from agent_rft.cli import main
-from agent_rft.commands.parts import console
 from agent_rft.contracts.grades import Grade, GraderRef
 from observability.accesses import reading
 from observability.cards import cards_by_id
 from observability.ingest import insert_cards
 from observability.records import RecordedCard
-from observability.store import Store, open_store
+from observability.store import open_store
 
 ROOT = Path(__file__).resolve().parents[1]
 make_card = runpy.run_path(str(ROOT / "tests/observability/sample_cards.py"))["make_card"]
@@ -32,18 +31,6 @@ def store(tmp_path: Path):
         insert_cards(store, [RecordedCard(card, dt.datetime(2026, 11, 21, tzinfo=dt.UTC))])
     yield store
     store.close()
-
-
-@pytest.fixture
-def rft(store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(console, "_width", 200)
-
-    def run(*words: str) -> tuple[int, str]:
-        code = main([*words, "--store", f"sqlite:///{tmp_path}/cards.db"])
-        out, err = capfd.readouterr()
-        return code, out + err
-
-    return run
 
 
 def test_from_the_queue_to_a_change_request_that_is_done(rft, store, tmp_path):

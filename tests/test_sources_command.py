@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent_rft.cli import main
 from observability.ingest import insert_cards
 from observability.records import RecordedCard
 from observability.remote import card_line
@@ -42,18 +41,6 @@ def store(tmp_path):
     insert_cards(store, [recorded("run seven", number) for number in (1, 3, 6, 7)], [said])
     yield store
     store.close()
-
-
-@pytest.fixture
-def rft(tmp_path, capfd, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
-
-    def run(*words):
-        code = main([*words, *(() if "send" in words else ("--store", f"sqlite:///{tmp_path}/cards.db"))])
-        out, err = capfd.readouterr()
-        return code, out + err
-
-    return run
 
 
 def test_sources_with_gaps_are_listed_and_the_complete_ones_counted(store, rft):

@@ -24,6 +24,7 @@ from observability.otlp.ids import is_uuid7, span_id_of, started_ns, trace_id_of
 from observability.otlp.names import OURS
 from observability.otlp.spans import Event, Span
 from observability.records import DatedGrade
+from observability.texts import without_halves
 
 INTERNAL, CLIENT = 1, 3  # kinds of spans
 RESOURCE = {"service.name": "agent-rft"}
@@ -39,7 +40,7 @@ def spans_of(card: JobCard, grades: Sequence[DatedGrade] = ()) -> tuple[Span, ..
     main = _span(card, ("agent",), start, end, "invoke_agent", name="invoke_agent", kind=INTERNAL, attributes=_of_agent(card))
     main = msgspec.structs.replace(main, parent_id="", events=tuple(_evaluation(each) for each in dated))
     if card.rollout.ending is Ending.INFRA_FAILED:
-        main = msgspec.structs.replace(main, failed=True, message=_storable(card.rollout.reason))
+        main = msgspec.structs.replace(main, failed=True, message=without_halves(card.rollout.reason))
     return (main, *_steps(card, start))
 
 
@@ -108,7 +109,7 @@ def _of_agent(card: JobCard) -> dict[str, Any]:
     }
     if rollout.ending is Ending.ANSWERED:
         told[names.OUTPUT] = _messages([Message("assistant", rollout.answer)])
-    return {name: _storable(value) if isinstance(value, str) else value for name, value in told.items() if value is not None}
+    return {name: without_halves(value) if isinstance(value, str) else value for name, value in told.items() if value is not None}
 
 
 def _steps(card: JobCard, start: int) -> Iterator[Span]:
@@ -130,7 +131,7 @@ def _steps(card: JobCard, start: int) -> Iterator[Span]:
 def _of_turn(card: JobCard, turn: Turn, heard: Sequence[Message]) -> dict[str, Any]:
     return {
         "gen_ai.provider.name": "agent_rft",
-        "gen_ai.request.model": _storable(card.versions.checkpoint),
+        "gen_ai.request.model": without_halves(card.versions.checkpoint),
         names.INPUT: _messages(heard),
         names.OUTPUT: _messages([Message("assistant", turn.text, turn.calls)]),
         "gen_ai.usage.input_tokens": turn.context_tokens or len(turn.context_ids),
@@ -140,11 +141,11 @@ def _of_turn(card: JobCard, turn: Turn, heard: Sequence[Message]) -> dict[str, A
 
 def _tool_span(card: JobCard, turn: int, at: int, lasted: int, call: ToolCall | None, result: ToolResult) -> Span:
     told: dict[str, Any] = {
-        "gen_ai.tool.name": call and _storable(call.name),
-        "gen_ai.tool.call.id": _storable(result.call_id),
+        "gen_ai.tool.name": call and without_halves(call.name),
+        "gen_ai.tool.call.id": without_halves(result.call_id),
         "gen_ai.tool.call.arguments": call and _json(call.arguments),
-        "gen_ai.tool.call.result": _storable(result.output),
-        names.ERROR: result.error and _storable(result.error),
+        "gen_ai.tool.call.result": without_halves(result.output),
+        names.ERROR: result.error and without_halves(result.error),
         OURS + "attempts": result.attempts,
         OURS + "seconds": float(result.seconds),
     }
@@ -188,9 +189,4 @@ def _parts(message: Message) -> Iterator[dict[str, Any]]:
 
 
 def _json(value: Any) -> str:
-    return _storable(json.dumps(value, ensure_ascii=False, default=str))
-
-
-def _storable(text: str) -> str:
-    """Half a surrogate pair, which a model may sample and UTF-8 cannot hold, becomes the replacement character."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return without_halves(json.dumps(value, ensure_ascii=False, default=str))

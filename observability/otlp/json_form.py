@@ -12,6 +12,7 @@ import msgspec
 
 from agent_rft.contracts.errors import UserError
 from observability.otlp.spans import EMPTY, Event, Link, Received, Rejected, Span, finite, told
+from observability.texts import without_halves
 
 Number = int | str
 Count = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]
@@ -128,12 +129,10 @@ Shape = TypeVar("Shape")
 
 
 def _decoded(decoder: msgspec.json.Decoder[Shape], text: bytes | msgspec.Raw) -> Shape:
-    """Half a surrogate pair, as senders leave it that cut texts to a length, becomes the replacement character."""
     try:
         return decoder.decode(text)
     except msgspec.DecodeError:
-        whole = json.dumps(json.loads(bytes(text)), ensure_ascii=False)
-        return decoder.decode(whole.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+        return decoder.decode(without_halves(json.dumps(json.loads(bytes(text)), ensure_ascii=False)))
 
 
 def _span(span: _Span, resource: dict[str, Any], scope: str) -> Span:
