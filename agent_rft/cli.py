@@ -7,8 +7,10 @@ import math
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from agent_rft.contracts.errors import InfraError, UserError
@@ -31,7 +33,8 @@ def main(argv: list[str] | None = None) -> int:
         os.environ.setdefault(quiet, "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # A supervisor's stop is a clean stop: what is under way is put down as it is for Ctrl-C, job cards to the store included.
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _as_ctrl_c)
+    sys.unraisablehook = _ask_again
     arguments = parser().parse_args(argv)
     run: Callable[[argparse.Namespace], None] = arguments.run
     try:
@@ -51,6 +54,21 @@ def main(argv: list[str] | None = None) -> int:
             f"infrastructure: the job-card store: {error.__cause__ or error}\n  is its server up, and room on its disk? then again", 4
         )
     return 0
+
+
+def _as_ctrl_c(_: int, frame: FrameType | None) -> None:
+    """Asks what is asked at Ctrl-C now, an event loop's own way to stop included. Not by a SIGINT: who was started in the background
+    by a shell without job control is deaf to that one."""
+    at_ctrl_c = signal.getsignal(signal.SIGINT)
+    (at_ctrl_c if callable(at_ctrl_c) else signal.default_int_handler)(signal.SIGINT, frame)
+
+
+def _ask_again(lost: sys.UnraisableHookArgs) -> None:
+    """A stop that falls into a finalizer is dropped by Python with a line on standard error: the end of an event loop is full of them."""
+    if lost.exc_type is KeyboardInterrupt:
+        threading.Timer(0.05, signal.pthread_kill, [threading.main_thread().ident, signal.SIGTERM]).start()
+    else:
+        sys.__unraisablehook__(lost)
 
 
 def _is_of_the_store(error: Exception) -> bool:

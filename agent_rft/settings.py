@@ -234,7 +234,9 @@ class StoreSettings(Section):
     redact: bool = True
     """Addresses, numbers of phones, cards and accounts, ids, keys and passwords are taken out before anything is stored."""
     patterns: dict[str, str] = {}
-    """What to take out besides: {CASE_NUMBER: "C-[0-9]{6}"}. On a server it holds for every tenant's cards."""
+    """What to take out besides: {CASE_NUMBER: "C-[0-9]{6}"}. For every tenant's cards."""
+    tenant_patterns: dict[str, dict[str, str]] = {}
+    """What to take out of one tenant's cards only: {acme: {STAFF: "E-[0-9]{6}"}}."""
     ledger: str | None = None
     """Folder of the signing keys and the signed roots; null: beside the store."""
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from alembic import context
 
+from observability.release_tables import metadata
 from observability.store import compared
-from observability.tables import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

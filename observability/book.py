@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from observability.chain import SALT_BYTES, Entry, facts_digest, next_entry, payload_digest
 from observability.halves import Halves, card_halves, credit_facts, grade_halves, moment_text
 from observability.records import CardRows, Values
+from observability.rows import add_rows
 from observability.store import take_turns
 from observability.tables import ledger
 
@@ -54,8 +55,7 @@ class Book:
         row["entry"] = self._enter(kind, subject, row["tenant"], facts_digest(halves.facts), payload)
 
     def close(self) -> None:
-        if self._new:
-            self._connection.execute(sa.insert(ledger), [msgspec.structs.asdict(entry) for entry in self._new])
+        add_rows(self._connection, ledger, [msgspec.structs.asdict(entry) for entry in self._new])
 
     def _enter(self, kind: str, subject: str, tenant: str, facts: str, payload: str = "") -> int:
         entry = next_entry(self._last[tenant], tenant=tenant, at=self._at, kind=kind, subject=subject, facts=facts, payload=payload)

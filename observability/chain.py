@@ -25,6 +25,7 @@ FARTHEST = 16
 REMEMBERED = 1000
 """Misplaced entries that are kept in mind to tell a swap from two edits."""
 PLAIN = frozenset({str, int, bool, type(None)})
+NAMES = {str}
 SORTED = msgspec.json.Encoder(order="sorted")
 
 What = Literal[
@@ -123,15 +124,15 @@ def _is_plain(value: object) -> bool:
         return True
     if kind is float:
         return value == 0 or 1e-4 <= abs(cast(float, value)) < 1e16
-    inner = cast(Sequence[object], value)
+    inner: Any = value
     if kind is dict:
-        named = cast(dict[object, object], value)
-        if not all([type(name) is str for name in named]):
+        if inner and set(map(type, inner)) != NAMES:
             return False
-        inner = named.values()
+        inner = inner.values()
     elif kind is not list and kind is not tuple:
         return False
-    return all([type(one) in PLAIN or _is_plain(one) for one in inner])
+    odd = set(map(type, inner)) - PLAIN  # asked of all at once: this is done for every value of every step
+    return not odd or all([type(one) in PLAIN or _is_plain(one) for one in inner])
 
 
 def _canonical_text(value: object) -> str:
@@ -225,6 +226,11 @@ def unreadable(entry: Entry, why: str) -> Finding:
 
 def otherwise_written(tenant: str, seq: int, kind: str, subject: str) -> Finding:
     words = "a time, a number, a verdict or a key in it stands there in a form that the store never writes, so filters miss it"
+    return Finding(tenant=tenant, seq=seq, kind=kind, subject=subject, what="edited", words=words)
+
+
+def otherwise_numbered(tenant: str, seq: int, kind: str, subject: str) -> Finding:
+    words = "its id, or the id of what it belongs to, is not the one that was given when it was recorded"
     return Finding(tenant=tenant, seq=seq, kind=kind, subject=subject, what="edited", words=words)
 
 

@@ -16,7 +16,7 @@ from typing import TypeVar
 import structlog
 
 from observability.ingest import is_away, reason
-from observability.redaction.detector import Detector
+from observability.redaction.detectors import Detectors
 from observability.search import behind, index_some
 from observability.store import Store, prepare_months
 from observability.traces import AT_ONCE, settle_quiet
@@ -34,7 +34,7 @@ log = structlog.get_logger(__name__)
 class Follower:
     """Rests as long as it works, so that those who send cards are served first."""
 
-    def __init__(self, store: Store, detectors: tuple[Detector, ...], quiet: float = QUIET) -> None:
+    def __init__(self, store: Store, detectors: Detectors, quiet: float = QUIET) -> None:
         self._store, self._detectors = store, detectors
         self._quiet = dt.timedelta(seconds=quiet)
         self._stopping = threading.Event()

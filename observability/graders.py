@@ -22,6 +22,7 @@ from observability.dossier import WITHDRAWN, NotThere
 from observability.halves import label_halves
 from observability.records import Values, grade_row
 from observability.redaction.cards import redact_grade
+from observability.redaction.detectors import BUILT_IN_ONLY, Detectors
 from observability.redaction.redact import redact
 from observability.states import refuse_sealed, sealed_among, sealed_error
 from observability.store import Store, take_turns
@@ -141,7 +142,7 @@ def approvals(store: Store, ref: GraderRef) -> list[tuple[str, dt.datetime]]:
 # --- grades and labels of rollouts --------------------------------------------------------------------------------------
 
 
-def append_grades(store: Store, given: Sequence[tuple[str, Grade]], tenant: str | None = None) -> int:
+def append_grades(store: Store, given: Sequence[tuple[str, Grade]], tenant: str | None = None, detectors: Detectors = BUILT_IN_ONLY) -> int:
     """(rollout id, grade), of any tenant's cards or of one's; how many were added. What a rollout was given before stays; the newest
     grade is what lists show.
 
@@ -157,8 +158,8 @@ def append_grades(store: Store, given: Sequence[tuple[str, Grade]], tenant: str 
             raise sealed_error(sealed)
         scored = sa.select(grades.c.rollout_id, grades.c.tenant, grades.c.hash).where(among, grades.c.reward.is_not(None))
         kept = {(row[0], row[2]) for row in connection.execute(scored) if tenants[row[0]] == row[1]}
-        fresh = [(rollout_id, redact_grade(grade)[0]) for rollout_id, grade in given if (rollout_id, grade.grader.hash) not in kept]
-        rows = [grade_row(rollout_id, tenants[rollout_id], grade, at) for rollout_id, grade in fresh]
+        fresh = [(rollout_id, grade, tenants[rollout_id]) for rollout_id, grade in given if (rollout_id, grade.grader.hash) not in kept]
+        rows = [grade_row(one, whose, redact_grade(grade, detectors.of(whose))[0], at) for one, grade, whose in fresh]
         for row in rows:
             book.grade(row)
         if rows:

@@ -12,6 +12,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+import msgspec
+
 from observability.records import COSTS, VERSIONS
 from observability.texts import to_json, unpacked
 
@@ -37,7 +39,13 @@ HOLD_FACTS = ("name", "tenant", "act", "query", "reason", "by", "at")
 ERASURE_FACTS = ("rollout_id", "tenant", "why", "by", "at")
 ACCESS_FACTS = ("tenant", "action", "subject", "cards", "cards_digest", "by", "at")
 SPANS_FACTS = ("rollout_id", "tenant", "trace_id", "spans", "late", "at")
-POINTED = {"seconds", "tool_seconds", "advantage", "reward", "score"}
+RELEASE_FACTS = ("tenant", "service", "candidate", "live", "policy", "by", "at")
+RELEASE_EVENT_FACTS = ("tenant", "release", "act", "stage", "share", "held", "cut", "why", "figures", "by", "at")
+APPROVAL_FACTS = ("tenant", "rollout_id", "call_id", "tool", "arguments_hash", "expires_at", "by", "at")
+DECISION_FACTS = ("tenant", "approval", "decision", "by", "at")
+USE_FACTS = ("tenant", "approval", "by", "at")
+PLAIN = frozenset({str, type(None)})
+POINTED = {"seconds", "tool_seconds", "advantage", "reward", "score", "share"}
 
 _SALTLESS: dict[str, Any] = {"salt": None}
 ERASED: dict[str, dict[str, Any]] = {
@@ -52,6 +60,8 @@ ERASED: dict[str, dict[str, Any]] = {
     "outcome": _SALTLESS | {"how": ""},
     "state": _SALTLESS | {"why": ""},
     "spans": _SALTLESS | {"body": None},
+    "approval": _SALTLESS | {"arguments": None},
+    "approval decision": _SALTLESS | {"note": ""},
 }
 """What stands in the rows of a record whose words are gone, by its kind. A step keeps its place, since the facts count them."""
 
@@ -66,16 +76,22 @@ def card_halves(card: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], tex
     """Of a row of job_cards, its steps by position, and the blobs that they name. Without one of these there are no words to hold
     against what was recorded."""
     facts = {**_facts(card, (*JOB_FACTS, *OUTCOME_FACTS, *COSTS, *VERSIONS)), "steps": len(steps)}
-    named = [card["opening"], card["tools"], *(step["output_blob"] for step in steps if step["output_blob"])]
+    named = [card["opening"], card["tools"], *(step["output_blob"] for step in steps if step["output_blob"] is not None)]
     if not all(name in texts for name in named):
         return Halves(facts)
     given = {"opening": json.loads(texts[card["opening"]]), "tools": json.loads(texts[card["tools"]])}
     if (paths := card.get("removed_paths")) is not None:  # a card from before there were any has them among its facts
         given["removed_paths"] = paths
-    told = [
-        _picked(step, STEP_PAYLOAD) | {"output": texts[step["output_blob"]] if step["output_blob"] else step["output"]} for step in steps
-    ]
+    told = [_picked(step, STEP_PAYLOAD) | {"output": _output(step, texts)} for step in steps]
     return Halves(facts, {**_picked(card, CARD_PAYLOAD), **given, "steps": told})
+
+
+def _output(step: Mapping[str, Any], texts: Mapping[str, str]) -> Any:
+    """Words that somebody put beside a blob are told too, so that they give another digest, whichever of the two a reader takes."""
+    said, blob = step["output"], step["output_blob"]
+    if blob is None:
+        return said
+    return texts[blob] if said is None else [said, texts[blob]]
 
 
 def credit_facts(card: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,6 +143,26 @@ def spans_halves(part: Mapping[str, Any], text: str | None = None) -> Halves:
     return Halves(_facts(part, SPANS_FACTS), None if text is None else {"spans": text})
 
 
+def release_halves(release: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(release, RELEASE_FACTS))
+
+
+def release_event_halves(event: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(event, RELEASE_EVENT_FACTS))
+
+
+def approval_halves(approval: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(approval, APPROVAL_FACTS), _picked(approval, ("arguments",)))
+
+
+def decision_halves(decision: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(decision, DECISION_FACTS), _picked(decision, ("note",)))
+
+
+def use_halves(use: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(use, USE_FACTS))
+
+
 def is_erased(kind: str, row: Mapping[str, Any]) -> bool:
     """Whether nothing but facts stands in the row. A half-erased one is something else."""
     return all(row[name] == blank for name, blank in ERASED.get(kind, {}).items())
@@ -141,14 +177,22 @@ def _facts(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
 
 
 def _picked(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {name: _as_stored(name, row[name]) for name in names}
+    """What every database gives back as it was is told here: of most values no more than that is asked."""
+    return {name: value if type(value := row[name]) in PLAIN else _as_stored(name, value) for name in names}
 
 
 def _as_stored(name: str, value: Any) -> Any:
-    if value is None or type(value) is str or (type(value) is int and name not in POINTED):
+    if type(value) is int and name not in POINTED:
         return value
     if name in POINTED:
         return float(value) + 0.0  # SQLite keeps no minus before a nothing
     if isinstance(value, dt.datetime):
         return moment_text(value)
-    return json.loads(to_json(value)) if isinstance(value, dict | list | tuple | float) else value
+    return _as_read(value) if isinstance(value, dict | list | tuple | float) else value
+
+
+def _as_read(value: Any) -> Any:
+    try:
+        return msgspec.json.decode(msgspec.json.encode(value))
+    except UnicodeEncodeError:
+        return json.loads(to_json(value))

@@ -25,17 +25,16 @@ import msgspec
 import sqlalchemy as sa
 import structlog
 from sqlalchemy import exc
-from sqlalchemy.dialects import postgresql, sqlite
 
 from agent_rft.contracts.errors import InfraError, UserError
 from agent_rft.contracts.jobcards import JobCard
 from observability.book import Book
 from observability.records import CardRows, RecordedCard, Values, rows_of, without_token_ids
 from observability.redaction.cards import redact_card
-from observability.redaction.detector import Detector
-from observability.redaction.detectors import BUILT_IN, custom_detectors
+from observability.redaction.detectors import BUILT_IN_ONLY, Detectors, detectors_of
+from observability.rows import add_rows
 from observability.sources import Said, note_all, source_name
-from observability.store import Store, open_store
+from observability.store import Store, one_of, open_store
 from observability.tables import blobs, card_steps, grades, job_cards
 from observability.texts import packed, storable
 
@@ -69,13 +68,20 @@ class StoreRecorder:
     cards it says so in the log, once.
     """
 
-    def __init__(self, store: Store, redacting: bool = True, patterns: Mapping[str, str] | None = None, part: str = "recorder") -> None:
-        """`patterns`: what a tenant wants removed besides, names and regular expressions. `part`: who records, for the list of
-        sources, where it gets a name that no other has."""
-        self._recipe = (redacting, patterns, part)
+    def __init__(
+        self,
+        store: Store,
+        redacting: bool = True,
+        patterns: Mapping[str, str] | None = None,
+        tenant_patterns: Mapping[str, Mapping[str, str]] | None = None,
+        part: str = "recorder",
+    ) -> None:
+        """`patterns`: what is removed besides, names and regular expressions; `tenant_patterns`: what is removed from one tenant's
+        cards only. `part`: who records, for the list of sources, where it gets a name that no other has."""
+        self._recipe = (redacting, patterns, tenant_patterns, part)
         self._source = source_name(part)
         self._given: dict[str, int] = {}  # numbers, by tenant: each sees its own cards only, and should see no gaps among them
-        self._detectors = detectors_of(redacting, patterns)
+        self._detectors = detectors_of(redacting, patterns, tenant_patterns)
         self.recorded = 0
         self.acknowledged = 0
         self.refused = 0
@@ -237,20 +243,15 @@ class StoreRecorder:
         return 1
 
 
-def recorder_at(address: str, redacting: bool, patterns: Mapping[str, str] | None, part: str) -> StoreRecorder:
-    return StoreRecorder(open_store(address), redacting, patterns, part)
+def recorder_at(address: str, *recipe: Any) -> StoreRecorder:
+    return StoreRecorder(open_store(address), *recipe)
 
 
-def detectors_of(redacting: bool, patterns: Mapping[str, str] | None) -> tuple[Detector, ...]:
-    """Everybody's, and the tenant's own besides; none at all where somebody turned redaction off."""
-    return (*BUILT_IN, *custom_detectors(patterns or {})) if redacting else ()
-
-
-def redacted(recorded: RecordedCard, detectors: Sequence[Detector]) -> RecordedCard:
+def redacted(recorded: RecordedCard, detectors: Detectors) -> RecordedCard:
     """As it may be stored or sent. What cannot be redacted leaves the memory for the rescue file only."""
-    if not detectors:
+    if not (its := detectors.of(recorded.card.tenant)):
         return recorded
-    card, removed = redact_card(recorded.card, detectors)
+    card, removed = redact_card(recorded.card, its)
     return msgspec.structs.replace(recorded, card=card, removed=(*(recorded.removed or ()), *removed))
 
 
@@ -313,8 +314,7 @@ def add_grades(connection: sa.Connection, book: Book, given: Iterable[Values]) -
     new = [row for key, row in rows.items() if key not in there]
     for row in new:
         book.grade(row)
-    if new:
-        connection.execute(sa.insert(grades), new)
+    add_rows(connection, grades, new)
 
 
 def _held(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[tuple[str, str], sa.RowMapping]:
@@ -327,19 +327,22 @@ def _held(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[
 
 
 def _insert(connection: sa.Connection, new: Sequence[CardRows]) -> None:
-    every = {
-        job_cards: [row.card for row in new],
-        card_steps: [step for row in new for step in row.steps],
-        grades: [grade for row in new for grade in row.grades],
-    }
-    for table, values in every.items():
-        if values:
-            connection.execute(sa.insert(table), values)
+    add_rows(connection, job_cards, [row.card for row in new])
+    add_rows(connection, card_steps, [step for row in new for step in row.steps])
+    add_rows(connection, grades, [grade for row in new for grade in row.grades])
     texts = {(row.card["tenant"], key): text for row in new for key, text in row.blobs.items()}
-    if texts:
-        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        bodies = [{"tenant": tenant, "hash": key, "body": packed(text)} for (tenant, key), text in sorted(texts.items())]
-        connection.execute(insert(blobs).on_conflict_do_nothing(), bodies)
+    known = _known_texts(connection, texts)
+    bodies = [{"tenant": tenant, "hash": key, "body": packed(text)} for (tenant, key), text in texts.items() if (tenant, key) not in known]
+    add_rows(connection, blobs, bodies)
+
+
+def _known_texts(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Those that need not be packed once more: cards share what they were given. The book is open, so that nobody erases one meanwhile."""
+    found = set[tuple[str, str]]()
+    for tenant in {tenant for tenant, _ in keys}:
+        its = one_of(connection.dialect.name, blobs.c.hash, [key for owner, key in keys if owner == tenant])
+        found.update((tenant, key) for key in connection.scalars(sa.select(blobs.c.hash).where(blobs.c.tenant == tenant, its)))
+    return found
 
 
 def _credit(card: Values, entry: int) -> Values:
@@ -420,7 +423,7 @@ def _rescued_card(line: str, where: str) -> RecordedCard:
         rescued = msgspec.convert(json.loads(line), RecordedCard)
     except (ValueError, msgspec.ValidationError) as error:
         raise UserError(f"{where}: not a saved card: {error}", "the lines before it are in the store; mend or remove this one") from None
-    return rescued if rescued.removed is not None else redacted(rescued, BUILT_IN)
+    return rescued if rescued.removed is not None else redacted(rescued, BUILT_IN_ONLY)
 
 
 def is_away(error: Exception) -> bool:

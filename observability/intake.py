@@ -26,7 +26,7 @@ from observability.otlp.sampling import senders
 from observability.otlp.spans import Received, Rejected
 from observability.partitions import is_ahead
 from observability.records import CardRows, RecordedCard, rows_of, unfit, without_token_ids
-from observability.redaction.detector import Detector
+from observability.redaction.detectors import Detectors
 from observability.sources import Said, note_all
 from observability.store import Store
 from observability.traces import Arrival, Bundle, bundles_of
@@ -110,7 +110,7 @@ class _Request:
 class Intake:
     """Use `close` at the end: it writes what waits, and takes nothing more."""
 
-    def __init__(self, store: Store, detectors: tuple[Detector, ...], *, most_bytes: int = MOST_BYTES, patience: float = PATIENCE) -> None:
+    def __init__(self, store: Store, detectors: Detectors, *, most_bytes: int = MOST_BYTES, patience: float = PATIENCE) -> None:
         self.detectors = detectors
         self._store = store
         self._most_bytes, self._patience = most_bytes, patience
@@ -238,7 +238,7 @@ def _in_turn(requests: Sequence[_Request]) -> Iterator[_Work]:
     return (work for each in itertools.zip_longest(*by_tenant.values()) for work in each if work)
 
 
-def _store(store: Store, works: Sequence[_Work], detectors: tuple[Detector, ...]) -> None:
+def _store(store: Store, works: Sequence[_Work], detectors: Detectors) -> None:
     """All of it, or each half by itself where something spoils it."""
     try:
         new = write(store, [work.what for work in works], detectors)
@@ -274,7 +274,7 @@ def _name(what: Card | Bundle | Word) -> str:
     return f"trace {what.trace_id}" if isinstance(what, Bundle) else f"card {what.recorded.card.rollout_id}"
 
 
-def write(store: Store, whats: Sequence[Card | Bundle | Word], detectors: tuple[Detector, ...]) -> list[bool]:
+def write(store: Store, whats: Sequence[Card | Bundle | Word], detectors: Detectors) -> list[bool]:
     """One transaction; answers which were new."""
     now = dt.datetime.now(dt.UTC)
     bundles = [what for what in whats if isinstance(what, Bundle)]

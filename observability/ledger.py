@@ -24,6 +24,7 @@ from observability.chain import (
     check_record,
     facts_digest,
     not_indexed,
+    otherwise_numbered,
     otherwise_written,
     unreadable,
     unrecorded,
@@ -31,21 +32,27 @@ from observability.chain import (
 from observability.halves import (
     Halves,
     access_halves,
+    approval_halves,
     card_halves,
     change_halves,
     credit_facts,
+    decision_halves,
     erasure_halves,
     grade_halves,
     hold_halves,
     is_erased,
     label_halves,
     outcome_halves,
+    release_event_halves,
+    release_halves,
     review_halves,
     spans_halves,
     state_halves,
+    use_halves,
 )
 from observability.queue import undrawn
 from observability.records import Values
+from observability.release_tables import approval_decisions, approval_uses, approvals, release_events, releases
 from observability.search import words_on_postgresql, words_on_sqlite
 from observability.store import Store
 from observability.tables import (
@@ -92,7 +99,20 @@ GIVEN = (
     Given("erasure", erasures, erasures.c.rollout_id, erasure_halves),
     Given("access", access_log, access_log.c.action, access_halves),
     Given("spans", trace_parts, trace_parts.c.rollout_id, spans_halves),
+    Given("release", releases, releases.c.service, release_halves),
+    Given("release event", release_events, sa.cast(release_events.c.release, sa.String), release_event_halves),
+    Given("approval", approvals, approvals.c.rollout_id, approval_halves),
+    Given("approval decision", approval_decisions, sa.cast(approval_decisions.c.approval, sa.String), decision_halves),
+    Given("approval use", approval_uses, sa.cast(approval_uses.c.approval, sa.String), use_halves),
 )
+
+NAMED_BY_ID: tuple[tuple[sa.Table, sa.Column[Any]], ...] = (
+    (change_requests, change_outcomes.c.request),
+    (releases, release_events.c.release),
+    (approvals, approval_decisions.c.approval),
+    (approvals, approval_uses.c.approval),
+)
+"""What other records name by its id, and in which column."""
 
 
 def tenants(store: Store) -> list[str]:
@@ -226,7 +246,8 @@ def _card_records(connection: sa.Connection, entries: Sequence[Entry]) -> Iterat
             yield Record(entry=entry, facts=credit_facts(card))
         else:
             told = steps.get(entry.subject, [])
-            gone = is_erased("card", card) and all(is_erased("step", step) for step in told)
+            bare = all(step["position"] == at and is_erased("step", step) for at, step in enumerate(told))
+            gone = is_erased("card", card) and bare
             yield _record(entry, card_halves(card, told, texts), card["salt"], gone)
 
 
@@ -277,6 +298,24 @@ def beyond_the_ledger(connection: sa.Connection, tenant: str, only: Sequence[str
     mine = [card_steps.c.tenant == tenant, of_no_card, *([] if only is None else [card_steps.c.rollout_id.in_(only)])]
     steps = sa.select(card_steps.c.rollout_id).distinct().where(*mine)
     yield from (unrecorded(tenant, "step", str(about)) for about in connection.scalars(steps))
+    if only is None:
+        yield from _named_otherwise(connection, tenant)
+
+
+def _named_otherwise(connection: sa.Connection, tenant: str) -> Iterator[Finding]:
+    """Ids that do not grow with their entries, and rows that name an id which nothing has. An id is given after its row was entered and
+    is in no digest: whoever exchanged those of two requests would have the answer to one stand beside the other."""
+    given = {one.table: one for one in GIVEN}
+    for table in dict.fromkeys(whole for whole, _ in NAMED_BY_ID):
+        before = sa.func.lag(table.c.id).over(order_by=table.c.entry).label("before")
+        told = sa.select(table.c.entry, given[table].subject.label("about"), table.c.id, before).where(table.c.tenant == tenant).subquery()
+        for row in connection.execute(sa.select(told.c.entry, told.c.about).where(told.c.id <= told.c.before)):
+            yield otherwise_numbered(tenant, _number(row.entry), given[table].kind, str(row.about))
+    for whole, naming in NAMED_BY_ID:
+        part = given[naming.table]
+        of_none = ~sa.exists().where(whole.c.id == naming, whole.c.tenant == tenant).correlate(part.table)
+        for seq, about in connection.execute(sa.select(part.table.c.entry, part.subject).where(part.table.c.tenant == tenant, of_none)):
+            yield otherwise_numbered(tenant, _number(seq), part.kind, str(about))
 
 
 def _without_entry(

@@ -28,8 +28,9 @@ import structlog
 from agent_rft.contracts.errors import Fault, InfraError, UserError
 from agent_rft.contracts.jobcards import JobCard
 from agent_rft.contracts.retries import TryAgain
-from observability.ingest import BATCH, LONGEST_PAUSE, WARN_WAITING, detectors_of, redacted, rescue
+from observability.ingest import BATCH, LONGEST_PAUSE, WARN_WAITING, redacted, rescue
 from observability.records import RecordedCard, without_token_ids
+from observability.redaction.detectors import detectors_of
 from observability.sources import source_name
 from observability.spool import Patience, Sender, Spool, SpoolFull
 from observability.spooling import Position, Refused, judge
@@ -185,15 +186,16 @@ class HttpRecorder:
         folder: Path,
         redacting: bool = True,
         patterns: Mapping[str, str] | None = None,
+        tenant_patterns: Mapping[str, Mapping[str, str]] | None = None,
         part: str = "recorder",
         spool_bytes: int = SPOOL_BYTES,
         patience: Patience = PATIENCE,
     ) -> None:
-        self._recipe = (server, folder, redacting, patterns, part, spool_bytes, patience)
+        self._recipe = (server, folder, redacting, patterns, tenant_patterns, part, spool_bytes, patience)
         self.folder = folder
         self.source = source_name(part)
         self.recorded = 0
-        self._detectors = detectors_of(redacting, patterns)
+        self._detectors = detectors_of(redacting, patterns, tenant_patterns)
         self._server = server
         self._spool = _spool_in(folder, spool_bytes)
         self._sender = Sender(self._spool, server, patience)

@@ -15,6 +15,7 @@ from observability.book import Book
 from observability.dossier import BEFORE_THE_ANSWER, JUDGEMENTS, NotThere, Sealed, StateNote
 from observability.halves import state_halves
 from observability.records import Values
+from observability.redaction.detectors import BUILT_IN_ONLY, Detectors
 from observability.redaction.redact import redact
 from observability.store import Store
 from observability.tables import card_states, grades, job_cards, reviews
@@ -87,7 +88,7 @@ def notes_in(connection: sa.Connection, tenant: str, rollout_id: str) -> tuple[S
     return tuple(StateNote(**row) for row in connection.execute(sa.select(*columns).where(*mine).order_by(card_states.c.entry)).mappings())
 
 
-def note(store: Store, by: str, tenant: str, rollout_id: str, state: str, why: str = "") -> bool:
+def note(store: Store, by: str, tenant: str, rollout_id: str, state: str, why: str = "", detectors: Detectors = BUILT_IN_ONLY) -> bool:
     """What whoever runs a job says of it before it has an answer. A program's words: redacted as a card is. False where the newest
     note says the same: a client that did not hear our answer asks again."""
     faults = [*_faults_of_id(rollout_id), *faults_of_words("why", why)]
@@ -96,7 +97,7 @@ def note(store: Store, by: str, tenant: str, rollout_id: str, state: str, why: s
         faults.append(Fault("state", f"{state[:40]!r} is none that can be noted", cure))
     if faults:
         raise FaultsFound("the state cannot be noted:", faults, exit_code=2)
-    why = redact(why).text
+    why = redact(why, detectors.of(tenant)).text
     with store.writing() as connection:
         book = Book(connection, [tenant])
         refuse_sealed(connection, tenant, [rollout_id])

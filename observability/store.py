@@ -27,8 +27,9 @@ from sqlalchemy.dialects import postgresql
 
 from agent_rft.contracts.errors import UserError
 from observability.partitions import is_partition, make_partitions
+from observability.release_tables import metadata
+from observability.rows import CONFINED, copy_on
 from observability.rowsecurity import confine_transaction, views_on_sqlite
-from observability.tables import metadata
 from observability.texts import to_json
 
 DEFAULT_URL = "sqlite:///runs/cards.db"
@@ -88,7 +89,8 @@ class Store:
     def writing(self) -> Generator[sa.Connection]:
         """A transaction that holds SQLite's one write lock from its start, so that what it reads stays true until it writes.
         There a tenant's is not confined, since nothing can be written through views: every row that is written names its own."""
-        with self.engine.execution_options(sqlite_begin="BEGIN IMMEDIATE").begin() as connection:
+        options: dict[str, Any] = {"sqlite_begin": "BEGIN IMMEDIATE", CONFINED: self.tenant is not None}
+        with self.engine.execution_options(**options).begin() as connection:
             if self.tenant is not None and connection.dialect.name == "postgresql":
                 confine_transaction(connection, self.tenant)
             yield connection
@@ -205,6 +207,7 @@ def _postgresql(url: sa.URL) -> sa.Engine:
     except ModuleNotFoundError:
         raise UserError("a store on PostgreSQL needs its driver", "pip install 'agent-rft[postgres]'") from None
     event.listen(engine, "connect", _prepare_postgresql)
+    copy_on(engine)
     return engine
 
 

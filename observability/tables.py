@@ -306,7 +306,7 @@ search_marks = sa.Table(  # up to which entry of the ledger the cards are in the
 # --- what people say of cards -----------------------------------------------------------------------------------------------
 
 
-def _recorded(name: str, *parts: SchemaItem, salted: bool = True) -> sa.Table:
+def recorded(name: str, *parts: SchemaItem, salted: bool = True) -> sa.Table:
     """A table to which rows are only added, in the order in which things happened, each with its entry in the ledger."""
     return sa.Table(
         name,
@@ -323,7 +323,7 @@ def _recorded(name: str, *parts: SchemaItem, salted: bool = True) -> sa.Table:
     )
 
 
-reviews = _recorded(  # of a card's verdicts the newest counts; a note is none
+reviews = recorded(  # of a card's verdicts the newest counts; a note is none
     "reviews",
     sa.Column("rollout_id", Key, nullable=False),
     sa.Column("position", sa.Integer),  # of the step it is about; null where it is about the whole card
@@ -332,7 +332,7 @@ reviews = _recorded(  # of a card's verdicts the newest counts; a note is none
     _of_card(),
     sa.Index(None, "rollout_id", "id"),
 )
-change_requests = _recorded(  # what a note asks to be changed
+change_requests = recorded(  # what a note asks to be changed
     "change_requests",
     sa.Column("rollout_id", Key, nullable=False),
     sa.Column("target", sa.String, nullable=False),  # dataset, prompt
@@ -342,7 +342,7 @@ change_requests = _recorded(  # what a note asks to be changed
     sa.Index(None, "tenant", "id"),
     sa.Index(None, "rollout_id", "id"),
 )
-change_outcomes = _recorded(  # of a change request: done or declined, and how
+change_outcomes = recorded(  # of a change request: done or declined, and how
     "change_outcomes",
     sa.Column("request", sa.BigInteger, nullable=False),
     sa.Column("rollout_id", Key, nullable=False),  # the request's
@@ -352,7 +352,7 @@ change_outcomes = _recorded(  # of a change request: done or declined, and how
     sa.Index(None, "request", "id"),
     sa.Index(None, "rollout_id", "id"),
 )
-card_states = _recorded(  # what a card's own columns cannot say: a run that has no card yet, one that was sealed
+card_states = recorded(  # what a card's own columns cannot say: a run that has no card yet, one that was sealed
     "card_states",
     sa.Column("rollout_id", Key, nullable=False),
     sa.Column("state", sa.String, nullable=False),
@@ -393,7 +393,7 @@ saved_views = sa.Table(
 
 # --- what is kept, and what may go ---------------------------------------------------------------------------------------
 
-legal_holds = _recorded(  # placed or released: of a name the newest row counts
+legal_holds = recorded(  # placed or released: of a name the newest row counts
     "legal_holds",
     sa.Column("name", Key, nullable=False),
     sa.Column("act", sa.String, nullable=False),
@@ -402,7 +402,7 @@ legal_holds = _recorded(  # placed or released: of a name the newest row counts
     sa.Index(None, "tenant", "name", "id"),
     salted=False,
 )
-erasures = _recorded(  # cards, and traces that are none, whose words are gone
+erasures = recorded(  # cards, and traces that are none, whose words are gone
     "erasures",
     sa.Column("rollout_id", Key, nullable=False),
     sa.Column("why", Words, nullable=False),
@@ -448,7 +448,7 @@ api_keys = sa.Table(  # the secret half is kept as a digest only
     sa.ForeignKeyConstraint(["tenant", "user"], ["users.tenant", "users.name"], ondelete="CASCADE"),
     sa.Index(None, "tenant", "user"),
 )
-access_log = _recorded(  # what people read, took out and changed
+access_log = recorded(  # what people read, took out and changed
     "access_log",
     sa.Column("action", sa.String, nullable=False),
     sa.Column("subject", Words, nullable=False),  # a query, a card's id, a user's name

@@ -27,9 +27,10 @@ from observability.otlp.ids import rollout_id_of
 from observability.otlp.spans import Received, Rejected, Span, merge
 from observability.records import CardRows, RecordedCard, Values, grade_row, rows_of
 from observability.redaction.cards import redact_card
-from observability.redaction.detector import Detector
+from observability.redaction.detectors import Detectors
 from observability.redaction.redact import Redacting, Removal
 from observability.redaction.spans import RedactingSpans
+from observability.rows import add_rows
 from observability.store import Store
 from observability.tables import job_cards, trace_parts, traces
 from observability.texts import packed, storable, unpacked
@@ -40,7 +41,6 @@ FEW, MANY = 20, 200
 """Parts up to which each one that comes has all of them read again, while everybody's ledger waits; and up to which one with a
 trace's root does. A trace of more parts gets its card once it has gone quiet."""
 TENANT = "rft.tenant"
-Detectors = tuple[Detector, ...]
 TraceKey = tuple[str, str]
 """Tenant and trace id."""
 log = structlog.get_logger(__name__)
@@ -112,8 +112,9 @@ def _other_tenant(span: Span, tenant: str) -> str | None:
 
 
 def _bundle(spans: Sequence[Span], tenant: str, now: dt.datetime, detectors: Detectors) -> Bundle:
-    redacting = RedactingSpans(detectors) if detectors else None
-    part = Part(tuple(map(redacting.span, spans)), tuple(redacting.removed)) if redacting else Part(tuple(spans))
+    its = detectors.of(tenant)
+    redacting = RedactingSpans(its) if its else None
+    part = Part(redacting.spans(spans), tuple(redacting.removed)) if redacting else Part(tuple(spans))
     text = _written(part)
     named = sent_id(part.spans)
     trace_id = spans[0].trace_id
@@ -137,8 +138,9 @@ def _read(body: bytes) -> Part:
 
 def _made(read: TraceCard, parts: Sequence[Part], now: dt.datetime, detectors: Detectors, after: Redacting | None = None) -> Made:
     """The card is redacted again: what stood apart in spans may stand together in it."""
-    card, removed = redact_card(read.card, detectors, after) if detectors else (read.card, ())
-    every = tuple(one for part in parts for one in part.removed or ()) + removed if detectors else None
+    its = detectors.of(read.card.tenant)
+    card, removed = redact_card(read.card, its, after) if its else (read.card, ())
+    every = tuple(one for part in parts for one in part.removed or ()) + removed if its else None
     rows = rows_of(RecordedCard(card, now, every))
     if card.grade is not None:
         rows.grades[:] = [grade_row(card.rollout_id, card.tenant, dated.grade, dated.graded_at) for dated in read.grades]
@@ -244,12 +246,10 @@ class Arrival:
     def _insert(self, seen: Sequence[_Trace], parts: Sequence[Values]) -> None:
         rows = [_trace_row(trace, self._now) for trace in seen if trace.new]
         moved = [_moved(trace, self._now) for trace in seen if trace.touched and not trace.new]
-        if rows:
-            self._connection.execute(sa.insert(traces), rows)
+        add_rows(self._connection, traces, rows)
         if moved:
             self._connection.execute(MOVED, moved)
-        if parts:
-            self._connection.execute(sa.insert(trace_parts), parts)
+        add_rows(self._connection, trace_parts, parts)
 
     def _add_grades(self, late: Sequence[Bundle], known: dict[TraceKey, _Trace]) -> None:
         """Evaluations are often made after the fact. One that says what another of the same grader's version has said adds nothing."""

@@ -48,7 +48,9 @@ def words_in(text: str) -> list[str]:
 def words_of(card: JobCard) -> list[str]:
     """What the index holds of a card. FTS5 forgets a card only when told the same words again: who changes what comes out here makes
     the index anew."""
-    return list(_as_far_as_it_goes(itertools.islice(_words(card.tenant, _texts(card)), MOST_WORDS)))
+    words = list(itertools.islice(_words(card.tenant, _texts(card)), MOST_WORDS))
+    at_most = 4 * sum(map(len, words)) + (1 + 2 * OF_A_PLACE) * len(words)  # bytes: nearly every card is far from the limit
+    return words if at_most <= MOST_BYTES else list(_as_far_as_it_goes(words))
 
 
 def _as_far_as_it_goes(words: Iterable[str]) -> Iterator[str]:

@@ -120,7 +120,7 @@ def store_routes(store: Store, files: LedgerFiles, intake: Intake | None, desk_o
         route_handlers=[
             *login_routes(gate),
             *access_routes(gate),
-            *cards_routes(gate),
+            *(cards_routes(gate, intake.detectors) if intake else cards_routes(gate)),
             *keeping_routes(gate),
             *pages_routes(gate, files),
             *(label_routes(gate, desk_of) if desk_of else []),

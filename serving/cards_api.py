@@ -30,6 +30,7 @@ from observability.graders import append_grades, find_version
 from observability.query import Query
 from observability.queue import Policy, Progress
 from observability.records import StoredCard
+from observability.redaction.detectors import BUILT_IN_ONLY, Detectors
 from observability.store import Store
 from observability.texts import storable, to_json
 from observability.views import View
@@ -133,8 +134,8 @@ class QueueFilled(msgspec.Struct, frozen=True):
     put: dict[str, int]
 
 
-def cards_routes(gate: Gate) -> list[HTTPRouteHandler]:
-    return [*_reading(gate), *_saying(gate), *_around(gate)]
+def cards_routes(gate: Gate, detectors: Detectors = BUILT_IN_ONLY) -> list[HTTPRouteHandler]:
+    return [*_reading(gate), *_saying(gate, detectors), *_around(gate)]
 
 
 def _needs(gate: Gate, scope: Any, tag: str) -> dict[str, Any]:
@@ -178,7 +179,7 @@ def _reading(gate: Gate) -> list[HTTPRouteHandler]:
     return [search, read, export]
 
 
-def _saying(gate: Gate) -> list[HTTPRouteHandler]:
+def _saying(gate: Gate, detectors: Detectors) -> list[HTTPRouteHandler]:
     @post("/v1/cards/{rollout_id:str}/reviews", summary="A verdict or a note on a card", **_needs(gate, "review", "reviews"))
     def review(request: Asking, rollout_id: FromPath[str], data: JSONBody[NewReview]) -> Review:
         caller, store = _doing(gate, request, "review", rollout_id)
@@ -199,13 +200,13 @@ def _saying(gate: Gate) -> list[HTTPRouteHandler]:
     @post("/v1/cards/{rollout_id:str}/states", summary="How far a job is that has not answered", **_needs(gate, "ingest", "cards"))
     def enter_state(request: Asking, rollout_id: FromPath[str], data: JSONBody[NewState]) -> Added:
         caller, store = _caller(gate, request)
-        return Added(states.note(store, caller.name, caller.tenant, rollout_id, data.state, data.why))
+        return Added(states.note(store, caller.name, caller.tenant, rollout_id, data.state, data.why, detectors))
 
     @post("/v1/cards/{rollout_id:str}/grades", summary="A grade by a registered grader", **_needs(gate, "operate", "reviews"))
     def grade(request: Asking, rollout_id: FromPath[str], data: JSONBody[NewGrade]) -> Added:
         caller, store = _doing(gate, request, "grade", rollout_id)
         given = Grade(find_version(store, data.grader).ref, data.reward, data.passed, data.parts, data.errors)
-        return Added(append_grades(store, [(storable(rollout_id), given)], caller.tenant) > 0)
+        return Added(append_grades(store, [(storable(rollout_id), given)], caller.tenant, detectors) > 0)
 
     return [review, ask_for, seal, enter_state, grade]
 

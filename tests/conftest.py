@@ -5,6 +5,7 @@ import json
 import os
 import signal
 import socket
+import sys
 import tempfile
 import threading
 import urllib.error
@@ -87,6 +88,7 @@ def postgres() -> Iterator[Callable[[], str]]:
 @pytest.fixture
 def rft(store: Store, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
     """A command over the `store` that the test's file makes, cards.db in its folder: the exit code, and all that was said."""
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # `main` sets its own, which is for a process of its own
     monkeypatch.setattr(console, "_width", 200)  # kept there, so a width set in the environment may come too late
 
     def run(*words: str) -> tuple[int, str]:

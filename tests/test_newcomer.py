@@ -178,11 +178,7 @@ def test_a_polite_stop_loses_no_card(place: Path):
         assert time.monotonic() < give_up
         time.sleep(0.02)
     running.terminate()
-    try:
-        _, said = running.communicate(timeout=15)
-    except subprocess.TimeoutExpired:  # a signal that meets the last moment of an event loop is lost: supervisors ask again
-        running.terminate()
-        _, said = running.communicate(timeout=60)
+    _, said = running.communicate(timeout=60)
     assert running.returncode == 130, said
     assert "make resume" in said
     with sqlite3.connect(place / "cards.db") as store:

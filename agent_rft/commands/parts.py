@@ -177,10 +177,11 @@ def card_server(address: str) -> CardServer:
 
 
 def _recorder(to: Store | CardServer, settings: Settings, run_id: str) -> StoreRecorder | HttpRecorder:
-    redacting, patterns, part = settings.store.redact, settings.store.patterns, f"run {run_id}"
+    given = settings.store
+    recipe = (given.redact, given.patterns, given.tenant_patterns, f"run {run_id}")
     if isinstance(to, Store):
-        return StoreRecorder(to, redacting, patterns, part)
-    return HttpRecorder(to, spool_folder(Path(settings.run.folder), to.address, settings.store.tenant), redacting, patterns, part)
+        return StoreRecorder(to, *recipe)
+    return HttpRecorder(to, spool_folder(Path(settings.run.folder), to.address, given.tenant), *recipe)
 
 
 def _standing_unknown(grader: Grader, address: str, allow_inactive: bool) -> str:

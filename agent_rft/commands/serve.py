@@ -27,8 +27,8 @@ from agent_rft.settings import Settings, StoreSettings
 from observability.access import Caller
 from observability.accesses import note
 from observability.follower import Follower
-from observability.ingest import detectors_of
 from observability.intake import Intake
+from observability.redaction.detectors import detectors_of
 from observability.store import Store, StoreAway, open_store
 from serving.app import create_app
 from serving.judge import judge_app
@@ -110,7 +110,7 @@ def _intake_of(store: Store | None, settings: StoreSettings) -> Generator[Intake
     if store is None:
         yield None
         return
-    detectors = detectors_of(settings.redact, settings.patterns)
+    detectors = detectors_of(settings.redact, settings.patterns, settings.tenant_patterns)
     with closing(Follower(store, detectors)), closing(Intake(store, detectors)) as intake:
         yield intake
 

@@ -8,10 +8,12 @@ import datetime as dt
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from itertools import pairwise
@@ -117,7 +119,7 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def fill(disk: Path, seconds: float) -> None:
+def fill(disk: Path, seconds: float, once_full: Callable[[], object] = lambda: None) -> None:
     """Nothing fits any more, for so long."""
     ballast = disk / "ballast"
     with ballast.open("wb", buffering=0) as file:
@@ -127,6 +129,7 @@ def fill(disk: Path, seconds: float) -> None:
                 file.write(bytes(size))
             except OSError:
                 size //= 2
+        once_full()
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:  # whatever is let go meanwhile is taken at once
             try:
@@ -154,6 +157,41 @@ def full_spool(folder: Path) -> Row:
         once(world, row, lambda _: fill(disk, 15))
         world.close()
     return row
+
+
+def full_database(folder: Path, fault: str, log_too: bool) -> Row:
+    """A disk of 192 MB with PostgreSQL's tables and its log on it. A PostgreSQL that cannot write its log stops, and its
+    recovery finds no room either: once there is some it is started afresh, as whoever looks after it would."""
+    row = Row(fault, "PostgreSQL")
+    with small_disk(folder / "disk", 192) as disk, ExitStack() as stack:
+        database = Postgres(disk / "postgres", folder / "postgres.log")
+        stack.callback(database.stop)
+        world = World(folder / "world", database.url)
+        stack.callback(world.close)
+
+        def full(clients: Clients) -> None:
+            before = clients.answered()
+            fill(disk, 15, database.use_up_the_log if log_too else lambda: None)
+            meanwhile = clients.answered() - before
+            if log_too:
+                database.stop()
+            database.start()
+            said = Counter(re.findall("PANIC|No space left on device", database.log.read_text()))
+            print(f"  answers meanwhile: {dict(meanwhile)}; PostgreSQL said {dict(said)}", flush=True)
+            if not said["No space left on device"] or bool(said["PANIC"]) != log_too:
+                row.note([f"PostgreSQL said {dict(said)}: not the fault that was meant"])
+            if not meanwhile["503"] or set(meanwhile) - {"200", "429", "503"}:
+                row.note([f"the server answered {dict(meanwhile)}; 503 is what is asked of it"])
+
+        return once(world, row, full)
+
+
+def cannot_mount(folder: Path) -> str:
+    try:
+        with small_disk(folder, 1):
+            return ""
+    except (OSError, subprocess.CalledProcessError) as error:
+        return str(error)
 
 
 def clock_back(folder: Path, url: str) -> Row:
@@ -211,8 +249,13 @@ def faults(folder: Path, kills: int, only: list[str]) -> Iterator[Row]:
         yield repeated(sqlite, Row("kill -9 of the server", "SQLite"), lambda _: sqlite.server.kill(), kills // 4)
         sqlite.close()
     if "disk" in only:
+        if why := cannot_mount(folder / "trial"):
+            print(f"LEFT OUT: full disks, for none may be mounted here (root may): {why}", flush=True)
+            return
         yield full_disk(folder / "full-store")
         yield full_spool(folder / "full-spool")
+        yield full_database(folder / "full-database", "full disk of the database", log_too=False)
+        yield full_database(folder / "full-log", "full disk, and its log used up", log_too=True)
 
 
 def main() -> None:

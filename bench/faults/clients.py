@@ -84,18 +84,21 @@ def trace(trace_id: str) -> list[dict[str, object]]:
 
 
 def send_traces(url: str, key: str, folder: Path, _spools: Path, name: str, _tenant: str, ended: threading.Event) -> None:
-    """The same bytes again and again until they are taken, as exporters do."""
-    acknowledged = (folder / f"{name}.acknowledged").open("a")
+    """The same bytes again and again until they are taken, as exporters do. The status of each answer is kept beside."""
+    acknowledged, answers = (folder / f"{name}.acknowledged").open("a"), (folder / f"{name}.answers").open("a")
     while not ended.is_set():
         ids = [secrets.token_hex(16) for _ in range(2)]
         spans = [span for trace_id in ids for span in trace(trace_id)]
         body = json.dumps({"resourceSpans": [{"scopeSpans": [{"spans": spans}]}]}).encode()
-        while not taken(url, key, body):
+        while (status := answer_to(url, key, body)) != 200:
+            print(status or "none", file=answers, flush=True)
             time.sleep(0.1)
+        print(status, file=answers, flush=True)
         print(*ids, sep="\n", file=acknowledged, flush=True)
 
 
-def taken(url: str, key: str, body: bytes) -> bool:
+def answer_to(url: str, key: str, body: bytes) -> int | None:
+    """Its status; None where no answer came."""
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=15)
     with contextlib.closing(connection), contextlib.suppress(OSError, http.client.HTTPException):
         connection.request("POST", "/v1/traces", body, {"Authorization": f"Bearer {key}", "Content-Type": "application/json"})
@@ -103,8 +106,8 @@ def taken(url: str, key: str, body: bytes) -> bool:
         told = answer.read()
         if answer.status == 200:
             assert "partialSuccess" not in json.loads(told) or not json.loads(told)["partialSuccess"], told
-            return True
-    return False
+        return answer.status
+    return None
 
 
 if __name__ == "__main__":

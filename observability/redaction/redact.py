@@ -210,33 +210,44 @@ class Redacting:
         """Whether there is nothing to remove, as of most values there is: told for all of it at once, and so a tenth of the work.
         False where that is not certain."""
         texts = list[str]()
-        if not self._gather(value, texts, 0) or (texts and not self._screen.passes(texts)):
+        if not self._gather(value, texts) or (texts and not self._screen.passes(texts)):
             return False
         self._clean.update(texts)
         return True
 
-    def _gather(self, value: Any, texts: list[str], depth: int) -> bool:
+    def _gather(self, value: Any, texts: list[str]) -> bool:
         """Every text in it that is not known. False where a key promises something, or it is too deep."""
-        kind: type[Any] = type(value)
-        if kind is str:
-            if value in self._clean:
-                return True
-            texts.append(value)
-            return value[:1] not in ("{", "[") or (inside := _json(value)) is None or self._gather(inside, texts, depth + 1)
-        if kind is int:
-            if value >= 10**8:
-                texts.append(str(value))
-            return True
-        if value is None or kind is float or kind is bool:
-            return True
-        if depth > DEEPEST or kind not in (dict, list, tuple):
-            return False
-        if kind is dict:
-            for name in value:
-                if type(name) is not str or len(name) > LONGEST_NAME or not self._screen.key_passes(name):
-                    return False
-            value = value.values()
-        return all([self._gather(one, texts, depth + 1) for one in value])
+        level = [value]
+        for _ in range(DEEPEST + 1):
+            level = self._gather_level(level, texts)
+            if not level:
+                return level is not None
+        return False
+
+    def _gather_level(self, level: list[Any], texts: list[str]) -> list[Any] | None:
+        """What is inside of these; None where it is not certain that nothing has to go."""
+        inner = list[Any]()
+        for one in level:
+            kind: type[Any] = type(one)
+            if kind is str:
+                if one in self._clean:
+                    continue
+                texts.append(one)
+                if one[:1] in ("{", "[") and (inside := _json(one)) is not None:
+                    inner.append(inside)
+            elif kind is dict:
+                for name in one:
+                    if type(name) is not str or len(name) > LONGEST_NAME or not self._screen.key_passes(name):
+                        return None
+                inner += one.values()
+            elif kind is list or kind is tuple:
+                inner += one
+            elif kind is int:
+                if one >= 10**8:
+                    texts.append(str(one))
+            elif not (one is None or kind is float or kind is bool):
+                return None
+        return inner
 
     def _value(self, value: Any, path: str, depth: int, key: Key = NO_KEY) -> Any:
         if depth > DEEPEST and isinstance(value, dict | list | tuple):

@@ -29,12 +29,13 @@ from observability.find import count, whole_cards
 from observability.graders import add_label, append_grades, rollouts_to_label
 from observability.halves import change_halves, review_halves, spans_halves, state_halves
 from observability.holds import held, place, release
-from observability.ingest import add_cards, detectors_of, insert_cards, redacted
+from observability.ingest import add_cards, insert_cards, redacted
 from observability.intake import write
 from observability.otlp.spans import Received, Span
 from observability.proofs import to_be_erased
 from observability.query import EVERY_CARD, parse
 from observability.records import RecordedCard, rows_of
+from observability.redaction.detectors import detectors_of
 from observability.redaction.redact import Removal
 from observability.roots import LedgerFiles
 from observability.search import behind, catch_up
@@ -285,7 +286,7 @@ def test_a_drawn_card_that_is_erased_is_missed_by_nobody_and_one_that_was_taken_
 
 OWN = "01a1fc43-01da-7111-8111-111111111111"
 START = 1_795_233_612_250_000_000  # 2026-11-21 04:00:12.25 UTC, OWN's time
-DETECTORS = detectors_of(True, None)
+DETECTORS = detectors_of(True)
 
 
 def agent(**named: str) -> Span:

@@ -14,16 +14,17 @@ from agent_rft.contracts.jobcards import JobCard
 from observability import follower as module
 from observability import search
 from observability.follower import Follower
-from observability.ingest import detectors_of, insert_cards
+from observability.ingest import insert_cards
 from observability.intake import Intake
 from observability.otlp.spans import Received, Span
 from observability.records import RecordedCard
+from observability.redaction.detectors import detectors_of
 from observability.search import behind
 from observability.store import Store, migrate, open_store
 from observability.tables import job_cards
 
 NOW = dt.datetime(2026, 11, 21, 5, tzinfo=dt.UTC)
-DETECTORS = detectors_of(True, None)
+DETECTORS = detectors_of(True)
 
 
 def until(holds: Callable[[], bool], seconds: float = 10) -> bool:

@@ -16,17 +16,17 @@ import sqlalchemy as sa
 
 from agent_rft.contracts.jobcards import JobCard, Versions
 from observability import intake as module
-from observability.ingest import detectors_of
 from observability.intake import Away, Intake, Outcome, Refused, Shed, Word, write
 from observability.ledger import verify
 from observability.records import RecordedCard
 from observability.redaction.detector import Detector
+from observability.redaction.detectors import Detectors, detectors_of
 from observability.sources import Said, disclosed
 from observability.store import Store, open_store
 from observability.tables import job_cards, ledger
 
 NOW = dt.datetime(2026, 11, 21, 5, tzinfo=dt.UTC)
-DETECTORS = detectors_of(True, None)
+DETECTORS = detectors_of(True)
 MakeCard = Callable[..., JobCard]
 
 
@@ -94,7 +94,7 @@ def test_what_cannot_be_redacted_is_refused_and_never_stored(sqlite_store: Store
             raise ZeroDivisionError
         return ()
 
-    intake = Intake(sqlite_store, (*DETECTORS, Detector(("X",), find)))
+    intake = Intake(sqlite_store, Detectors((*DETECTORS.every, Detector(("X",), find))))
     outcome = intake.submit("acme", [card_of("a"), card_of("b", metadata={"note": "unlucky"})])
     intake.close()
     assert outcome == Outcome(1, 0, (Refused("b", "it cannot be redacted or read"),))

@@ -15,9 +15,10 @@ from observability import holds, ledger
 from observability.cards import cards_by_id
 from observability.erasure import erase
 from observability.graders import add_label, append_grades, labelled_scores
-from observability.ingest import detectors_of, insert_cards, redacted
+from observability.ingest import insert_cards, redacted
 from observability.query import parse
 from observability.records import RecordedCard
+from observability.redaction.detectors import detectors_of
 from observability.search import catch_up
 from observability.store import alembic_config, drift
 from observability.words import word_of_tenant
@@ -92,7 +93,7 @@ def test_a_store_from_before_the_ledger_comes_over_without_loss_and_is_entered_i
 def test_a_store_in_which_people_have_acted_does_not_go_back_and_stays_as_it_is(store, make_card):
     now = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
     card = make_card("0198c2d4-0000-7000-8000-000000000000", tenant="t0", metadata={"mail": "ann@example.org"})
-    insert_cards(store, [redacted(RecordedCard(card, now), detectors_of(True, None))])
+    insert_cards(store, [redacted(RecordedCard(card, now), detectors_of(True))])
     holds.place(store, "t0", "case-7", parse("kind:eval", now), "suit", "ann")
     holds.place(store, "t0", "case-8", parse("kind:train", now), "suit", "ann")
     with pytest.raises(UserError, match=r"before revision 0006: what is in legal_holds \(2\), job_cards \(1\) is in the ledger too"):

@@ -29,7 +29,10 @@ SEARCH_TABLES = {"search_cards", "search_marks"}
 PEOPLE_TABLES = {"users", "api_keys", "access_log", "access_cards", "reviews", "change_requests", "change_outcomes", "card_states"}
 PEOPLE_TABLES |= {"review_queue", "queue_fills", "saved_views", "legal_holds", "erasures", "retention_policies"}
 PEOPLE_TABLES |= {"sources", "traces", "trace_parts", "artifacts"}
-TABLES = {"alembic_version", "job_cards", "card_steps", "grades"} | GRADER_TABLES | LEDGER_TABLES | SEARCH_TABLES | PEOPLE_TABLES
+RELEASE_TABLES = {"releases", "release_events", "release_turns", "release_sessions", "release_tests", "agent_runs", "leases"}
+RELEASE_TABLES |= {"approvals", "approval_decisions", "approval_uses", "tool_results", "outbox", "alarms", "monitor_states"}
+TABLES = {"alembic_version", "job_cards", "card_steps", "grades"} | GRADER_TABLES | LEDGER_TABLES | SEARCH_TABLES
+TABLES |= PEOPLE_TABLES | RELEASE_TABLES
 
 
 def table_names(store):
@@ -50,9 +53,9 @@ def test_a_commit_to_an_embedded_store_is_on_the_disk_when_it_returns(sqlite_sto
 
 def test_postgresql_is_only_migrated_when_told_to(postgres):
     url = postgres()
-    with pytest.raises(UserError, match=r"revision none, this code needs 0006\n.*make migrate"):
+    with pytest.raises(UserError, match=r"revision none, this code needs 0007\n.*make migrate"):
         open_store(url)
-    assert migrate(url) == "0006"
+    assert migrate(url) == "0007"
     assert "job_cards" in table_names(open_store(url))
 
 
@@ -86,7 +89,7 @@ def test_a_store_of_the_first_revision_keeps_its_cards_and_gains_the_graders(sto
         recorder.record(make_card())
     with store.writing() as connection:
         command.downgrade(alembic_config(connection), "0001")
-    assert table_names(store) == TABLES - GRADER_TABLES - LEDGER_TABLES - SEARCH_TABLES - PEOPLE_TABLES
+    assert table_names(store) == TABLES - GRADER_TABLES - LEDGER_TABLES - SEARCH_TABLES - PEOPLE_TABLES - RELEASE_TABLES
     with store.writing() as connection:
         command.upgrade(alembic_config(connection), "head")
     assert table_names(store) == TABLES
@@ -122,7 +125,7 @@ def test_a_store_newer_than_the_code_is_refused(url):
     migrate(url)
     with stores._store(url).writing() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(UserError, match=r"revision 9999, newer than this code \(0006\)"):
+    with pytest.raises(UserError, match=r"revision 9999, newer than this code \(0007\)"):
         open_store(url)
     with pytest.raises(UserError, match="update agent-rft"):
         migrate(url)
@@ -179,7 +182,7 @@ def test_migrations_of_one_postgresql_database_take_turns(postgres):
         assert table_names(store) == set()
     migrating.join(timeout=10)
     assert "job_cards" in table_names(store)
-    assert migrate(url) == "0006"  # and one that finds the work done has nothing to do
+    assert migrate(url) == "0007"  # and one that finds the work done has nothing to do
 
 
 def test_the_migrations_are_found_where_the_package_is_installed(tmp_path):

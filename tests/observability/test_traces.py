@@ -14,12 +14,13 @@ import sqlalchemy as sa
 from agent_rft.contracts.jobcards import JobCard
 from observability import traces as module
 from observability.cards import stored_cards
-from observability.ingest import detectors_of, insert_cards
+from observability.ingest import insert_cards
 from observability.intake import Card, Intake, write
 from observability.ledger import verify
 from observability.otlp.export import spans_of
 from observability.otlp.spans import Event, Received, Span
 from observability.records import RecordedCard, StoredCard, rows_of
+from observability.redaction.detectors import detectors_of
 from observability.sources import disclosed
 from observability.store import Store
 from observability.tables import grades, job_cards, ledger, trace_parts, traces
@@ -30,7 +31,7 @@ START, MS = 1_795_233_612_250_000_000, 1_000_000  # 2026-11-21 04:00:12.25 UTC
 TRACE = "5b8efff798038103d269b633813fc60c"
 ID = "01a1fc43-01da-7"
 """What the id of its card begins with: 1_795_233_612_250 milliseconds in hex, and the 7 of a UUIDv7. Worked out by hand."""
-DETECTORS = detectors_of(True, None)
+DETECTORS = detectors_of(True)
 
 
 def span(number: int, after: float, lasts: float, parent: int = 0, trace: str = TRACE, **changed: Any) -> Span:

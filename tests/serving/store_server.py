@@ -6,8 +6,8 @@ from contextlib import closing
 from litestar import Litestar, get
 
 from observability.follower import Follower
-from observability.ingest import detectors_of
 from observability.intake import Intake
+from observability.redaction.detectors import detectors_of
 from observability.roots import LedgerFiles
 from observability.store import open_store
 from serving.app import store_routes
@@ -20,7 +20,7 @@ async def health() -> str:
 
 
 if __name__ == "__main__":
-    store, detectors = open_store(sys.argv[2]), detectors_of(True, None)
+    store, detectors = open_store(sys.argv[2]), detectors_of(True)
     with closing(store), closing(Follower(store, detectors)), closing(Intake(store, detectors)) as intake:
         app = Litestar([store_routes(store, LedgerFiles.of(store, None), intake), health], logging_config=None)
         serve(app, "127.0.0.1", int(sys.argv[1]))

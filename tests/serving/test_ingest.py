@@ -25,13 +25,13 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 from agent_rft.contracts.jobcards import JobCard
 from observability.access import ROLES, Caller
-from observability.ingest import detectors_of
 from observability.intake import Intake
 from observability.ledger import verify
 from observability.otlp.json_form import write_json
 from observability.otlp.protobuf import write_protobuf
 from observability.otlp.spans import Span
 from observability.records import RecordedCard
+from observability.redaction.detectors import detectors_of
 from observability.roots import LedgerFiles
 from observability.store import Store, open_store
 from observability.tables import job_cards, trace_parts
@@ -68,7 +68,7 @@ def key_of(store: Store, name: str, role: str) -> str:
 @pytest.fixture(scope="module")
 def served(in_thread: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     store = open_store(f"sqlite:///{tmp_path_factory.mktemp('store')}/cards.db")
-    intake = Intake(store, detectors_of(True, None), most_bytes=ingest.MOST_BODY)
+    intake = Intake(store, detectors_of(True), most_bytes=ingest.MOST_BODY)
     app = Litestar([store_routes(store, LedgerFiles.of(store, None), intake)], logging_config=None)
     key, viewer = key_of(store, "agent", "operator"), key_of(store, "reader", "viewer")
     with in_thread(app) as address, httpx.Client(base_url=address, headers={"authorization": f"Bearer {key}"}, timeout=30) as client:

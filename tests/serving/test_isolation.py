@@ -27,10 +27,11 @@ from observability.access import SCOPES, person_at_the_machine
 from observability.accesses import note, reading
 from observability.dossier import Artifact
 from observability.graders import append_grades, give_label_once, register
-from observability.ingest import detectors_of, insert_cards
+from observability.ingest import insert_cards
 from observability.intake import Intake
 from observability.query import parse
 from observability.records import RecordedCard
+from observability.redaction.detectors import detectors_of
 from observability.roots import LedgerFiles
 from observability.search import catch_up
 from observability.store import Store, migrate, open_store
@@ -121,7 +122,7 @@ def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
     store = open_store(url)
     register(store, GraderRef("numeric", "1", "a1b2c3d4e5f60718"), {"type": "numeric"}, "c", "ann")
     mine, theirs = filled(store, "acme", "acmeword", 1), filled(store, "other", "otherword", 2)
-    intake = Intake(store, detectors_of(True, None))
+    intake = Intake(store, detectors_of(True))
     app = Litestar([store_routes(store, LedgerFiles.of(store, str(folder)), intake, label_desk_of)], logging_config=None)
     with pytest.MonkeyPatch.context() as patch, TestClient(app, raise_server_exceptions=False) as client:
         patch.setattr("serving.gate.TRIES", 10_000)  # so that each of many wrong keys is looked up

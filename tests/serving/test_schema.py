@@ -18,8 +18,8 @@ from agent_rft.datasets.filings import TOOLS
 from agent_rft.graders.numeric import NumericGrader
 from observability import users
 from observability.access import person_at_the_machine
-from observability.ingest import detectors_of
 from observability.intake import Intake
+from observability.redaction.detectors import detectors_of
 from observability.store import migrate, open_store
 from serving.app import create_app
 from serving.tools.corpus import CorpusTools
@@ -42,7 +42,7 @@ def served(postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     me, now = person_at_the_machine("acme", "root"), dt.datetime.now(dt.UTC)
     users.add_user(store, me, "ann", "admin", now)
     key = users.new_key(store, me, "ann", now).text
-    intake = Intake(store, detectors_of(True, None))
+    intake = Intake(store, detectors_of(True))
     grader = NumericGrader()
     app = create_app(
         CorpusTools({"a": "b"}, TOOLS), {grader.ref.name: grader}, BEARER, desk_of=label_desk_of, store=store, intake=intake,

@@ -1,0 +1,75 @@
+"""A supervisor's SIGTERM stops a command at whatever moment it comes, and whoever started the command."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+COMMAND = """
+import argparse, asyncio, os, signal, sys, time
+if sys.argv[2] == "deaf":
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+from agent_rft import cli
+
+class Deaf:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0)
+
+def says_ready():
+    print("ready", flush=True)
+
+async def waits():
+    says_ready()
+    await asyncio.sleep(20)
+
+def in_a_loop():
+    asyncio.run(waits())
+
+def outside_of_one():
+    says_ready()
+    time.sleep(20)
+
+def in_a_finalizer():
+    Deaf()
+    time.sleep(20)
+
+class Parser:
+    def parse_args(self, argv):
+        return argparse.Namespace(run=lambda _: globals()[sys.argv[1]]())
+
+cli.parser = Parser
+sys.exit(cli.main([]))
+"""
+
+
+def start(moment: str, ears: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", COMMAND, moment, ears]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+
+
+def assert_stopped(running: subprocess.Popen[str], began: float) -> None:
+    _, said = running.communicate(timeout=30)
+    assert running.returncode == 130, said
+    assert "stopped" in said
+    assert time.monotonic() - began < 15
+
+
+@pytest.mark.parametrize("ears", ["hears", "deaf"], ids=["from a terminal", "in the background of a script, so deaf to Ctrl-C"])
+@pytest.mark.parametrize("moment", ["in_a_loop", "outside_of_one"])
+def test_a_sigterm_stops_it(moment: str, ears: str):
+    running = start(moment, ears)
+    assert running.stdout
+    assert running.stdout.readline() == "ready\n"
+    began = time.monotonic()
+    running.terminate()
+    assert_stopped(running, began)
+
+
+def test_a_sigterm_that_python_drops_in_a_finalizer_is_heard_all_the_same():
+    assert_stopped(start("in_a_finalizer", "hears"), time.monotonic())
