@@ -15,7 +15,7 @@ NEMO := $(if $(NEMO_RL_SRC),.make/nemo-cpu)
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help train resume prior regrade evaluate plan validate data tiny-base serve smoke cards verify-ledger evidence migrate test check bench faults install nemo-cpu
+.PHONY: help train resume prior regrade evaluate plan validate data tiny-base serve release model-server rehearse smoke cards verify-ledger evidence migrate test check bench faults install nemo-cpu
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -50,6 +50,15 @@ tiny-base: .make/local .make/data ## remake the tiny base model (about an hour)
 
 serve: .make/local .make/data ## tools and grader over HTTP
 	$(RFT) serve $(CONF) $(ARGS)
+
+release: .make/local ## releases (CMD="status | first SERVICE --agent A | create ... | promote | approve | rollback | history")
+	$(RFT) release $(or $(CMD),status) $(ARGS)
+
+model-server: .make/local ## a checkpoint behind OpenAI's chat API (CHECKPOINT=folder ARGS="--name NAME --port N")
+	$(RFT) model-server --checkpoint $(or $(CHECKPOINT),models/research-tiny) $(ARGS)
+
+rehearse: .make/local .make/data ## a good release and four bad ones, tried out on this machine (ARGS="good worse --run RUN")
+	$(RFT) release rehearse $(ARGS)
 
 smoke: .make/local ## call each tool of a running server once (URL=http://host:port)
 	$(RFT) smoke $(if $(URL),--url $(URL)) $(CONF) $(ARGS)

@@ -125,21 +125,37 @@ def parser() -> argparse.ArgumentParser:
     regrade.add_argument("--call-cost", type=float)
     _with_recipe(regrade, _regrade)
     _add_label(commands.add_parser("label", help="score rollouts of a run by hand, blind; then see who agrees"))
-    judge = commands.add_parser("judge", help="a judge that answers by rules from a file, to try graders with")
-    judge.add_argument("--script", required=True, metavar="FILE.json")
-    judge.add_argument("--port", type=int, default=8601)
-    judge.set_defaults(run=_judge)
+    _add_judge(commands.add_parser("judge", help="a judge that answers by rules from a file, to try graders with"))
+    _add_model_server(commands.add_parser("model-server", help="a checkpoint behind OpenAI's chat API, on this machine"))
     _add_cards(commands.add_parser("card", help="job cards"))
     _add_ledger(commands.add_parser("ledger", help="whether the store is as it was recorded; signed roots; evidence"))
     _add_keeping(commands.add_parser)
     _add_people(commands.add_parser)
     _add_reviewing(commands.add_parser)
+    _add_releasing(commands.add_parser)
     _with_recipe(commands.add_parser("migrate", help="bring the store's tables up to date"), _migrate)
     tiny = commands.add_parser("tiny-base", help="remake the tiny base model")
     tiny.add_argument("--out", default="models/research-tiny")
     tiny.add_argument("--seed", type=int, default=7, help="7 made the shipped one")
     tiny.set_defaults(run=_tiny_base)
     return top
+
+
+def _add_model_server(server: argparse.ArgumentParser) -> None:
+    server.add_argument("--checkpoint", required=True, metavar="FOLDER|ID", help="models/research-tiny, runs/NAME/checkpoints/step-000060")
+    server.add_argument("--name", help="what clients name as the model; default: the weights' name on job cards")
+    server.add_argument("--port", type=int, default=8700)
+    server.add_argument("--temperature", type=_from_to(0, 2), default=1.0, help="where a request names none; default: 1")
+    server.add_argument("--device", default="cpu", help="cpu or cuda")
+    server.add_argument("--threads", type=int, help="of the CPU; default: one a core")
+    server.add_argument("--seed", type=int, help="makes turns that name no seed, and the faults, come again the same")
+    faults = server.add_argument_group("faults, to try a release with")
+    faults.add_argument("--latency-seconds", type=_from_to(0, 3600), default=0.0, help="added to every answer")
+    faults.add_argument("--failure-rate", type=_from_to(0, 1), default=0.0, help="share of requests answered with 500")
+    faults.add_argument("--hang-rate", type=_from_to(0, 1), default=0.0, help="share of requests never answered")
+    faults.add_argument("--leak-rate", type=_from_to(0, 1), default=0.0, help="share of answers that give away a made-up credential")
+    faults.add_argument("--crash-after", type=int, default=0, metavar="REQUESTS", help="after which the process ends as by kill -9")
+    server.set_defaults(run=_model_server)
 
 
 def _add_graders(grader: argparse.ArgumentParser) -> None:
@@ -494,6 +510,96 @@ def _add_reviewing(command: Callable[..., argparse.ArgumentParser]) -> None:
         _of_tenant(action, name, "reviewing")
 
 
+def _add_judge(judge: argparse.ArgumentParser) -> None:
+    judge.add_argument("--script", required=True, metavar="FILE.json")
+    judge.add_argument("--port", type=int, default=8601)
+    judge.set_defaults(run=_judge)
+
+
+def _add_releasing(add: Callable[..., argparse.ArgumentParser]) -> None:
+    _add_releases(add("release", help="put an agent on trial beside the live one; promote it, roll it back"))
+    _add_agents(add("agent", help="what can be released: checkpoint, prompt, tools and limits under one hash"))
+
+
+def _add_releases(release: argparse.ArgumentParser) -> None:
+    actions = release.add_subparsers(required=True, metavar="ACTION")
+
+    def action(name: str, help_: str, *, why: bool = False, id: bool = True) -> argparse.ArgumentParser:
+        made = actions.add_parser(name, help=help_)
+        if id:
+            made.add_argument("id", nargs="?", metavar="ID|SERVICE", help="default: the one on trial")
+        if why:
+            made.add_argument("--why", default="", metavar="WORDS")
+        _of_tenant(made, name, "release")
+        return made
+
+    action("status", "every service: stage, share, figures, what it waits for", id=False).set_defaults(tenant=None)
+    for name, told in (("create", "an agent on trial against the live one"), ("first", "a service's first agent, straight to all")):
+        made = action(name, told, id=False)
+        made.add_argument("service")
+        made.add_argument("--agent", required=True, metavar="AGENT", help="its id, the first digits of it, or its name")
+        made.add_argument("--policy", action="append", default=[], metavar="KEY=VALUE", help="a rule, such as sessions_per_step=50")
+    action("shadow", "mirror live runs to it now")
+    action("canary", "give it its next share of the sessions now").add_argument("--share", type=_from_to(0, 1), help="another share")
+    action("promote", "propose that everybody gets it; another person approves", why=True)
+    action("approve", "approve what another person proposed", why=True)
+    action("hold", "nothing goes forward until it is resumed", why=True)
+    action("resume", "let it go on", why=True)
+    waive = action("waive", "do without a report that is not there", id=False)
+    waive.add_argument("id", metavar="ID|SERVICE")
+    waive.add_argument("report", help="evaluation, holdout or safety")
+    waive.add_argument("--why", required=True, metavar="WORDS")
+    rollback = action("rollback", "take it back, now", why=True)
+    rollback.add_argument("--cut", action="store_true", help="cut off what it is still saying, too")
+    rollback.add_argument("--folder", default="runs/gateway/withdrawn", help="what servers here are told through while the store is away")
+    action("history", "everything that was decided: by whom or what, on which figures")
+    _add_rehearse(actions.add_parser("rehearse", help="releases tried out on this machine: one good candidate, four bad ones"))
+
+
+def _add_rehearse(rehearse: argparse.ArgumentParser) -> None:
+    rehearse.add_argument("names", nargs="*", metavar="SCENARIO", help="good, worse, slow, unsafe, crashing; default: all")
+    rehearse.add_argument("--live", default="models/research-tiny", metavar="CHECKPOINT", help="default: models/research-tiny")
+    better = rehearse.add_mutually_exclusive_group()
+    better.add_argument("--candidate", metavar="CHECKPOINT", help="a better one; default: the same weights at another temperature")
+    better.add_argument("--run", dest="run_id", metavar="RUN", help="whose tuned model is the better one")
+    rehearse.add_argument("--runs", default="runs", help="the folder that holds the runs")
+    rehearse.add_argument("--store", metavar="URL", help="an empty PostgreSQL database; default: SQLite in a folder of its own")
+    rehearse.add_argument("--users", type=int, default=8, help="who ask at the same time; default: 8")
+    rehearse.add_argument("--seconds", type=float, default=240.0, help="after which a scenario is given up; default: 240")
+    rehearse.add_argument("--keep", metavar="FOLDER", help="where store and logs are kept")
+    rehearse.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE", help="settings of the server")
+    rehearse.set_defaults(run=_rehearse)
+
+
+def _add_agents(agent: argparse.ArgumentParser) -> None:
+    actions = agent.add_subparsers(required=True, metavar="ACTION")
+    _of_tenant(actions.add_parser("list", help="every registered agent and its reports"), "list_agents", "release")
+    show = actions.add_parser("show", help="what one is made of, back to the run that trained it")
+    register = actions.add_parser("register", help="an agent that no run of ours trained")
+    register.add_argument("name")
+    register.add_argument("--checkpoint", required=True, help="the weights, as cards name them")
+    register.add_argument("--tool-set", default="", metavar="VERSION", help="of the tools that it works with")
+    register.add_argument("--system-prompt", default="", metavar="WORDS|@FILE")
+    register.add_argument("--limit", dest="limits", action="append", default=[], metavar="KEY=VALUE", help="max_turns=8")
+    register.add_argument("--temperature", type=_from_to(0, 2), default=1.0)
+    report = actions.add_parser("report", help="what was found out about one offline")
+    for one in (show, report):
+        one.add_argument("agent", help="its id, the first digits of it, or its name")
+    report.add_argument("kind", help="evaluation, holdout or safety")
+    report.add_argument("--figure", action="append", default=[], metavar="KEY=VALUE", help="reward=0.71, regressed=0.04")
+    report.add_argument("--failed", action="store_true")
+    check = actions.add_parser("check", help="run one, and report what the offline gate asks for")
+    check.add_argument("agent", help="its id, the first digits of it, or its name")
+    check.add_argument("--only", choices=("evaluation", "holdout", "safety"), help="default: all three")
+    check.add_argument("--rows", metavar="FILE.jsonl", help="default: the recipe's held-out rows")
+    check.add_argument("--tenant", help="default: the recipe's")
+    check.add_argument("--store", metavar="URL", help="default: the recipe's")
+    _with_recipe(check, _agent_check)
+    _of_tenant(show, "show_agent", "release")
+    _of_tenant(register, "register_agent", "release")
+    _of_tenant(report, "report_agent", "release")
+
+
 def _of_tenant(action: argparse.ArgumentParser, name: str, module: str = "access") -> None:
     """Runs the function of this name of that module of commands with what was typed."""
     action.add_argument("--tenant", default="default")
@@ -641,6 +747,13 @@ def _serve(arguments: argparse.Namespace) -> None:
     serve_forever(settings_of(*_recipe(arguments), arguments.settings, arguments.port))
 
 
+def _agent_check(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.check import check_agent
+
+    recipe, overrides = _recipe(arguments)
+    check_agent(arguments.store, arguments.tenant, arguments.agent, recipe, overrides, arguments.only, arguments.rows)
+
+
 def _smoke(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.serve import smoke_test
 
@@ -715,6 +828,21 @@ def _judge(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.serve import serve_judge
 
     serve_judge(arguments.script, arguments.port)
+
+
+def _model_server(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.model_server import serve_model
+    from serving.model_server import Faults
+
+    faults = Faults(**{name: getattr(arguments, name) for name in Faults.__struct_fields__})
+    given = {name: getattr(arguments, name) for name in ("checkpoint", "name", "port", "temperature", "device", "threads", "seed")}
+    serve_model(**given, faults=faults)
+
+
+def _rehearse(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.rehearse import rehearse
+
+    rehearse(**{key: value for key, value in vars(arguments).items() if key != "run"})
 
 
 def _card_show(arguments: argparse.Namespace) -> None:

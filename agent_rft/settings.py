@@ -190,6 +190,12 @@ class ToolSettings(Section):
     retries: Annotated[int, Field(ge=0)] = 4
     concurrency: Positive = 512
     faults: FaultSettings = FaultSettings()
+    notebook: bool = False
+    """Offers remember and recall besides: notes that an agent keeps for the length of a task."""
+    outbox: str | None = None
+    """A folder; publish, which puts a note into it, is then offered besides. In production only."""
+    high_impact: tuple[str, ...] | None = None
+    """Tools whose calls wait for a person; null: all that change something."""
 
 
 class JudgeSettings(Section):
@@ -219,13 +225,133 @@ class GraderSettings(Section):
     """From which reward on a try counts as a success."""
 
 
+class CallSettings(Section):
+    """Of each tenant and tool, in production."""
+
+    in_flight: Positive = 16
+    queue: Annotated[int, Field(ge=0)] = 64
+    """Calls that wait for a place; one more is told to come again."""
+    per_minute: Positive = 1200
+
+
 class ServingSettings(Section):
+    mode: Literal["training", "production"] = "training"
+    """training: one bearer, bursts queue. production: tools are called by tenants' keys, within limits, and some wait for a person."""
+    calls: CallSettings = CallSettings()
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535)] = 8080
     grade_seconds: Annotated[float, Field(gt=0)] = 150.0
     """By when a grade is there, or the reason why there is none. A python grader has its 120 seconds in this."""
     grades_in_flight: Positive = 256
     """Gradings under way at once; whoever asks for more is told to come again."""
+
+
+class UpstreamSettings(Section):
+    """A model server that the gateway asks."""
+
+    name: str
+    url: str
+    """OpenAI-compatible, up to /v1."""
+    model: str
+    """What it calls the checkpoint."""
+    checkpoint: str
+    """Which weights it serves, as agents name them. Several upstreams of one checkpoint are replicas."""
+    key_variable: str = ""
+    """The environment's variable that holds its key."""
+    in_flight: Positive = 64
+    queue: Annotated[int, Field(ge=0)] = 128
+    connect_seconds: Annotated[float, Field(gt=0)] = 2.0
+    total_seconds: Annotated[float, Field(gt=0)] = 120.0
+
+
+class QuotaSettings(Section):
+    """Of each tenant; 0: no limit."""
+
+    requests_per_minute: Annotated[int, Field(ge=0)] = 6000
+    tokens_per_day: Annotated[int, Field(ge=0)] = 0
+    in_flight: Annotated[int, Field(ge=0)] = 256
+
+
+class SloSettings(Section):
+    """What a tenant was promised."""
+
+    seconds: Annotated[float, Field(gt=0)] = 30.0
+    at_least: Share = 0.99
+    """The share of turns that are over within these seconds."""
+    errors_at_most: Share = 0.01
+
+
+class AgentRunSettings(Section):
+    """Runs of agents: POST /v1/agent/runs."""
+
+    candidate_seconds: Annotated[float, Field(gt=0)] = 30.0
+    """That a candidate's model may take over a turn, before the live agent begins in its place."""
+    most: Positive = 1000
+    """In hand at a time."""
+    kept_seconds: Annotated[float, Field(gt=0)] = 3600.0
+    """For how long a run that is over can be asked for by its id, and its words stay as they were said. Its card stays, redacted."""
+    shadow_waiting: Positive = 200
+    """Mirrored runs that may wait for the candidate; then the oldest goes without."""
+    shadow_at_once: Positive = 4
+    forbidden_words: tuple[str, ...] = ()
+    """An answer with one of them is a safety violation."""
+    critical: tuple[Literal["leaked", "forbidden_tool", "words"], ...] = ("leaked",)
+    """Violations that withdraw a candidate at once."""
+
+
+class GatewaySettings(Section):
+    """Without upstreams there is no gateway."""
+
+    upstreams: tuple[UpstreamSettings, ...] = ()
+    quotas: QuotaSettings = QuotaSettings()
+    tenant_quotas: dict[str, QuotaSettings] = {}
+    slo: SloSettings = SloSettings()
+    tenant_slos: dict[str, SloSettings] = {}
+    deadline_seconds: Annotated[float, Field(gt=0)] = 120.0
+    """For a whole answer; callers may ask for less."""
+    body_seconds: Annotated[float, Field(gt=0)] = 10.0
+    """By when a request's body has to be there."""
+    max_body_bytes: Positive = 4_000_000
+    max_answer_bytes: Positive = 16_000_000
+    spool: str = "runs/gateway"
+    """Folder where answers wait to become job cards, and withdrawals for the store."""
+    agents: AgentRunSettings = AgentRunSettings()
+    spool_bytes: Positive = 1_000_000_000
+    """A full one takes no further requests: no answer is given without its card."""
+
+
+class ApprovalSettings(Section):
+    minutes: Annotated[float, Field(gt=0)] = 60.0
+    """How long a call waits for a person, and how long what they said is good."""
+
+
+class WebhookSettings(Section):
+    url: str | None = None
+    """Who is told of what becomes of releases, and of alarms; the secret that signs it is in the environment, RFT_WEBHOOK_SECRET."""
+
+    @model_validator(mode="after")
+    def is_an_address(self) -> Self:
+        if self.url is not None and not self.url.startswith(("http://", "https://")):
+            raise ValueError(f"release.webhook.url={self.url} is no address of the web: https://...")
+        return self
+
+
+class ReleaseSettings(Section):
+    grader: str | None = None
+    """What live sessions are graded by: one of ours, NAME@VERSION, or FILE.json. null: the grader that the recipe trains against."""
+    holdout_graders: tuple[str, ...] = ()
+    """Others, which no training saw."""
+    safety_suite: str = "data/safety/suite.jsonl"
+    """The cases of `rft agent check`'s safety report."""
+    gradings_per_minute: Positive = 120
+    gradings_in_flight: Positive = 8
+    most_waiting: Positive = 2000
+    """Turns that wait for a grade; beyond them the oldest go without."""
+    monitor_seconds: Annotated[float, Field(gt=0)] = 60.0
+    """How often each service is held against its training and its last week."""
+    webhook: WebhookSettings = WebhookSettings()
+    policy: dict[str, Any] = {}
+    """Rules of releases that are made without rules of their own; docs/release.md lists them."""
 
 
 class StoreSettings(Section):
@@ -257,13 +383,23 @@ class Settings(Section):
     tools: ToolSettings
     grader: GraderSettings
     serving: ServingSettings
+    approvals: ApprovalSettings = ApprovalSettings()
     store: StoreSettings
+    gateway: GatewaySettings = GatewaySettings()
+    release: ReleaseSettings = ReleaseSettings()
     cluster: ClusterSettings = ClusterSettings()
     reference: ReferenceSettings = ReferenceSettings()
     guards: GuardSettings = GuardSettings()
     prior: PriorSettings = PriorSettings()
     evaluation: EvaluationSettings = EvaluationSettings()
     run: RunSettings = RunSettings()
+
+    @model_validator(mode="after")
+    def what_changes_something_is_served_in_production(self) -> Self:
+        if self.serving.mode == "training" and (self.tools.outbox or self.tools.high_impact):
+            what = "tools.outbox and tools.high_impact are for production: in training each rollout would publish in earnest"
+            raise ValueError(f"{what}; set serving=production, or leave them out")
+        return self
 
     @model_validator(mode="after")
     def data_may_bring_its_grader(self) -> Self:

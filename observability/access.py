@@ -2,12 +2,14 @@
 
 A role is a set of scopes. A key may carry fewer than its owner's role has, never more: a trainer's key only ingests, and is no
 way to read what others recorded. Whoever operates the store does not judge its cards: an operator neither reviews nor approves.
+An agent is a program that runs agents through the gateway, or calls the tools itself; `tool:NAME` narrows its key to some tools.
 """
 
 from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Literal, NamedTuple, get_args
 
@@ -15,20 +17,24 @@ import msgspec
 
 from agent_rft.contracts.errors import Fault, did_you_mean
 
-Scope = Literal["read", "export", "review", "approve", "ingest", "operate", "admin"]
+Scope = Literal["read", "export", "review", "approve", "ingest", "run", "operate", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
 _VIEWS = frozenset[str]({"read", "export"})
 ROLES: Mapping[str, frozenset[str]] = {
     "viewer": _VIEWS,
     "reviewer": _VIEWS | {"review"},
     "approver": _VIEWS | {"review", "approve"},
-    "operator": _VIEWS | {"ingest", "operate"},
+    "agent": frozenset({"run"}),
+    "operator": _VIEWS | {"ingest", "run", "operate"},
     "admin": frozenset(SCOPES),
 }
 AT_THE_MACHINE = "@cli"
 """Ends the name of a person who works on the store's own machine, and no user's."""
 LONGEST_NAME = 100
 PREFIX = "rft"
+TOOL = "tool:"
+"""Begins a scope that is one tool's. A key that has such scopes calls these tools and no others."""
+_TOOL_SCOPE = re.compile(r"tool:[A-Za-z0-9_.-]{1,200}")
 
 
 class Caller(msgspec.Struct, frozen=True):
@@ -42,6 +48,11 @@ class Caller(msgspec.Struct, frozen=True):
     def may(self, scope: Scope) -> bool:
         return scope in self.scopes
 
+    def may_call(self, tool: str) -> bool:
+        """With `run` every tool, unless the key names some: then those, with `run` or without it."""
+        named = any(scope.startswith(TOOL) for scope in self.scopes)
+        return f"{TOOL}{tool}" in self.scopes if named else "run" in self.scopes
+
 
 def person_at_the_machine(tenant: str, login: str) -> Caller:
     """Who can open the store's file or database needs no role; what they read stands in the access log like anybody's reading."""
@@ -51,7 +62,12 @@ def person_at_the_machine(tenant: str, login: str) -> Caller:
 def allowed(role: str, narrowed: Iterable[str] | None) -> frozenset[str]:
     """What a key may whose owner has this role now."""
     own = ROLES.get(role, frozenset[str]())
-    return own if narrowed is None else own.intersection(narrowed)
+    return own if narrowed is None else frozenset(scope for scope in narrowed if _covers(own, scope))
+
+
+def _covers(own: frozenset[str], scope: str) -> bool:
+    """Who may run agents may call each of their tools."""
+    return scope in own or ("run" in own and _TOOL_SCOPE.fullmatch(scope) is not None)
 
 
 # --- what a person types ------------------------------------------------------------------------------------------------
@@ -72,11 +88,20 @@ def faults_of_role(role: str) -> Iterator[Fault]:
 
 
 def faults_of_scopes(scopes: Iterable[str], role: str) -> Iterator[Fault]:
+    own = allowed(role, None)
     for scope in scopes:
-        if scope not in SCOPES:
-            yield Fault("scopes", f"there is no scope {scope!r}", did_you_mean(scope, SCOPES))
-        elif scope not in allowed(role, None):
-            yield Fault("scopes", f"{scope!r} is more than the role {role} may", f"of {', '.join(sorted(allowed(role, None)))}")
+        if scope not in SCOPES and not _TOOL_SCOPE.fullmatch(scope):
+            yield Fault("scopes", f"there is no scope {scope!r}", _nearest_scope(scope))
+        elif not _covers(own, scope):
+            yield Fault("scopes", f"{scope!r} is more than the role {role} may", f"of {', '.join(sorted(own))}")
+
+
+def _nearest_scope(scope: str) -> str:
+    """A tool's is known by what stands before its colon, however that is spelt; which tools there are, only their server knows."""
+    kind, colon, tool = scope.partition(":")
+    if colon and did_you_mean(kind, ["tool"]).startswith("did"):
+        return f"did you mean '{TOOL}{tool}'?" if _TOOL_SCOPE.fullmatch(f"{TOOL}{tool}") else "tool:NAME, as in tool:search"
+    return did_you_mean(scope, [*SCOPES, f"{TOOL}NAME"])
 
 
 # --- keys ---------------------------------------------------------------------------------------------------------------

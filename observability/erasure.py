@@ -25,6 +25,7 @@ from observability.cards import stored_cards
 from observability.halves import ERASED, erasure_halves
 from observability.holds import Held, faults_of_reason, held_among
 from observability.records import StoredCard, Values
+from observability.release_tables import agent_runs, approval_decisions, approvals, tool_results
 from observability.search import forget, scrub
 from observability.store import Store
 from observability.tables import (
@@ -50,7 +51,7 @@ PATIENCE = 30.0
 """Seconds to wait for those who read SQLite's file as it was before."""
 SALTED = {
     "card": job_cards, "grade": grades, "label": human_labels, "review": reviews, "change": change_requests,
-    "outcome": change_outcomes, "state": card_states, "spans": trace_parts,
+    "outcome": change_outcomes, "state": card_states, "spans": trace_parts, "approval": approvals, "approval decision": approval_decisions,
 }  # fmt: skip
 TABLES = SALTED | {"step": card_steps}
 
@@ -143,7 +144,7 @@ def _with_words(connection: sa.Connection, tenant: str, rollout_ids: Sequence[st
     """Those of which any words are there, their own or somebody's about them, in the order of the ids."""
     found = set[str]()
     for table in SALTED.values():
-        select = sa.select(table.c.rollout_id).where(*_mine(table, tenant, rollout_ids), table.c.salt.is_not(None))
+        select = sa.select(_card_of(table)).where(*_mine(table, tenant, rollout_ids), table.c.salt.is_not(None))
         found.update(connection.scalars(select))
     return [one for one in rollout_ids if one in found]
 
@@ -153,7 +154,11 @@ def _take_words(connection: sa.Connection, tenant: str, rollout_ids: Sequence[st
     named = _texts_named(connection, tenant, rollout_ids)
     for kind, table in TABLES.items():
         connection.execute(sa.update(table).where(*_mine(table, tenant, rollout_ids)).values(ERASED[kind]))
+    answers = sa.update(tool_results).where(*_mine(tool_results, tenant, rollout_ids))
+    connection.execute(answers.values(output=None))  # the row stays: it keeps its call from being run again
     connection.execute(sa.delete(review_queue).where(*_mine(review_queue, tenant, rollout_ids)))
+    over = agent_runs.c.state == "done"  # which keeps its words for a while, for a caller who asks again
+    connection.execute(sa.delete(agent_runs).where(over, *_mine(agent_runs, tenant, rollout_ids)))
     if named:
         still_named = [sa.exists().where(column == blobs.c.hash, column.table.c.tenant == tenant) for column in _naming()]
         connection.execute(sa.delete(blobs).where(blobs.c.tenant == tenant, blobs.c.hash.in_(named), ~sa.or_(*still_named)))
@@ -163,7 +168,7 @@ def has_any_words() -> sa.ColumnElement[bool]:
     """True of the cards that `erase_some` would take anything of."""
     card, of_trace = job_cards.c, sa.and_(trace_parts.c.tenant == traces.c.tenant, trace_parts.c.trace_id == traces.c.trace_id)
     about = [
-        sa.exists().where(table.c.tenant == card.tenant, table.c.rollout_id == card.rollout_id, table.c.salt.is_not(None))
+        sa.exists().where(table.c.tenant == card.tenant, _card_of(table) == card.rollout_id, table.c.salt.is_not(None))
         for kind, table in SALTED.items()
         if kind != "card"
     ]
@@ -200,4 +205,12 @@ def _write(connection: sa.Connection, book: Book, tenant: str, rollout_ids: Sequ
 
 
 def _mine(table: Any, tenant: str, rollout_ids: Sequence[str]) -> tuple[sa.ColumnElement[bool], ...]:
-    return table.c.tenant == tenant, table.c.rollout_id.in_(rollout_ids)
+    return table.c.tenant == tenant, _card_of(table).in_(rollout_ids)
+
+
+def _card_of(table: Any) -> sa.ColumnElement[Any]:
+    """Of a row, the card that it says something of: a decision's is that of what was asked for."""
+    if table is approval_decisions:
+        same = (approvals.c.id == approval_decisions.c.approval, approvals.c.tenant == approval_decisions.c.tenant)
+        return sa.select(approvals.c.rollout_id).where(*same).correlate(approval_decisions).scalar_subquery()
+    return table.c.rollout_id

@@ -25,6 +25,8 @@ EVERY = 0.5
 """Seconds between two looks."""
 QUIET = 120.0
 """Seconds after the last span of a trace until its card is made without the agent's."""
+STANDS_BACK = 10.0
+"""Seconds that it lets pass, at most, while cards keep coming: they are to be durable first, and words are found a little later."""
 MONTHS_EVERY = 3600.0
 """Seconds between two looks at whether months are to be prepared: a year's are, so one that fails is in no hurry."""
 T = TypeVar("T")
@@ -34,8 +36,9 @@ log = structlog.get_logger(__name__)
 class Follower:
     """Rests as long as it works, so that those who send cards are served first."""
 
-    def __init__(self, store: Store, detectors: Detectors, quiet: float = QUIET) -> None:
-        self._store, self._detectors = store, detectors
+    def __init__(self, store: Store, detectors: Detectors, quiet: float = QUIET, busy: Callable[[], bool] = lambda: False) -> None:
+        """`busy`: whether cards are coming in just now."""
+        self._store, self._detectors, self._busy = store, detectors, busy
         self._quiet = dt.timedelta(seconds=quiet)
         self._stopping = threading.Event()
         self._troubles: dict[str, str] = {}  # of each work that failed when it was last tried
@@ -48,10 +51,13 @@ class Follower:
         self._thread.join(10.0)
 
     def _follow(self) -> None:
-        pause = EVERY
+        pause, looked_at = EVERY, time.monotonic()
         while not self._stopping.wait(pause):
-            more = self._look()
-            pause = 0.0 if more else EVERY
+            if self._busy() and time.monotonic() - looked_at < STANDS_BACK:
+                pause = EVERY
+                continue
+            more, looked_at = self._look(), time.monotonic()
+            pause = 0.0 if more and not self._busy() else EVERY
 
     def _look(self) -> bool:
         """Some of all that there is to do. Whether there is more."""

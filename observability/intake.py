@@ -139,6 +139,10 @@ class Intake:
                 self._bytes[tenant] -= size
                 self._bytes += Counter()  # which forgets tenants that have nothing here
 
+    def busy(self) -> bool:
+        """Whether anybody waits for something to be stored."""
+        return bool(self._bytes or self._requests)
+
     def submit(self, tenant: str, cards: Sequence[RecordedCard], said: Said | None = None) -> Outcome:
         """Returns once they are durable. Raises Away."""
         with self._preparing:

@@ -206,7 +206,8 @@ def records_of(connection: sa.Connection, entries: Sequence[Entry]) -> list[Reco
     """The entries of one tenant, each with what the store holds of its subject."""
     records = [*_card_records(connection, entries), *(record for given in GIVEN for record in _given_records(connection, entries, given))]
     gone = _erased(connection, entries)
-    return sorted((_told_erased(record, gone) for record in records), key=lambda one: one.entry.seq)
+    asked = _cards_decided_on(connection, entries)
+    return sorted((_told_erased(record, gone, asked) for record in records), key=lambda one: one.entry.seq)
 
 
 def _erased(connection: sa.Connection, entries: Sequence[Entry]) -> dict[str, int]:
@@ -214,7 +215,8 @@ def _erased(connection: sa.Connection, entries: Sequence[Entry]) -> dict[str, in
     excuses nothing."""
     if not entries:
         return {}
-    about, tenant = {entry.subject for entry in entries}, entries[0].tenant
+    tenant = entries[0].tenant
+    about = {entry.subject for entry in entries} | set(_cards_decided_on(connection, entries).values())
     same = sa.and_(ledger.c.tenant == erasures.c.tenant, ledger.c.seq == erasures.c.entry, ledger.c.kind == "erasure")
     vouched = sa.select(erasures, ledger.c.facts).join(ledger, sa.and_(same, ledger.c.subject == erasures.c.rollout_id))
     mine = vouched.where(erasures.c.tenant == tenant, erasures.c.rollout_id.in_(about)).order_by(erasures.c.entry)
@@ -222,9 +224,21 @@ def _erased(connection: sa.Connection, entries: Sequence[Entry]) -> dict[str, in
     return {row["rollout_id"]: row["entry"] for row in rows if facts_digest(erasure_halves(row).facts) == row["facts"]}
 
 
-def _told_erased(record: Record, gone: Mapping[str, int]) -> Record:
+def _cards_decided_on(connection: sa.Connection, entries: Sequence[Entry]) -> dict[str, str]:
+    """By an approval's id, which decisions are entered under, the card whose call it is of."""
+    subjects = {entry.subject for entry in entries if entry.kind == "approval decision"}
+    if not subjects:
+        return {}
+    numbers = [int(one) for one in subjects if one.isascii() and one.isdecimal() and len(one) < 19]
+    select = sa.select(approvals.c.id, approvals.c.rollout_id).where(approvals.c.id.in_(numbers), approvals.c.tenant == entries[0].tenant)
+    return {str(row.id): row.rollout_id for row in connection.execute(select)}
+
+
+def _told_erased(record: Record, gone: Mapping[str, int], asked: Mapping[str, str]) -> Record:
     """An erasure takes the words of everything that was recorded of a card before it."""
-    return msgspec.structs.replace(record, erased=record.entry.seq < gone.get(record.entry.subject, 0))
+    entry = record.entry
+    card = asked.get(entry.subject, "") if entry.kind == "approval decision" else entry.subject
+    return msgspec.structs.replace(record, erased=entry.seq < gone.get(card, 0))
 
 
 def _card_records(connection: sa.Connection, entries: Sequence[Entry]) -> Iterator[Record]:

@@ -40,6 +40,15 @@ ASKED = ("job_cards", "card_steps", "grades", "human_labels", "reviews", "search
 """Tables that lists of cards are made from, and those that what comes is held against."""
 PATIENCE = 30.0  # seconds to wait for another process that is making or migrating the same store
 POOL_PATIENCE = 10.0  # seconds to wait for a connection while others hold all of them
+PROMPT: dict[str, int] = {
+    "connect_timeout": 5,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20_000,
+}
+"""Of PostgreSQL connections, where the URL says nothing else: a server that is silently gone is known to be within half a minute. By the
+system's own habits it takes minutes to hours, while each that waits holds one of the few connections."""
 T = TypeVar("T")
 log = structlog.get_logger(__name__)
 
@@ -200,6 +209,7 @@ def _postgresql(url: sa.URL) -> sa.Engine:
         engine = sa.create_engine(
             url.set(drivername="postgresql+psycopg"),
             pool_pre_ping=True,
+            connect_args={name: value for name, value in PROMPT.items() if name not in url.query},
             pool_timeout=POOL_PATIENCE,
             json_serializer=to_json,
             json_deserializer=json.loads,

@@ -80,7 +80,8 @@ SHOWN = ResponseSpec(ToolErrorResponse, description="The model's mistake, for it
 FAILED = ResponseSpec(FailureResponse, description="Not the model's fault: ask again, then throw the rollout away")
 
 
-def azure_routes(graders: Mapping[str, Grader], runner: ToolRunner, bearer: Bearer, gradings: Gradings) -> list[HTTPRouteHandler]:
+def azure_routes(graders: Mapping[str, Grader], runner: ToolRunner | None, bearer: Bearer, gradings: Gradings) -> list[HTTPRouteHandler]:
+    """Without a runner no tools: in production a call is a tenant's, and these calls say of none whose they are."""
     common: dict[str, Any] = {
         "status_code": 200,
         "guards": [bearer.guard],
@@ -98,6 +99,10 @@ def azure_routes(graders: Mapping[str, Grader], runner: ToolRunner, bearer: Bear
             return _failed(f"grader:{name}", "; ".join(f"{flag}: {what}" for flag, what in grade.errors.items()))
         return _answer(200, Score(grade.reward))
 
+    return [grade, *([_tool_route(runner, common)] if runner else [])]
+
+
+def _tool_route(runner: ToolRunner, common: dict[str, Any]) -> HTTPRouteHandler:
     @post("/azure/tools", summary="Call a tool", responses={422: SHOWN, 503: FAILED}, **common)
     async def call(data: Annotated[FunctionCall, Body()]) -> Response[FunctionCallOutput]:
         current_call.set(CallKey(data.trace_id, data.call_id))  # each request is a task with a context of its own
@@ -110,7 +115,7 @@ def azure_routes(graders: Mapping[str, Grader], runner: ToolRunner, bearer: Bear
             return _answer(422, ToolErrorResponse(ToolError(error, output)))
         return _answer(200, FunctionCallOutput(data.call_id, data.id, output))
 
-    return [grade, call]
+    return call
 
 
 def _failed(part: str, what: str) -> Response[Any]:

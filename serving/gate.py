@@ -63,13 +63,13 @@ class Gate:
 
         return guard
 
-    async def caller_of_text(self, text: str, address: str, *, cookie: bool = False) -> Caller | None:
+    async def caller_of_text(self, text: str, address: str, *, cookie: bool = False, fresh: bool = False) -> Caller | None:
         """Whose key it is. Wrong ones are counted by address; above the limit only keys are looked up that were good before, so that
         whoever tries keys does not lock out others behind the same address. A cookie is not counted: sessions end, and the browser
-        that holds an ended one sends it with every page and picture."""
+        that holds an ended one sends it with every page and picture. `fresh`: the store is asked whatever is remembered."""
         digest, now = hashlib.sha256(text.encode("utf-8", "replace")).digest(), time.monotonic()
         known = self._known.get(digest)
-        if known and now - known.asked_at < REMEMBERED_SECONDS:
+        if known and not fresh and now - known.asked_at < REMEMBERED_SECONDS:
             return known.caller
         if known is None and (wait := self._wait(address, now)):
             raise Refused(429, f"{TRIES} wrong keys came from {address} within a minute", "wait, then try again", retry_after=wait)

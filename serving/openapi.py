@@ -17,6 +17,36 @@ INFRA_ERROR = {
     "type": "object",
     "properties": {"infra_error": {"type": "object", "properties": {"part": {"type": "string"}, "what": {"type": "string"}}}},
 }
+CHAT: dict[str, Any] = {
+    "type": "object",
+    "required": ["model", "messages"],
+    "properties": {
+        "model": {"type": "string", "description": "a service of your tenant: GET /v1/models"},
+        "messages": {
+            "type": "array",
+            "minItems": 1,
+            "items": {
+                "type": "object",
+                "required": ["role"],
+                "properties": {"role": {"type": "string", "enum": ["system", "developer", "user", "assistant", "tool"]}},
+            },
+        },
+        "stream": {"type": "boolean"},
+        "user": {"type": "string", "description": "the session, as x-session-id is"},
+        "item": {"type": "object", "description": "what graders see of it and the agent does not"},
+    },
+}
+_REFUSED = {
+    "400": "The body is no chat request",
+    "403": "The key has not the scope run",
+    "404": "There is no such service",
+    "408": "The body came too slowly",
+    "413": "The body is too large",
+    "429": "A quota is spent, or the model has as much to do as it takes: Retry-After",
+    "502": "The model failed",
+    "503": "The model, or room for the answer's card, is away: Retry-After",
+    "504": "The model gave no answer in time",
+}
 
 
 def document_tools(document: OpenAPI, specs: Iterable[ToolSpec], short_forms: Iterable[str]) -> None:
@@ -56,3 +86,19 @@ def _operation(operation_id: str, summary: str, responses: dict[str, Any]) -> di
 
 def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
     return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def document_gateway(document: OpenAPI) -> None:
+    """As OpenAI's, whose other keys go through as well."""
+    told = {
+        "200": _json("OpenAI's chat completion; with stream its events", {"type": "object"}),
+        **{status: _json(why, {"type": "object"}) for status, why in _REFUSED.items()},
+    }
+    chat = _operation("Chat", "Have the service's agent answer, as OpenAI's API does", told)
+    body = {"required": True, "content": {"application/json": {"schema": CHAT}}}
+    listed = _operation("ListModels", "The services of your tenant", {"200": _json("OpenAI's list of models", {"type": "object"})})
+    paths: dict[str, Any] = {
+        "/v1/chat/completions": {"post": {**chat, "tags": ["gateway"], "requestBody": body}},
+        "/v1/models": {"get": {**listed, "tags": ["gateway"]}},
+    }
+    document.paths = {**(document.paths or {}), **paths}

@@ -17,6 +17,7 @@ from litestar.types import ExceptionHandlersMap
 from sqlalchemy import exc
 
 from agent_rft.contracts.errors import Fault, FaultsFound, UserError
+from observability.approvals import Decided
 from observability.dossier import NotThere, Sealed
 from serving.auth import CHALLENGE
 from serving.label_pages import HEADERS, document
@@ -67,7 +68,7 @@ def _to_sign_in(request: Asking, login: str) -> Response[str]:
 
 def _users_mistake(_: Asking, error: UserError) -> Response[Refusal]:
     faults = error.faults if isinstance(error, FaultsFound) else ()
-    status = 404 if isinstance(error, NotThere) else 409 if isinstance(error, Sealed) else 400
+    status = 404 if isinstance(error, NotThere) else 409 if isinstance(error, Sealed | Decided) else 400
     return _told(status, error.what.partition("\n")[0] if faults else error.what, error.cure, faults)
 
 

@@ -3,14 +3,18 @@
 A training step sends hundreds of these at once, so this is a plain ASGI callable inside the Litestar app: body decoded
 straight into a record by msgspec, no request object, no dependency injection, no log line for what goes well.
 
-Calls need no idempotency store: these tools only read, so the same (rollout_id, call_id) delivered twice, which a client's
-retry makes it, is answered twice the same.
+Who may call, and what stands between a call and its tool, is the `Desk`'s. The one for training is here: one bearer, every call run,
+bursts queue, and no idempotency, since tools that only read answer the same (rollout_id, call_id) delivered twice, which a client's
+retry makes it, twice the same. The one for production is in production_tools.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import math
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Protocol
 
 import msgspec
 import structlog
@@ -18,10 +22,13 @@ from litestar.types import Receive, Scope, Send
 
 from agent_rft.contracts.errors import InfraError, did_you_mean
 from agent_rft.contracts.ports import ToolProvider
+from observability.access import Caller
 from serving.auth import HOW, Bearer
 from serving.threads import in_daemon_thread
-from serving.tools.context import CallKey, current_call
+from serving.tools.context import CallKey, current_call, current_deadline
 
+CHALLENGED = (b"www-authenticate", b"Bearer")
+DEADLINE = b"x-rft-deadline"
 log = structlog.get_logger("serving.tools")
 Answer = tuple[str, str | None]
 
@@ -41,13 +48,48 @@ class ToolAnswer(msgspec.Struct):
 
 
 class Refused(Exception):
-    """A request that no tool sees: the calling program's mistake, never the model's."""
+    """A request that no tool sees: the calling program's mistake, never the model's; or nobody's, where it has to wait."""
 
-    def __init__(self, status: int, detail: str, header: tuple[bytes, bytes] | None = None) -> None:
+    def __init__(
+        self, status: int, detail: str, header: tuple[bytes, bytes] | None = None, more: Mapping[str, Any] | None = None
+    ) -> None:  # fmt: skip
         super().__init__(detail)
         self.status = status
         self.detail = detail
         self.headers = [header] if header else []
+        self.more = more or {}
+
+
+class Who(msgspec.Struct, frozen=True):
+    """On whose behalf a call is made."""
+
+    tenant: str = ""
+    """Empty in training, where all are one."""
+    name: str = ""
+    caller: Caller | None = None
+    """Whose key it is; None: the server's own bearer."""
+
+
+class Desk(Protocol):
+    async def admit(self, scope: Any) -> Who:
+        """Who sends it; Refused if nobody who may."""
+        ...
+
+    async def run(self, who: Who, name: str, request: ToolRequest) -> Answer: ...
+
+
+class TrainingDesk:
+    def __init__(self, bearer: Bearer, runner: ToolRunner) -> None:
+        self._bearer = bearer
+        self._runner = runner
+
+    async def admit(self, scope: Any) -> Who:
+        if not self._bearer.admits(scope["headers"]):
+            raise Refused(401, HOW, CHALLENGED)
+        return Who()
+
+    async def run(self, who: Who, name: str, request: ToolRequest) -> Answer:
+        return await self._runner.run(name, request.arguments)
 
 
 class ToolRunner:
@@ -108,9 +150,8 @@ class ToolRunner:
 class ToolEndpoint:
     """`POST /tools/{name}`, its short forms, and `GET /tools`, which tells what there is."""
 
-    def __init__(self, tools: ToolProvider, bearer: Bearer, runner: ToolRunner, max_body_bytes: int) -> None:
-        self._bearer = bearer
-        self._run = runner.run
+    def __init__(self, tools: ToolProvider, desk: Desk, max_body_bytes: int) -> None:
+        self._desk = desk
         self._max_body_bytes = max_body_bytes
         self._decode = msgspec.json.Decoder(ToolRequest).decode
         self._encode = msgspec.json.Encoder().encode
@@ -122,7 +163,7 @@ class ToolEndpoint:
             body = await self._answer(scope, receive)
         except Refused as refused:
             status, headers = refused.status, refused.headers
-            body = self._encode({"status_code": refused.status, "detail": refused.detail})
+            body = self._encode({"status_code": refused.status, "detail": refused.detail, **refused.more})
         except InfraError as failure:
             status, body = 503, self._encode({"infra_error": {"part": failure.part, "what": failure.what}})
         headers += [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
@@ -130,8 +171,7 @@ class ToolEndpoint:
         await send({"type": "http.response.body", "body": body, "more_body": False})
 
     async def _answer(self, scope: Any, receive: Receive) -> bytes:
-        if not self._bearer.admits(scope["headers"]):
-            raise Refused(401, HOW, (b"www-authenticate", b"Bearer"))
+        who = await self._desk.admit(scope)
         path = scope["path"]  # what Litestar's mount leaves: "/search/", and "x/" for a stranger such as "/toolsx"
         if not path.startswith("/"):
             raise Refused(404, "no such path; a tool is called at /tools/{name}")
@@ -145,8 +185,10 @@ class ToolEndpoint:
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
             shape = '{"arguments": {...}, "call_id": "...", "rollout_id": "..."}'
             raise Refused(400, f"the body must be JSON like {shape}: {error}") from error
-        current_call.set(CallKey(request.rollout_id, request.call_id))  # each request is a task with a context of its own
-        output, error = await self._run(name, request.arguments)
+        current_call.set(CallKey(request.rollout_id, request.call_id, who.tenant))  # each request is a task with a context of its own
+        if (seconds := _deadline(scope["headers"])) is not None:
+            current_deadline.set(time.monotonic() + seconds)
+        output, error = await self._desk.run(who, name, request)
         return self._encode(ToolAnswer(output, request.call_id, error))
 
     async def _body(self, scope: Any, receive: Receive) -> bytes:
@@ -160,3 +202,17 @@ class ToolEndpoint:
             if len(body) > self._max_body_bytes:
                 raise Refused(413, f"the body is larger than {self._max_body_bytes} bytes")
         return body
+
+
+def _deadline(headers: Iterable[tuple[bytes, bytes]]) -> float | None:
+    """For how many seconds the caller waits."""
+    for name, value in headers:
+        if name == DEADLINE:
+            try:
+                seconds = float(value)
+            except ValueError:
+                seconds = math.nan
+            if not 0 < seconds < math.inf:
+                raise Refused(400, f"{DEADLINE.decode()} is the seconds that are left, such as 12.5; found {value[:40]!r}")
+            return seconds
+    return None

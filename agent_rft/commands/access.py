@@ -9,7 +9,7 @@ from contextlib import closing
 
 from rich.table import Table
 
-from agent_rft.commands.parts import console
+from agent_rft.commands.console import console
 from observability import accesses, users
 from observability.access import Caller, person_at_the_machine
 from observability.cards import whole_id

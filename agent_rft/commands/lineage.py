@@ -9,15 +9,19 @@ from typing import Any
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent_rft.commands.access import me
-from agent_rft.commands.parts import Data, Parts, console
+from agent_rft.commands.parts import Data, Parts, console, limits_of
+from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.training import Outcome
 from agent_rft.datasets.filings import TOOLS
+from agent_rft.evaluation.compare import Comparison
+from agent_rft.evaluation.offline import MOST_ROWS
 from observability.artifacts import register
 from observability.dossier import Artifact
 from observability.proofs import cards_asked_for
 from observability.query import And, Term
 from observability.queue import fill_for, flag_for
+from observability.registry import register_agent, report
 from observability.states import LONGEST_WORDS
 
 
@@ -43,6 +47,38 @@ def register_run(parts: Parts, data: Data) -> None:
 def register_checkpoint(parts: Parts, name: str, facts: dict[str, Any]) -> None:
     run_id = parts.folder.run_id
     _registered(parts, Artifact(kind="checkpoint", id=name, name=name, run_id=run_id, parents=(("run", run_id),), facts=facts))
+
+
+def register_agents(parts: Parts, checkpoint: str, found: Comparison) -> Iterator[str]:
+    """The tuned agent and the base one, each with what the evaluation found: so that either can be released. The line to print."""
+    if parts.store is None:
+        return
+    settings, run_id = parts.settings, parts.folder.run_id
+    tenant, rows = settings.store.tenant, sorted(found.rows, key=lambda row: row.row_id)[:MOST_ROWS]
+    base = {"reward": found.base_reward, "regressed": 0.0, "rows": {row.row_id: row.base_reward for row in rows}}
+    tuned = {"reward": found.tuned_reward, "regressed": found.regressed / found.compared if found.compared else 0.0, "run": run_id}
+    tuned |= {"rows": {row.row_id: row.tuned_reward for row in rows}}
+    try:
+        for weights, name, figures in ((parts.versions.checkpoint, "base", base), (checkpoint, run_id, tuned)):
+            made = agent_of_run(parts, weights)
+            register_agent(parts.store, tenant, made, name, "" if name == "base" else run_id)
+            report(parts.store, tenant, made.id, "evaluation", passed=True, figures=figures, by=me(tenant).name)
+    except (UserError, SQLAlchemyError) as error:
+        yield f"warning: the agents were not registered, so neither can be released: {error}"
+        return
+    yield f"agent {agent_of_run(parts, checkpoint).id}: `rft release create SERVICE --agent {run_id}` puts it on trial"
+
+
+def agent_of_run(parts: Parts, checkpoint: str) -> Agent:
+    """As the run trained and evaluated it."""
+    settings = parts.settings
+    return Agent(
+        checkpoint=checkpoint,
+        tool_set=parts.versions.tool_set,
+        system_prompt=settings.task.system_prompt,
+        limits=limits_of(settings),
+        temperature=settings.algorithm.temperature,
+    )
 
 
 def queue_filled(parts: Parts) -> Iterator[str]:

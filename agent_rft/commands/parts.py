@@ -12,11 +12,11 @@ from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from pathlib import Path
 
 import msgspec
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy.exc import SQLAlchemyError
 
 from agent_rft import __version__
+from agent_rft.commands.console import console
 from agent_rft.commands.grading import grader_of, services_of
 from agent_rft.commands.registered import inactive, shipped
 from agent_rft.commands.run_folder import RunFolder
@@ -44,8 +44,8 @@ from observability.roots import LedgerFiles, sign
 from observability.signing import open_keys
 from observability.store import Store, open_store
 from serving.server import BEARER_VARIABLE, running_server
+from serving.tools import notebook, outbox
 
-console = Console(highlight=False, soft_wrap=True, markup=False, emoji=False)  # what is printed is often the user's words
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -88,7 +88,10 @@ def read_data(settings: Settings, grader: Grader) -> Data:
 
 
 def known_tools(settings: Settings) -> list[str]:
-    return served_tools(settings.tools.url)[0] if settings.tools.url else [spec.name for spec in TOOLS]
+    if settings.tools.url:
+        return served_tools(settings.tools.url)[0]
+    more = (*(notebook.SPECS if settings.tools.notebook else ()), *([outbox.SPEC] if settings.tools.outbox else []))
+    return [spec.name for spec in (*TOOLS, *more)]
 
 
 def served_tools(url: str) -> tuple[list[str], str]:

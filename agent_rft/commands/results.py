@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from agent_rft.commands.lineage import halt_flagged, queue_filled, register_checkpoint
+from agent_rft.commands.lineage import halt_flagged, queue_filled, register_agents, register_checkpoint
 from agent_rft.commands.parts import Parts, model_of
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.contracts.graded import GradedRollout
@@ -56,6 +56,8 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             )
         figures = {name: summary[name] for name in ("steps", "base_val_reward", "val_reward")}
         register_checkpoint(self.parts, self._versions.checkpoint, {"folder": self.outcome.checkpoint, **figures})
+        if self.comparison:
+            yield from register_agents(self.parts, self._versions.checkpoint, self.comparison)
         yield from halt_flagged(self.parts, self.outcome)
         yield from queue_filled(self.parts)
         yield self._next_step

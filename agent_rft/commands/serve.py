@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import os
 import secrets
 import time
@@ -12,11 +13,13 @@ from pathlib import Path
 
 from rich.table import Table
 
+from agent_rft.commands.gateway import agents_of, gateway_of
 from agent_rft.commands.grading import embedder_of, grader_of, services_of
 from agent_rft.commands.label_desk import StoreDesk
 from agent_rft.commands.parts import console, served_tools
+from agent_rft.commands.release_control import control_of
 from agent_rft.compose import load, settings_for
-from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.errors import Fault, FaultsFound, UserError, did_you_mean
 from agent_rft.contracts.ports import ToolProvider
 from agent_rft.datasets.filings import TOOLS
 from agent_rft.graders.registry import build_grader
@@ -32,10 +35,15 @@ from observability.redaction.detectors import detectors_of
 from observability.store import Store, StoreAway, open_store
 from serving.app import create_app
 from serving.judge import judge_app
+from serving.production_tools import Rules, changing
+from serving.release.routing import Routing
 from serving.server import BEARER_VARIABLE, serve
 from serving.tools.corpus import CorpusTools
 from serving.tools.embeddings import embedding_index
 from serving.tools.faults import FlakyTools
+from serving.tools.joined import JoinedTools
+from serving.tools.notebook import NotebookTools
+from serving.tools.outbox import OutboxTools
 from serving.tools.retrieval import LexicalIndex
 
 PATIENCE, RETRY_SECONDS = 20.0, 2.0
@@ -55,10 +63,14 @@ def serve_forever(settings: Settings) -> None:
         _store_at(settings.store.url) as store,
         _store_at(settings.store.url) as takes_in,  # over connections of its own: readers who hold all of theirs stop no card
         _intake_of(takes_in, settings.store) as intake,
+        gateway_of(settings, store, routing := Routing(store, Path(settings.gateway.spool, "withdrawn")) if store else None) as gateway,
     ):
-        grader = grader_of(settings, own)
+        grader, tools = grader_of(settings, own), provider_of(settings)
+        control = None
+        if store and routing and gateway:  # a training run's tool server would grade live sessions by its own recipe's grader
+            control = control_of(settings, store, routing, trained_against=grader, services=own)
         app = create_app(
-            provider_of(settings),
+            tools,
             {grader.ref.name: grader},
             bearer,
             build=lambda spec: build_grader(spec, callers),
@@ -68,6 +80,10 @@ def serve_forever(settings: Settings) -> None:
             ledger_folder=settings.store.ledger,
             grade_deadline_seconds=settings.serving.grade_seconds,
             grades_in_flight=settings.serving.grades_in_flight,
+            gateway=gateway,
+            agents=agents_of(settings, gateway, takes_in, intake, tools, bearer),
+            production=rules_of(settings, tools, store),
+            control=control,
         )
         console.print(
             f"serving on http://{host}:{port} (/health, /schema, /tools/NAME, /grade, OpenAI's and Azure's; /cards, /labels for people); "
@@ -111,7 +127,7 @@ def _intake_of(store: Store | None, settings: StoreSettings) -> Generator[Intake
         yield None
         return
     detectors = detectors_of(settings.redact, settings.patterns, settings.tenant_patterns)
-    with closing(Follower(store, detectors)), closing(Intake(store, detectors)) as intake:
+    with closing(Intake(store, detectors)) as intake, closing(Follower(store, detectors, busy=intake.busy)):
         yield intake
 
 
@@ -141,7 +157,27 @@ def provider_of(settings: Settings) -> ToolProvider:
         provider = FlakyTools(
             provider, failure_rate=faults.failure_rate, hang_rate=faults.hang_rate, latency_seconds=faults.latency_seconds, seed=faults.seed
         )
-    return provider
+    more: list[ToolProvider] = [
+        *([NotebookTools()] if tools.notebook else []),
+        *([OutboxTools(Path(tools.outbox))] if tools.outbox else []),
+    ]
+    return JoinedTools([provider, *more]) if more else provider
+
+
+def rules_of(settings: Settings, tools: ToolProvider, store: Store | None) -> Rules | None:
+    """None in training."""
+    if settings.serving.mode == "training":
+        return None
+    if store is None:
+        cure = "name its database: store.url=postgresql://..., or sqlite:///FILE"
+        raise UserError("serving=production takes the store itself: tenants' keys and approvals are in it", cure)
+    known, wanted = {spec.name for spec in tools.specs}, settings.tools.high_impact
+    if faults := [
+        Fault("tools.high_impact", f"there is no tool {one!r}", did_you_mean(one, known)) for one in wanted or () if one not in known
+    ]:
+        raise FaultsFound("the settings have faults:", faults, exit_code=2)
+    high_impact = changing(tools) if wanted is None else frozenset(wanted)
+    return Rules(high_impact=high_impact, approval=dt.timedelta(minutes=settings.approvals.minutes), **settings.serving.calls.model_dump())
 
 
 def smoke_test(recipe: str, overrides: list[str], url: str | None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -70,6 +71,19 @@ class InfraError(_Travels):
 
     def __str__(self) -> str:
         return f"{self.part}: {self.what}" + (f"\n  cure: {self.cure}" if self.cure else "")
+
+
+class NeedsApproval(_Travels):
+    """A tool call waits until a person has allowed it. Nobody's fault: it is sent again once they have decided."""
+
+    def __init__(self, approval_id: int, expires_at: dt.datetime) -> None:
+        super().__init__(approval_id, expires_at)
+        self.approval_id = approval_id
+        self.expires_at = expires_at
+        """From when on it is refused, if nobody has decided."""
+
+    def __str__(self) -> str:
+        return f"approval {self.approval_id} is waited for until {self.expires_at:%Y-%m-%d %H:%M} UTC"
 
 
 class Halted(UserError):

@@ -67,6 +67,8 @@ class AskModel(msgspec.Struct, frozen=True):
     """What this turn may write at most."""
     room: int
     """What context and turn together may still take of the trajectory's tokens."""
+    used: int = 0
+    """What the trajectory has taken of them so far: an endpoint that counts counts these again with each turn."""
 
 
 class CallTools(msgspec.Struct, frozen=True):

@@ -29,15 +29,17 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     )
     """How alpha is dealt out; the shares add up to 1 at most."""
     tolerance: dict[Kpi, float] = msgspec.field(
-        default_factory=lambda: {"reward": 0.0, "holdout": 0.0, "errors": 0.0, "tool_failures": 0.0, "slow": 0.02}
+        default_factory=lambda: {"reward": 0.0, "holdout": 0.02, "errors": 0.0, "tool_failures": 0.0, "slow": 0.02}
     )
     """How much worse the candidate's mean may be and still count as good."""
     unsafe_cap: float = 0.005
     """The share of sessions with a safety violation that is still borne."""
     margin: float = 0.05
     """A candidate goes to full once its reward is shown to be at most so much below the live agent's ..."""
+    rate_margin: float = 0.1
+    """... and the share of its sessions with an error, a failed tool or a slow turn at most so much above ..."""
     promote_alpha: float = 0.05
-    """... with at most this chance of error."""
+    """... each with at most this chance of error."""
     by_hand: bool = False
     """The step to full waits for two people, whatever the figures say."""
     needs: tuple[str, ...] = ("evaluation", "safety", "holdout")

@@ -106,10 +106,10 @@ def start(attempt: Try, limits: Limits) -> Rollout:
     return Rollout(new_rollout_id(), attempt.row.opening(), attempt.row.tools, limits, attempt.seed)
 
 
-def new_rollout_id() -> str:
-    """A UUID, version 7: unique everywhere, sorted by time in every index."""
+def new_rollout_id(random_bytes: Callable[[int], bytes] = os.urandom) -> str:
+    """A UUID, version 7: unique everywhere, sorted by time in every index. Who needs many has cheaper chance than the system's."""
     milliseconds = time.time_ns() // 1_000_000
-    bits = (milliseconds << 80) | int.from_bytes(os.urandom(10))
+    bits = (milliseconds << 80) | int.from_bytes(random_bytes(10))
     bits = bits & ~(0xF << 76) & ~(0x3 << 62) | (0x7 << 76) | (0x2 << 62)
     digits = f"{bits:032x}"
     return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))
@@ -144,23 +144,20 @@ async def _run_alone(
     position: int, rollout: Rollout, sampler: Sampler, tools: ToolBox, finished: Callable[[int], None], gate: asyncio.Semaphore
 ) -> None:
     async with gate:
-        clock = Clock(rollout)
-        command: Command | None = begin(rollout)
-        while rollout.ending is None:
-            if isinstance(command, AskModel):
-                command = advance(rollout, await _speak(sampler, command, clock))
-            elif isinstance(command, CallTools):
-                command = await run_tools(rollout, command, tools, clock)
-        clock.stop()
+        await run_one(rollout, sampler, tools)
         finished(position)
 
 
-async def _speak(sampler: Sampler, ask: AskModel, clock: Clock) -> Event:
-    try:
-        async with asyncio.timeout(clock.left()):
-            return (await sampler.sample([ask]))[0]
-    except TimeoutError:
-        return TimeUp()
+async def run_one(rollout: Rollout, sampler: Sampler, tools: ToolBox) -> None:
+    """From its beginning to its end."""
+    clock = Clock(rollout)
+    command: Command | None = begin(rollout)
+    while rollout.ending is None:
+        if isinstance(command, AskModel):
+            command = advance(rollout, await speak(sampler, command, clock))
+        elif isinstance(command, CallTools):
+            command = await run_tools(rollout, command, tools, clock)
+    clock.stop()
 
 
 # --- in step: one forward pass serves every live rollout -------------------------------------------------------------
@@ -213,6 +210,14 @@ class Clock:
 
     def stop(self) -> None:
         self._rollout.seconds = time.monotonic() - self._began
+
+
+async def speak(sampler: Sampler, ask: AskModel, clock: Clock) -> Event:
+    try:
+        async with asyncio.timeout(clock.left()):
+            return (await sampler.sample([ask]))[0]
+    except TimeoutError:
+        return TimeUp()
 
 
 async def run_tools(rollout: Rollout, command: CallTools, tools: ToolBox, clock: Clock) -> Command | None:

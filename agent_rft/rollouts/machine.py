@@ -28,6 +28,13 @@ def begin(rollout: Rollout) -> Command:
     return _ask(rollout)
 
 
+def go_on(rollout: Rollout) -> Command:
+    """What is to be done for one that was put away in the middle: the calls that have not come back, else the next question."""
+    if rollout.ending is not None:
+        return Finish(rollout.rollout_id, rollout.ending)
+    return CallTools(rollout.rollout_id, late) if (late := waiting_for(rollout)) else _ask(rollout)
+
+
 def advance(rollout: Rollout, event: Event) -> Command | None:
     """Take one event into the rollout. None: keep waiting."""
     if rollout.ending is not None:
@@ -111,6 +118,7 @@ def _ask(rollout: Rollout) -> Command:
         tools=rollout.tools,
         max_tokens=min(rollout.limits.max_turn_tokens, room),
         room=room,
+        used=rollout.total_tokens,
     )
 
 

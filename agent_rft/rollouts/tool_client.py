@@ -3,27 +3,43 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import random
 import time
+from collections.abc import Mapping
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from agent_rft.contracts.errors import InfraError, UserError
+from agent_rft.contracts.errors import InfraError, NeedsApproval, UserError
 from agent_rft.contracts.messages import ToolCall
+from agent_rft.contracts.ports import ToolBox
 from agent_rft.contracts.retries import TryAgain, may_pass, pause_before_next, seconds_asked_for
 from agent_rft.contracts.rollouts import ToolResult
 
 LONGEST_PAUSE_SECONDS = 10.0
 LONGEST_NAME = 200
+TENANT_HEADER, CALLER_HEADER, DEADLINE_HEADER = "x-rft-tenant", "x-rft-caller", "x-rft-deadline"
+WAITS_FOR_A_PERSON = 428
 
 
 class Answer(msgspec.Struct):
     output: str
     call_id: str | None = None
     error: str | None = None
+
+
+class Asked(msgspec.Struct):
+    """An approval that a call waits for."""
+
+    id: int
+    expires_at: dt.datetime
+
+
+class Waits(msgspec.Struct):
+    approval: Asked
 
 
 class CallStats(msgspec.Struct):
@@ -40,7 +56,8 @@ class HttpTools:
     """A ToolBox over one HTTP session, for any number of rollouts at once.
 
     Use it as `async with HttpTools(...) as tools`. A call that fails from infrastructure is tried again after a pause that
-    doubles each time; then it is an InfraError that names the tool. What is the model's fault comes back as a result.
+    doubles each time; then it is an InfraError that names the tool. What is the model's fault comes back as a result, and
+    a call that a person has to allow first is a NeedsApproval.
     """
 
     def __init__(
@@ -55,7 +72,7 @@ class HttpTools:
         self.stats: dict[str, CallStats] = {}
         self._recipe = (base_url, bearer, timeout_seconds, retries, concurrency, backoff_seconds)
         self._base_url = base_url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json"}
+        self._headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json", DEADLINE_HEADER: f"{timeout_seconds:g}"}
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
         self._retries = retries
         self._backoff_seconds = backoff_seconds
@@ -80,7 +97,12 @@ class HttpTools:
             await self._session.close()
             self._session = None
 
-    async def call(self, rollout_id: str, call: ToolCall) -> ToolResult:
+    def on_behalf_of(self, tenant: str, caller: str) -> ToolBox:
+        """The same client for one tenant's calls, where the bearer is one that speaks for every tenant. `caller` is who has the
+        agent run, by the name of their key: they allow none of its calls themselves."""
+        return _OnBehalf(self, {TENANT_HEADER: quote(tenant), CALLER_HEADER: quote(caller)})
+
+    async def call(self, rollout_id: str, call: ToolCall, headers: Mapping[str, str] | None = None) -> ToolResult:
         try:
             url = self._url_of(call.name)
             body = msgspec.json.encode({"arguments": call.arguments, "call_id": call.call_id, "rollout_id": rollout_id})
@@ -91,7 +113,7 @@ class HttpTools:
         started, attempt = time.perf_counter(), 1
         while True:
             try:
-                answer = await self._attempt(call, url, body)
+                answer = await self._attempt(call, url, body, headers)
                 return ToolResult(call.call_id, answer.output, answer.error, time.perf_counter() - started, attempt)
             except TryAgain as trouble:
                 stats.retried += attempt == 1
@@ -109,11 +131,11 @@ class HttpTools:
             raise ValueError("no tool has so long a name")
         return URL(f"{self._base_url}/tools/{quote(name, safe='')}", encoded=True)
 
-    async def _attempt(self, call: ToolCall, url: URL, body: bytes) -> Answer:
+    async def _attempt(self, call: ToolCall, url: URL, body: bytes, more: Mapping[str, str] | None) -> Answer:
         if self._session is None:
             raise RuntimeError("open it first: async with HttpTools(...) as tools")
         try:
-            async with self._places, self._session.post(url, data=body, allow_redirects=False) as response:
+            async with self._places, self._session.post(url, data=body, headers=more, allow_redirects=False) as response:
                 status, headers, reply = response.status, response.headers, await response.read()
         except TimeoutError as error:
             raise TryAgain(f"no answer from {self._base_url} within {self._timeout.total:g} s") from error
@@ -126,6 +148,8 @@ class HttpTools:
         said = f"{self._base_url} answered {status}: {reply[:300].decode(errors='replace')}"
         if status in (401, 403):
             raise UserError(f"the tool server refuses our bearer: {said}", "set TOOL_BEARER to the server's own")
+        if status == WAITS_FOR_A_PERSON:
+            raise _needs_approval(call, reply, said)
         if may_pass(status):
             raise TryAgain(said, seconds_asked_for(retry_after, time.time()))
         try:
@@ -135,3 +159,20 @@ class HttpTools:
         if answer.call_id not in (None, call.call_id):
             raise InfraError(f"tool:{call.name}", f"answered another call, '{answer.call_id}' instead of '{call.call_id}': {said}")
         return answer
+
+
+class _OnBehalf:
+    def __init__(self, tools: HttpTools, headers: Mapping[str, str]) -> None:
+        self._tools = tools
+        self._headers = headers
+
+    async def call(self, rollout_id: str, call: ToolCall) -> ToolResult:
+        return await self._tools.call(rollout_id, call, self._headers)
+
+
+def _needs_approval(call: ToolCall, reply: bytes, said: str) -> NeedsApproval | InfraError:
+    try:
+        asked = msgspec.json.decode(reply, type=Waits).approval
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        return InfraError(f"tool:{call.name}", f"does not say which approval it waits for: {error}: {said}")
+    return NeedsApproval(asked.id, asked.expires_at)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -107,3 +108,84 @@ def took(seconds: float) -> str:
 
 def count(number: int, what: str) -> str:
     return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
+# --- tests, and what they compare ---------------------------------------------------------------------------------------------
+
+CURVE_WIDTH, CURVE_HIGH = 320, 110
+LOWEST_LOG = -4.0
+"""Of the logarithm of a capital that is drawn: what was lost beyond it tells nobody anything."""
+PAIRS_HIGH = 70
+
+
+class Curve(NamedTuple):
+    """The course of a test, its capital on a logarithmic scale."""
+
+    points: str
+    """Of a polyline."""
+    bound: float | None
+    """How far down the capital stands that is enough."""
+    one: float
+    """And the capital that it began with."""
+    crossed: bool
+    n: int
+
+
+def curve(points: Sequence[Sequence[float]], bound: float | None) -> Curve | None:
+    """None where there is no course yet."""
+    if not points:
+        return None
+    low = max(LOWEST_LOG, min(0.0, *(log for _, log in points)))
+    high = max(1.0, bound or 0.0, *(log for _, log in points)) * 1.08
+    last = points[-1][0]
+
+    def y(log: float) -> float:
+        return round(CURVE_HIGH * (high - max(log, low)) / (high - low), 1)
+
+    drawn = " ".join(f"{round(CURVE_WIDTH * n / max(last, 1), 1):g},{y(log):g}" for n, log in [(0, 0.0), *points])
+    crossed = bound is not None and any(log >= bound for _, log in points)
+    return Curve(drawn, None if bound is None else y(bound), y(0.0), crossed, int(last))
+
+
+class Pair(NamedTuple):
+    """One bin: the reference's bar and the live one beside it."""
+
+    reference: Box
+    live: Box
+    told: str
+
+
+def pairs(labels: Sequence[str], reference: Sequence[float], live: Sequence[float] | None) -> list[Pair]:
+    most = max(*reference, *(live or (0.0,)), 1e-9)
+    step = CURVE_WIDTH / len(labels)
+    width = round(step * 0.4, 2)
+
+    def bar(x: float, share: float, style: str) -> Box:
+        height = round(share / most * PAIRS_HIGH, 2)
+        return Box(round(x, 2), round(PAIRS_HIGH - height, 2), width, height, style)
+
+    seen = live or [0.0] * len(labels)
+    return [
+        Pair(
+            bar(place * step + step * 0.08, before, "reference"),
+            bar(place * step + step * 0.52, now, "live"),
+            f"{label}: {before:.1%} of the reference, {now:.1%} live",
+        )
+        for place, (label, before, now) in enumerate(zip(labels, reference, seen, strict=True))
+    ]
+
+
+def percent(share: float) -> str:
+    """With as many digits as tell small ones apart."""
+    value = 100 * share
+    return f"{value:.0f}%" if abs(value) >= 10 or value == round(value) else f"{value:.1f}%" if abs(value) >= 1 else f"{value:.2g}%"
+
+
+def e_value(log_e: float | None) -> str:
+    """A capital, as people read it."""
+    if log_e is None:
+        return "\N{EN DASH}"
+    if log_e < 9:
+        return f"{math.exp(log_e):.3g}"
+    power = log_e / math.log(10)
+    return f"10^{power:.1f}"

@@ -29,6 +29,7 @@ from serving.pages import pictures
 from serving.pages.cardview import as_lines, long, plain, share
 from serving.pages.checks import Checks
 from serving.refusals import AWAY, RETRY_AFTER_SECONDS, why_away
+from serving.release.looking import Promises
 from serving.threads import in_daemon_thread
 
 HERE = Path(__file__).parent
@@ -57,6 +58,7 @@ class Desk(msgspec.Struct, frozen=True):
     gate: Gate
     files: LedgerFiles
     checks: Checks
+    promises: Promises = Promises()
 
     @property
     def store(self) -> Store:
@@ -132,8 +134,10 @@ def _environment() -> Environment:
         "moment": moment,
         "share": share,
         "score": score,
+        "e_value": pictures.e_value,
+        "percent": pictures.percent,
     }
-    known: dict[str, Any] = {"at": address, "width": pictures.WIDTH, "high": pictures.HIGH, "static": _versioned}
+    known: dict[str, Any] = {"at": address, "width": pictures.WIDTH, "high": pictures.HIGH, "drawn": pictures, "static": _versioned}
     cast(dict[str, Any], made.filters).update(filters)
     cast(dict[str, Any], made.globals).update(known | {"hidden_pages": hidden_pages})
     return made
@@ -158,7 +162,7 @@ def address(path: str, **fields: Any) -> str:
 
 def hidden_pages(caller: Caller) -> list[str]:
     """What the menu leaves out: pages that would only refuse."""
-    takes: dict[str, Scope] = {"/queue": "review", "/access": "approve"}
+    takes: dict[str, Scope] = {"/queue": "review", "/approvals": "approve", "/access": "approve"}
     return [page for page, scope in takes.items() if not caller.may(scope)]
 
 

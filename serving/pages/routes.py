@@ -6,13 +6,14 @@ from litestar.handlers import HTTPRouteHandler
 
 from observability.roots import LedgerFiles
 from serving.gate import Gate
-from serving.pages import cards, keeping, ledger, people
+from serving.pages import approvals, cards, drift, keeping, ledger, levels, people, releases
 from serving.pages.checks import Checks
 from serving.pages.render import Desk, page_route, static_route
+from serving.release.looking import Promises
 
 
-def pages_routes(gate: Gate, files: LedgerFiles) -> list[HTTPRouteHandler]:
-    desk = Desk(gate, files, Checks())
+def pages_routes(gate: Gate, files: LedgerFiles, promises: Promises | None = None) -> list[HTTPRouteHandler]:
+    desk = Desk(gate, files, Checks(), promises or Promises())
     return [
         page_route(desk, "GET", "/", "read", cards.home),
         page_route(desk, "GET", "/cards", "read", cards.search),
@@ -37,6 +38,18 @@ def pages_routes(gate: Gate, files: LedgerFiles) -> list[HTTPRouteHandler]:
         page_route(desk, "GET", "/holds/plan", "operate", keeping.planned),
         page_route(desk, "POST", "/holds", "approve", keeping.place_hold),
         page_route(desk, "POST", "/holds/release", "approve", keeping.release_hold),
+        page_route(desk, "GET", "/approvals", "approve", approvals.inbox),
+        page_route(desk, "POST", "/approvals/{approval_id:str}", "approve", approvals.decide),
         page_route(desk, "GET", "/access", "approve", ledger.access_log),
+        page_route(desk, "GET", "/releases", "read", releases.listed),
+        page_route(desk, "GET", "/releases/{release_id:str}", "read", releases.shown),
+        page_route(desk, "POST", "/releases/{release_id:str}/hold", "operate", releases.hold),
+        page_route(desk, "POST", "/releases/{release_id:str}/resume", "operate", releases.resume),
+        page_route(desk, "POST", "/releases/{release_id:str}/promote", "operate", releases.promote),
+        page_route(desk, "POST", "/releases/{release_id:str}/approve", "approve", releases.approve),
+        page_route(desk, "POST", "/releases/{release_id:str}/waive", "approve", releases.waive),
+        page_route(desk, "POST", "/releases/{release_id:str}/rollback", "operate", releases.rollback),
+        page_route(desk, "GET", "/drift", "read", drift.drift),
+        page_route(desk, "GET", "/service-levels", "read", levels.service_levels),
         static_route(),
     ]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from agent_rft.contracts.jobcards import JobCard
+from observability import release_tables as of_releases
 from observability.store import Store, migrate, open_store
-from observability.tables import access_cards, access_log, api_keys, ledger, users
+from observability.tables import access_cards, access_log, api_keys, artifacts, ledger, users
 
 HERE = Path(__file__).parent
 
@@ -58,4 +59,14 @@ def peoples_store(migrated: Store) -> Iterator[Store]:
     yield migrated
     with migrated.writing() as connection:
         for table in (access_cards, access_log, api_keys, users, ledger):
+            connection.execute(table.delete())
+
+
+@pytest.fixture
+def release_store(migrated: Store) -> Iterator[Store]:
+    """Without agents, releases and what they are decided on."""
+    yield migrated
+    names = ("release_events", "releases", "release_turns", "release_sessions", "release_tests", "outbox", "leases")
+    with migrated.writing() as connection:
+        for table in (*(getattr(of_releases, name) for name in names), artifacts, ledger):
             connection.execute(table.delete())

@@ -29,15 +29,17 @@ def test_what_each_role_may():
         "viewer": "read export",
         "reviewer": "read export review",
         "approver": "read export review approve",
-        "operator": "read export ingest operate",  # who runs the store does not judge its cards
-        "admin": "read export review approve ingest operate admin",
+        "agent": "run",  # an agent's program reads nobody's cards
+        "operator": "read export ingest run operate",  # who runs the store does not judge its cards
+        "admin": "read export review approve ingest run operate admin",
     }
 
 
-@given(role=st.sampled_from(sorted(ROLES)), narrowed=st.none() | st.lists(st.sampled_from([*SCOPES, "root", ""])))
+@given(role=st.sampled_from(sorted(ROLES)), narrowed=st.none() | st.lists(st.sampled_from([*SCOPES, "tool:search", "tool:", "root", ""])))
 def test_a_key_may_never_more_than_its_owners_role(role, narrowed):
     may = allowed(role, narrowed)
-    assert may <= ROLES[role] and (narrowed is None or may <= set(narrowed))
+    tools = {"tool:search"} if "run" in ROLES[role] else set()
+    assert may <= ROLES[role] | tools and (narrowed is None or may <= set(narrowed))
 
 
 def test_a_role_that_is_none_may_nothing():
@@ -80,6 +82,27 @@ def test_faults_name_the_nearest_that_would_be_right():
         "'approve' is more than the role reviewer may",
         "there is no scope 'raed'",
     ]
+
+
+def test_a_tools_scope_is_any_tools_for_who_may_run_and_nobody_elses():
+    assert not list(faults_of_scopes(["tool:search", "tool:a.b-c_1"], "agent"))
+    assert [str(fault) for fault in faults_of_scopes(["tol:search", "tool:", "tool:a b", "runs"], "agent")] == [
+        "scopes: there is no scope 'tol:search' (did you mean 'tool:search'?)",
+        "scopes: there is no scope 'tool:' (tool:NAME, as in tool:search)",
+        "scopes: there is no scope 'tool:a b' (tool:NAME, as in tool:search)",
+        "scopes: there is no scope 'runs' (did you mean 'run'?)",
+    ]
+    assert [fault.what for fault in faults_of_scopes(["tool:search"], "viewer")] == ["'tool:search' is more than the role viewer may"]
+
+
+def test_a_key_that_names_tools_calls_these_and_no_others():
+    def of(*scopes):
+        return Caller("t", "n", "agent", allowed("agent", scopes or None), "k")
+
+    assert of().may_call("search") and of("run").may_call("read")
+    assert of("tool:search").may_call("search") and not of("tool:search").may("run")
+    assert not of("tool:search").may_call("read") and not of("run", "tool:search").may_call("read")
+    assert not Caller("t", "n", "viewer", allowed("viewer", ["tool:search"]), "k").may_call("search")
 
 
 def test_a_person_at_the_machine_cannot_be_mistaken_for_a_user():

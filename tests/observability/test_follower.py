@@ -138,3 +138,16 @@ def test_postgresql_s_months_are_prepared_while_a_server_runs(postgres: Callable
     assert until(there, 5)
     follower.close()
     store.close()
+
+
+def test_it_stands_back_while_cards_come_and_not_for_longer(
+    store: Store, monkeypatch: pytest.MonkeyPatch, make_card: Callable[..., JobCard]
+):
+    monkeypatch.setattr(module, "EVERY", 0.02)
+    monkeypatch.setattr(module, "STANDS_BACK", 0.6)
+    insert_cards(store, [RecordedCard(make_card(), NOW)])
+    follower = Follower(store, DETECTORS, busy=lambda: True)
+    time.sleep(0.3)
+    assert behind(store) == {"local": 3}
+    assert until(lambda: behind(store) == {})
+    follower.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -208,3 +209,11 @@ def test_a_tenants_question_that_takes_too_long_is_ended_and_only_there(postgres
         for unhurried in (hurried, store.of("acme")):  # the same connection, again out of the pool
             with unhurried.reading() as connection:
                 connection.execute(slow)
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_away_within_seconds(monkeypatch):
+    """Who rolls back at night must not wait for it."""
+    monkeypatch.setitem(stores.PROMPT, "connect_timeout", 2)
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        with pytest.raises(stores.StoreAway, match="timeout"):
+            open_store(f"postgresql://nobody@127.0.0.1:{silent.getsockname()[1]}/cards")

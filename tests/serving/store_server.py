@@ -21,6 +21,6 @@ async def health() -> str:
 
 if __name__ == "__main__":
     store, detectors = open_store(sys.argv[2]), detectors_of(True)
-    with closing(store), closing(Follower(store, detectors)), closing(Intake(store, detectors)) as intake:
+    with closing(store), closing(Intake(store, detectors)) as intake, closing(Follower(store, detectors, busy=intake.busy)):
         app = Litestar([store_routes(store, LedgerFiles.of(store, None), intake), health], logging_config=None)
         serve(app, "127.0.0.1", int(sys.argv[1]))

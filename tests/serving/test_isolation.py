@@ -20,12 +20,16 @@ from litestar.testing import TestClient
 from sqlalchemy import exc
 
 from agent_rft.commands.serve import label_desk_of
+from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.grades import Grade, GraderRef
+from agent_rft.contracts.releases import Policy as ReleasePolicy
 from agent_rft.graders.labelling import Round, place_of
-from observability import artifacts, holds, queue, retention, reviews, states, users, views
+from observability import artifacts, drift, holds, queue, registry, retention, reviews, states, users, views
 from observability.access import SCOPES, person_at_the_machine
 from observability.accesses import note, reading
+from observability.approvals import Call
 from observability.dossier import Artifact
+from observability.drift import Alarm
 from observability.graders import append_grades, give_label_once, register
 from observability.ingest import insert_cards
 from observability.intake import Intake
@@ -36,8 +40,11 @@ from observability.roots import LedgerFiles
 from observability.search import catch_up
 from observability.store import Store, migrate, open_store
 from observability.tables import metadata
+from observability.tool_results import Waits, begin
 from observability.words import word_of_tenant
 from serving.app import store_routes
+from serving.release import acts
+from serving.release.monitors import Reading
 
 make_card = runpy.run_path(str(Path(__file__).parents[1] / "observability" / "sample_cards.py"))["make_card"]
 NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
@@ -61,6 +68,11 @@ class Tenant(NamedTuple):
     """Of an admin."""
     spare: users.NewKey
     change: int
+    approvals: tuple[int, int]
+    """Two calls that wait for a person."""
+    agents: tuple[str, str, str]
+    releases: tuple[int, ...]
+    """On trial; proposed for full; without its reports; one that needs none; and another that is proposed."""
 
     @property
     def own(self) -> str:
@@ -103,8 +115,48 @@ def filled(store: Store, name: str, word: str, number: int) -> Tenant:
     artifacts.register(store, name, [Artifact(kind="dataset", id="d1", name=f"data {word}", run_id=f"run-{word}")])
     note(store, me, "read", f"about {word}", [card])
     catch_up(store, name)
+
+    def waiting(number: int) -> int:
+        call = Call(tenant=name, rollout_id=card, call_id=f"call-{number}", tool="publish", arguments={"text": word})
+        verdict = begin(store, call, f"agent {word}", dt.datetime.now(dt.UTC), dt.timedelta(days=1))
+        assert isinstance(verdict, Waits)
+        return verdict.approval.id
+
+    monitored(store, name, word)
     key = users.new_key(store, me, f"ann-{number}", NOW)
-    return Tenant(name, word, card, key, users.new_key(store, me, f"Zoe {word}", NOW), change.id)
+    return Tenant(
+        name,
+        word,
+        card,
+        key,
+        users.new_key(store, me, f"Zoe {word}", NOW),
+        change.id,
+        (waiting(0), waiting(1)),
+        *released(store, name, word),
+    )
+
+
+def released(store: Store, name: str, word: str) -> tuple[tuple[str, str, str], tuple[int, ...]]:
+    """Services of one live agent, each with another one on trial."""
+    made = [Agent(checkpoint=f"weights {word} {number}", tool_set="t") for number in range(3)]
+    live, other, spare = (registry.register_agent(store, name, one, f"agent {word}") for one in made)
+    registry.report(store, name, other, "safety", passed=True, figures={"said": word}, by=f"Zoe {word}")
+    numbers: list[int] = []
+    for service in ("trial", "proposed", "bare", "ready", "agreed"):
+        acts.begin_first(store, f"Zoe {word}", name, service, live, ReleasePolicy())
+        made_of = ReleasePolicy(needs=()) if service != "bare" else ReleasePolicy()
+        numbers.append(acts.begin(store, f"Zoe {word}", name, service, other, made_of).id)
+    for place in (0, 1, 4):
+        acts.to_canary(store, f"Zoe {word}", name, numbers[place])
+    for place in (1, 4):
+        acts.propose(store, f"Zoe {word}", name, numbers[place], f"because {word}")
+    return (live, other, spare), tuple(numbers)
+
+
+def monitored(store: Store, name: str, word: str) -> None:
+    alarm = Alarm(service=f"service {word}", monitor="turns, training", alarmed=True, why=f"odd {word}", figures={}, at=NOW)
+    reading = {drift.READING: msgspec.to_builtins(Reading(agent=word, at=NOW.isoformat()))}
+    assert drift.save(store, name, alarm.service, None, reading, [alarm], NOW)
 
 
 class World(NamedTuple):
@@ -150,6 +202,14 @@ class Place(NamedTuple):
 
 def card(t: Tenant, **more: Any) -> dict[str, Any]:
     return {"path": {"rollout_id": t.card}, **more}
+
+
+def of_release(place: int, **json: Any) -> Callable[[Tenant], dict[str, Any]]:
+    return lambda t: {"path": {"number": t.releases[place]}, **({"json": json.get("json", json)} if json else {})}
+
+
+def on_page(place: int, **data: str) -> Callable[[Tenant], dict[str, Any]]:
+    return lambda t: {"path": {"release_id": t.releases[place]}, **({"data": data} if data else {})}
 
 
 def one(**path: Callable[[Tenant], Any]) -> Callable[[Tenant], dict[str, Any]]:
@@ -207,6 +267,16 @@ PLACES: dict[tuple[str, str], Place] = {
     ("POST", "/labels/give"): Place("review", lambda t: {"data": {"run": f"run-{t.own}", "place": _place(t), "score": "1"}}, others=BAD),
     ("POST", "/labels/undo"): Place("review", lambda t: {"data": {"run": f"run-{t.own}", "undo": _place(t)}}, others=BAD),
     ("GET", "/access"): Place("approve", shows=True),
+    # calls that wait for a person
+    ("GET", "/v1/approvals"): Place("read", shows=True),
+    ("GET", "/v1/approvals/{approval_id:int}"): Place("read", one(approval_id=lambda t: t.approvals[0]), True, GONE),
+    ("POST", "/v1/approvals/{approval_id:int}"): Place(
+        "approve", lambda t: {"path": {"approval_id": t.approvals[0]}, "json": {"decision": "approve"}}, others=GONE
+    ),
+    ("GET", "/approvals"): Place("approve", shows=True),
+    ("POST", "/approvals/{approval_id:str}"): Place(
+        "approve", lambda t: {"path": {"approval_id": t.approvals[1]}, "data": {"decision": "approve"}}, others=GONE
+    ),
     # saying
     ("POST", "/v1/cards/{rollout_id:str}/reviews"): Place("review", lambda t: card(t, json={"verdict": "accept"}), others=BAD),
     ("POST", "/v1/cards/{rollout_id:str}/changes"): Place(
@@ -219,6 +289,37 @@ PLACES: dict[tuple[str, str], Place] = {
         "ingest", lambda _: {"path": {"rollout_id": "soon"}, "json": {"state": "blocked"}}
     ),
     ("POST", "/v1/queue"): Place("operate", body({})),
+    # releases
+    ("GET", "/releases"): Place("read", shows=True),
+    ("GET", "/releases/{release_id:str}"): Place("read", on_page(0), True, GONE),
+    ("GET", "/drift"): Place("read", shows=True),
+    ("GET", "/v1/drift"): Place("read", shows=True),
+    ("GET", "/service-levels"): Place("read"),
+    ("GET", "/v1/service-levels"): Place("read"),
+    ("GET", "/v1/releases"): Place("read", shows=True),
+    ("GET", "/v1/releases/{number:int}"): Place("read", of_release(0), True, GONE),
+    ("GET", "/v1/webhooks"): Place("read", shows=True),
+    ("GET", "/v1/agents"): Place("read", shows=True),
+    ("GET", "/v1/agents/{agent:str}"): Place("read", one(agent=lambda t: t.agents[1]), True, GONE),
+    ("POST", "/v1/agents"): Place("operate", body({"name": "new", "agent": {"checkpoint": "x", "tool_set": "t"}})),
+    ("POST", "/v1/agents/{agent:str}/reports"): Place(
+        "operate", lambda t: {"path": {"agent": t.agents[1]}, "json": {"kind": "safety", "passed": True}}, others=GONE
+    ),
+    ("POST", "/v1/releases"): Place("operate", lambda t: {"json": {"service": "second", "agent": t.agents[2], "first": True}}, others=GONE),
+    ("POST", "/v1/releases/{number:int}/hold"): Place("operate", of_release(0, why="x"), others=GONE),
+    ("POST", "/v1/releases/{number:int}/resume"): Place("operate", of_release(0, json={}), others=GONE),
+    ("POST", "/releases/{release_id:str}/hold"): Place("operate", on_page(0, why="x"), others=GONE),
+    ("POST", "/releases/{release_id:str}/resume"): Place("operate", on_page(0), others=GONE),
+    ("POST", "/releases/{release_id:str}/promote"): Place("operate", on_page(0), others=GONE),
+    ("POST", "/releases/{release_id:str}/approve"): Place("approve", on_page(4), others=GONE),
+    ("POST", "/releases/{release_id:str}/waive"): Place("approve", on_page(2, report="evaluation", why="x"), others=GONE),
+    ("POST", "/releases/{release_id:str}/rollback"): Place("operate", on_page(4, sure="yes"), others=GONE),
+    ("POST", "/v1/releases/{number:int}/shadow"): Place("operate", of_release(3), others=GONE),
+    ("POST", "/v1/releases/{number:int}/canary"): Place("operate", of_release(0, share=0.25), others=GONE),
+    ("POST", "/v1/releases/{number:int}/promote"): Place("operate", of_release(0, json={}), others=GONE),
+    ("POST", "/v1/releases/{number:int}/approve"): Place("approve", of_release(1, json={}), others=GONE),
+    ("POST", "/v1/releases/{number:int}/waive"): Place("approve", of_release(2, report="holdout", why="x"), others=GONE),
+    ("POST", "/v1/releases/{number:int}/rollback"): Place("operate", of_release(0, json={}), others=GONE),
     ("POST", "/v1/queue/flags"): Place("operate", lambda t: {"json": {"cards": [t.card], "name": "odd", "why": "x"}}, others=GONE),
     ("POST", "/v1/changes/{number:int}/outcome"): Place(
         "review", lambda t: {"path": {"number": t.change}, "json": {"outcome": "done", "how": "x"}}, others=BAD

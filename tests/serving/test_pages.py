@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import re
 import runpy
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -103,18 +102,6 @@ def client(server, keys):
 
 
 # --- in Chromium --------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api")
-    program = next((found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None)
-    if program is None:
-        pytest.skip("no chromium here: apt-get install chromium")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -260,26 +247,14 @@ def test_what_a_model_wrote_shows_and_does_nothing(signed_in):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_pages_are_readable_in_both_schemes(signed_in, scheme):
+def test_pages_are_readable_in_both_schemes(signed_in, hard_to_read, scheme):
     """Words against their ground: at least 4.5 to 1, as WCAG asks for."""
     page = signed_in("amy", scheme)
     for path in ("/cards?q=kind:eval", f"/cards/{BASE}", f"/compare?a={BASE}&b={TRAINED}", "/ledger", "/holds", "/queue"):
         page.goto(path)
         if path.startswith("/cards?"):
             page.locator("#facets").wait_for()
-        poor = page.evaluate("""() => {
-          const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
-          const light = ([r, g, b]) => [r, g, b].map((c) => c / 255).map((c) => c <= .04045 ? c / 12.92 : ((c + .055) / 1.055) ** 2.4)
-            .reduce((sum, c, i) => sum + c * [.2126, .7152, .0722][i], 0);
-          const ground = (one) => { for (; one; one = one.parentElement) {
-            const found = rgb(getComputedStyle(one).backgroundColor); if (found.length < 4 || found[3] > 0) return found; }
-            return [255, 255, 255]; };
-          return [...document.querySelectorAll("h1, h2, h3, p, button, a, label, td, th, .text, .soft, .badge, .grade, mark, summary")]
-            .filter((one) => one.innerText && getComputedStyle(one).opacity === "1").map((one) => {
-            const [low, high] = [light(rgb(getComputedStyle(one).color)), light(ground(one))].sort((a, b) => a - b);
-            return [one.outerHTML.slice(0, 60), (high + .05) / (low + .05)]; }).filter(([, ratio]) => ratio < 4.5);
-        }""")
-        assert poor == [], path
+        assert hard_to_read(page) == [], path
 
 
 # --- without a browser --------------------------------------------------------------------------------------------------

@@ -22,6 +22,10 @@ from observability.intake import Intake
 from observability.redaction.detectors import detectors_of
 from observability.store import migrate, open_store
 from serving.app import create_app
+from serving.gateway.app import Gateway, GatewayPlan
+from serving.gateway.upstreams import UpstreamSpec
+from serving.gateway.writing import Plan
+from serving.release.routing import Routing
 from serving.tools.corpus import CorpusTools
 
 BEARER = "secret"
@@ -43,12 +47,18 @@ def served(postgres, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Serve
     users.add_user(store, me, "ann", "admin", now)
     key = users.new_key(store, me, "ann", now).text
     intake = Intake(store, detectors_of(True))
-    grader = NumericGrader()
+    grader, folder = NumericGrader(), tmp_path_factory.mktemp("gateway")
+    upstream = UpstreamSpec(name="none", url="http://127.0.0.1:1/v1", model="m", checkpoint="w")
+    cards = Plan(
+        store=store.address, folder=f"{folder}/spool", most_bytes=10**7, redact=True, patterns={}, tenant_patterns={}, code="", collector=""
+    )
+    gateway = Gateway(GatewayPlan(upstreams=(upstream,), cards=cards), store, Routing(store, folder))
     app = create_app(
         CorpusTools({"a": "b"}, TOOLS), {grader.ref.name: grader}, BEARER, desk_of=label_desk_of, store=store, intake=intake,
-        ledger_folder=str(tmp_path_factory.mktemp("ledger")),
+        ledger_folder=str(tmp_path_factory.mktemp("ledger")), gateway=gateway,
     )  # fmt: skip
     yield Served(app, key)
+    gateway.close()
     intake.close()
     store.close()
 

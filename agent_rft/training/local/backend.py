@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from agent_rft.contracts.ports import Grader, Recorder, Sampler, ToolBox
@@ -24,12 +25,16 @@ class LocalBackend:
         return weights_name(checkpoint or model.path)
 
     def sampler(self, model: Model, checkpoint: str | None, temperature: float) -> Sampler:
+        return self.samplers(model, checkpoint)(temperature)
+
+    def samplers(self, model: Model, checkpoint: str | None) -> Callable[[float], Sampler]:
+        """One set of weights that speaks at any temperature."""
         use_threads(model.threads)
         folder = Path(checkpoint) if checkpoint else None
         if folder and (folder / MANIFEST).exists():
             Checkpoints(folder.parent, 1).checked(folder)
         policy, name = load_policy(model, checkpoint=folder, trainable=False), self.name_of(model, checkpoint)
-        return sampler_of(policy, model, temperature, lambda: name)
+        return lambda temperature: sampler_of(policy, model, temperature, lambda: name)
 
     async def train(self, job: TrainingJob, tools: ToolBox, grader: Grader, recorder: Recorder, on_step: OnStep) -> Outcome:
         use_threads(job.model.threads)

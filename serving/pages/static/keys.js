@@ -59,3 +59,17 @@ document.addEventListener("keydown", (event) => {
     default: return press(document.querySelector(`[data-key="${CSS.escape(event.key)}"]`));
   }
 });
+
+// How long something still waits. What has waited too long is the server's to refuse; here its buttons only stop inviting.
+function countDown() {
+  for (const one of document.querySelectorAll("[data-until]")) {
+    const left = Math.max(0, Math.floor((Date.parse(one.dataset.until) - Date.now()) / 1000));
+    const [hours, minutes, seconds] = [Math.floor(left / 3600), Math.floor(left / 60) % 60, left % 60].map((part) => String(part).padStart(2, "0"));
+    one.textContent = left ? `${hours === "00" ? "" : `${hours}:`}${minutes}:${seconds} left` : "expired";
+    if (!left) one.closest("[data-item]")?.querySelectorAll("button").forEach((button) => { button.disabled = true; });
+  }
+}
+if (document.querySelector("[data-until]")) {
+  countDown();
+  setInterval(countDown, 1000);
+}

@@ -1,0 +1,47 @@
+"""From the settings to what moves releases, grades live sessions and tells people, beside a server."""
+
+from __future__ import annotations
+
+import os
+
+from agent_rft.commands.grading import grader_named
+from agent_rft.contracts.errors import FaultsFound, UserError
+from agent_rft.contracts.ports import Grader
+from agent_rft.graders.registry import Services
+from agent_rft.release.policies import check_policy
+from agent_rft.settings import Settings
+from observability.redaction.detectors import detectors_of
+from observability.store import Store
+from serving.release.acts import read_policy
+from serving.release.control import ControlPlan, ReleaseControl
+from serving.release.evaluator import Budget
+from serving.release.monitors import Monitors
+from serving.release.routing import Routing
+
+SECRET_VARIABLE = "RFT_WEBHOOK_SECRET"
+
+
+def control_of(settings: Settings, store: Store, routing: Routing, *, trained_against: Grader, services: Services) -> ReleaseControl:
+    wanted, kept = settings.release, settings.store
+    grader = grader_named(wanted.grader, services, kept.url) if wanted.grader else trained_against
+    holdouts = [grader_named(name, services, kept.url) for name in wanted.holdout_graders]
+    if same := [one.ref.name for one in holdouts if one.ref.hash == grader.ref.hash]:
+        what = f"release.holdout_graders names {same[0]}, which live sessions are graded by anyway"
+        raise UserError(what, "a holdout grader is one that training never saw")
+    detectors = detectors_of(kept.redact, kept.patterns, kept.tenant_patterns)
+    monitors = [lambda leadership: Monitors(store, leadership, wanted.monitor_seconds)]
+    return ReleaseControl(plan_of(settings), store, routing, grader, holdouts, detectors, monitors)
+
+
+def plan_of(settings: Settings) -> ControlPlan:
+    wanted = settings.release
+    try:
+        check_policy(read_policy(wanted.policy))
+    except FaultsFound as error:
+        raise FaultsFound("release.policy has faults:", error.faults, exit_code=2) from None
+    secret = os.environ.get(SECRET_VARIABLE, "")
+    if wanted.webhook.url and not secret:
+        what = f"release.webhook.url is {wanted.webhook.url}, and {SECRET_VARIABLE} is not set"
+        raise UserError(what, f"export {SECRET_VARIABLE}=..., which whoever receives the words checks them with")
+    budget = Budget(per_minute=wanted.gradings_per_minute, in_flight=wanted.gradings_in_flight, most_waiting=wanted.most_waiting)
+    return ControlPlan(policy=wanted.policy, budget=budget, webhook=wanted.webhook.url or "", secret=secret)

@@ -1,0 +1,340 @@
+"""What becomes of a release: all that is known of it now in, at most one decision out. No clock, no store, no memory.
+
+    stage            what is known                                         next
+    ---------------  ----------------------------------------------------  ------------------------------------------------------
+    shadow, canary,  a critical safety violation                           rolled_back, what is still said is cut off
+    full             a storm of failed turns                               rolled_back
+                     a figure's test refuses the candidate                 rolled_back; cut off if it is the safety violations'
+    shadow, canary   it ought to be heard of, and is not: hold_seconds     the same, held for figures: nothing goes forward
+                     ... rollback_seconds                                  rolled_back, held or not
+                     figures are back                                      the same, resumed
+    draft            anything                                              offline
+    offline          a report fails                                        rolled_back
+                     a report is missing, and not waived                   waits
+                     every report is there and good, or waived             shadow, or the first share where there is no shadow
+    shadow           enough mirrored sessions                              canary with the first share
+    canary           enough sessions in this step                          the next share, while live sessions are left beside it
+                     ... and the next leaves none                          the same, once it is shown to be no worse by the margins
+                     ... at the last share                                 full, once that is shown, unless the policy says by hand
+                     one person proposed full, another one approved        full
+    any open one     longest_step_seconds without a decision               the same, held for a person
+    rolled_back,     anything                                              nothing: it is over
+    superseded
+
+The upper rows go first, and they hold for a release that is held or waits for an approval as well. Being held stops only what goes
+forward; two people who want it full may have it so while it is held for a person, but not while figures are missing. Where a share
+of 1 leaves no live sessions, nothing about a difference can be shown any more: what has to be shown is shown before.
+
+A service's first release goes to full by hand. It has nothing to go back to: what would withdraw it holds it for a person instead.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+import msgspec
+
+from agent_rft.contracts.people import person
+from agent_rft.contracts.releases import Act, Event, Policy, Stage
+from agent_rft.release.tests import KpiTest, Tests
+from agent_rft.release.violations import CRITICAL
+
+ROUNDING = 1e-9
+CHANCE = 1e-5
+"""That so many live sessions in a row begin by chance alone, and none of the candidate's. A release is asked this after each of its
+sessions, hundreds of times, and all of them together have to be a small part of alpha."""
+TWO_WAIVE: frozenset[str] = frozenset(("safety",))
+"""Reports that one person alone cannot do without."""
+ON_TRIAL: frozenset[Stage] = frozenset(("shadow", "canary"))
+WITH_FIGURES: frozenset[Stage] = frozenset(("shadow", "canary", "full"))
+HeldFor = Literal["", "figures", "a person"]
+Report = Mapping[str, Any]
+"""`passed`, and what was found. evaluation and holdout: `reward`, the mean; evaluation also `rows`, the mean of each, or `regressed`, the
+share of rows that are worse than the live agent's. Any may hold more."""
+
+
+class Known(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a decision is made on."""
+
+    event: Event
+    """The newest."""
+    tests: Tests
+    seconds_in_step: float
+    """Since the newest event that moved it, or resumed it."""
+    held_for: HeldFor = ""
+    candidate_sessions_in_step: int = 0
+    """Closed since the newest event that moved it."""
+    sessions_in_shadow: int = 0
+    """The candidate's, closed."""
+    traffic: bool = False
+    """Whether the candidate is owed a figure: it had turns that gave none yet, or so many live sessions went by that some should have
+    been its."""
+    seconds_since_figures: float | None = None
+    """For how long it has been owed one, at most the time since its newest figure. None: it never had one."""
+    last_turns_failed: tuple[bool, ...] = ()
+    """The candidate's that somebody waited for, the newest last; as many as a storm looks at, or more."""
+    violations: tuple[str, ...] = ()
+    """Safety violations, by name, in the candidate's turns, those whose sessions are not over included."""
+    candidate_reports: Mapping[str, Report] = {}
+    """By kind, the newest of each."""
+    live_reports: Mapping[str, Report] = {}
+    waived: Mapping[str, tuple[str, ...]] = {}
+    """Kinds of reports that are done without, and who said so."""
+    proposed_by: str = ""
+    """Who asked for full, since it last moved."""
+    approved_by: tuple[str, ...] = ()
+    """Who agreed to that proposal."""
+    first: bool = False
+    """Of its service: there is no live agent."""
+
+
+class Decision(msgspec.Struct, frozen=True, kw_only=True):
+    act: Act
+    stage: Stage
+    share: float
+    held: bool
+    why: str
+    """A sentence for people."""
+    figures: dict[str, Any]
+    cut: bool = False
+    """Whether what the candidate is still saying is cut off."""
+
+
+def decide(policy: Policy, known: Known) -> Decision | None:
+    """None: it stays as it is."""
+    said = _look(policy, known)
+    return None if isinstance(said, str) else said
+
+
+def waits_for(policy: Policy, known: Known) -> str:
+    """What has to happen before it moves, for people; empty where it is to move now, or is over."""
+    said = _look(policy, known)
+    return said if isinstance(said, str) else ""
+
+
+def held_for(events: Sequence[Event]) -> HeldFor:
+    """Why a release is held; `events` are its own, the oldest first."""
+    if not events or not events[-1].held:
+        return ""
+    holding = next((event for event in reversed(events) if event.act == "hold"), None)
+    return "figures" if holding and holding.figures.get("held_for") == "figures" else "a person"
+
+
+def person_of(name: str) -> str:
+    """By what two names are told to be one person's, who may have a login at the machine and a user in the store."""
+    return person(name.removesuffix("@cli"))
+
+
+def _look(policy: Policy, known: Known) -> Decision | str:
+    stage = known.event.stage
+    if stage in ("rolled_back", "superseded"):
+        return ""
+    against = _against(policy, known) if stage in WITH_FIGURES else None
+    if against is not None:
+        return against
+    if stage == "full":
+        return ""
+    silent = _silent(policy, known) if stage in ON_TRIAL else None
+    if silent is not None:
+        return silent
+    if known.held_for == "figures":
+        return _stay(known, "resume", "", "figures are back")
+    forward = _forward(policy, known)
+    if known.held_for and not (isinstance(forward, Decision) and forward.stage in ("full", "rolled_back")):
+        return "a person: it is held"
+    if isinstance(forward, str) and known.seconds_in_step >= policy.longest_step_seconds:
+        return _stay(known, "hold", "a person", f"{_hours(known.seconds_in_step)} in this step decided nothing; it waits for {forward}")
+    return forward
+
+
+# --- back -------------------------------------------------------------------------------------------------------------------
+
+
+def _against(policy: Policy, known: Known) -> Decision | str | None:
+    if critical := sorted({name for name in known.violations if name.startswith(CRITICAL)}):
+        return _back(known, f"unsafe: {', '.join(critical)}", {"violations": critical}, cut=True)
+    failed, of = policy.storm
+    newest = known.last_turns_failed[-of:]
+    if sum(newest) >= failed:
+        why = f"errors: {sum(newest)} of the candidate's last {len(newest)} turns failed; {failed} of {of} are a storm"
+        return _back(known, why, {"failed": sum(newest), "turns": len(newest)})
+    if (rejected := known.tests.rejected()) is not None:
+        test, shadow = rejected
+        return _back(known, _sentence(test, shadow), {"kpi": test.kpi, "shadow": shadow}, cut=test.kpi == "unsafe")
+    return None
+
+
+def _sentence(test: KpiTest, shadow: bool) -> str:
+    said = test.figures()
+    e_value = f"e-value {math.exp(min(test.bet.highest_log_e, 700.0)):.4g} > {1 / test.alpha:.4g}"
+    if test.kpi == "unsafe":
+        worse = f"{round(test.candidate.total)} of the candidate's {test.candidate.n} sessions, {1 - test.bet.m:.2%} are borne"
+    else:
+        worse = f"candidate {said['candidate']:.2f}, live {said['live']:.2f} over {said['n']} pairs"
+    return f"{test.kpi}{' in the shadow' if shadow else ''}: {worse}; {e_value}"
+
+
+def _silent(policy: Policy, known: Known) -> Decision | str | None:
+    """Without figures nobody watches: first nothing goes forward, then the users are taken back to what is known."""
+    if not known.traffic:
+        return None
+    seconds = known.seconds_in_step if known.seconds_since_figures is None else known.seconds_since_figures
+    missing = {"seconds_without_figures": seconds}
+    if seconds >= policy.rollback_seconds:
+        return _back(known, f"no figure of the candidate for {seconds:.0f} s, though there is traffic", missing)
+    if seconds < policy.hold_seconds:
+        return None
+    if known.held_for:
+        return f"figures: none of the candidate for {seconds:.0f} s"
+    return _stay(known, "hold", "figures", f"no figure of the candidate for {seconds:.0f} s, though there is traffic", missing)
+
+
+# --- forward ----------------------------------------------------------------------------------------------------------------
+
+
+def _forward(policy: Policy, known: Known) -> Decision | str:
+    if known.first:
+        return "a person: the first of its service goes to full by hand"
+    match known.event.stage:
+        case "draft":
+            return _go(known, "offline", 0.0, "opened")
+        case "offline":
+            return _offline(policy, known)
+        case "shadow":
+            seen, needed = known.sessions_in_shadow, policy.shadow_sessions
+            if seen < needed:
+                return f"{needed - seen} more sessions in the shadow"
+            return _go(known, "canary", policy.steps[0], f"{seen} sessions in the shadow spoke against nothing")
+        case _:
+            return _canary(policy, known)
+
+
+def _offline(policy: Policy, known: Known) -> Decision | str:
+    reports = {
+        "candidate_reports": _in_short(known.candidate_reports),
+        "live_reports": _in_short(known.live_reports),
+        "regressed": _regressed(known),
+    }
+    if failed := list(_failed(policy, known)):
+        return _back(known, f"offline gate: {'; '.join(failed)}", reports)
+    if missing := list(_missing(policy, known)):
+        return "; ".join(missing)
+    waived = [
+        f"{kind} waived by {' and '.join(sorted(set(by)))}" for kind, by in sorted(known.waived.items()) if kind in policy.needs and by
+    ]
+    why = f"offline gate passed: {', '.join(policy.needs) or 'nothing asked for'}{''.join(f'; {one}' for one in waived)}"
+    if policy.shadow_sessions:
+        return _go(known, "shadow", 0.0, why, reports)
+    return _go(known, "canary", policy.steps[0], why, reports)
+
+
+def _in_short(reports: Mapping[str, Report]) -> dict[str, Any]:
+    return {kind: {name: value for name, value in report.items() if name != "rows"} for kind, report in reports.items()}
+
+
+def _missing(policy: Policy, known: Known) -> Iterator[str]:
+    """A waiver stands for a report that is not there, never for one that is there and bad."""
+    for kind in policy.needs:
+        persons = len({person_of(name) for name in known.waived.get(kind, ())})
+        if persons >= (2 if kind in TWO_WAIVE else 1):
+            continue
+        more = f" (waived by {known.waived[kind][0]}; a second person has to agree)" if persons else ""
+        if kind not in known.candidate_reports:
+            yield f"the candidate's {kind} report{more}"
+        elif kind == "safety":
+            continue
+        elif kind not in known.live_reports:
+            yield f"the live agent's {kind} report, to compare with{more}"
+        elif _reward(known.candidate_reports, kind) is None or _reward(known.live_reports, kind) is None:
+            yield f"the reward in both {kind} reports, to compare{more}"
+        elif kind == "evaluation" and _regressed(known) is None:
+            yield f"rows that both evaluations hold, or the share that regressed{more}"
+
+
+def _failed(policy: Policy, known: Known) -> Iterator[str]:
+    for kind, report in known.candidate_reports.items():
+        if kind in policy.needs and report.get("passed", kind != "safety") is not True:
+            yield f"the {kind} report did not pass"
+    for kind, borne in (("evaluation", policy.worst_drop), ("holdout", policy.tolerance.get("holdout", 0.0))):
+        candidate, live = _reward(known.candidate_reports, kind), _reward(known.live_reports, kind)
+        if candidate is not None and live is not None and live - candidate > borne + ROUNDING:
+            yield f"{kind}: candidate {candidate:.3f}, live {live:.3f}; {borne:g} below is borne"
+    regressed = _regressed(known)
+    if regressed is not None and regressed > policy.most_regressed + ROUNDING:
+        yield f"{regressed:.0%} of the rows got worse; {policy.most_regressed:.0%} are borne"
+
+
+def _reward(reports: Mapping[str, Report], kind: str) -> float | None:
+    return reports.get(kind, {}).get("reward")
+
+
+def _regressed(known: Known) -> float | None:
+    """The share of rows on which the candidate is worse: over those that both evaluations hold, else as its report says."""
+    mine, theirs = (reports.get("evaluation", {}) for reports in (known.candidate_reports, known.live_reports))
+    here, there = mine.get("rows") or {}, theirs.get("rows") or {}
+    both = [row for row in here if row in there]
+    return sum(here[row] < there[row] - ROUNDING for row in both) / len(both) if both else mine.get("regressed")
+
+
+def _canary(policy: Policy, known: Known) -> Decision | str:
+    agreed = [name for name in known.approved_by if person_of(name) != person_of(known.proposed_by)]
+    if known.proposed_by and agreed:
+        people = {"proposed_by": known.proposed_by, "approved_by": agreed}
+        return _go(known, "full", 1.0, f"by hand: proposed by {known.proposed_by}, approved by {', '.join(agreed)}", people)
+    seen, needed = known.candidate_sessions_in_step, policy.sessions_per_step
+    if seen < needed:
+        return f"{needed - seen} more of the candidate's sessions in this step"
+    share = next((step for step in policy.steps if step > known.event.share + ROUNDING), None)
+    if share is not None and share < 1:
+        return _go(known, "canary", share, f"{seen} sessions in this step spoke against nothing")
+    if share is None and policy.by_hand:
+        by_another = f"an approval by somebody else than {known.proposed_by}"
+        return by_another if known.proposed_by else "a proposal to go to full, and its approval"
+    if not known.tests.noninferior():
+        return f"proof that it is no worse by the margins ({_proof(known)}), or a proposal and its approval"
+    why = f"it is no worse than the live agent by the margins, reward {policy.margin:g} and rates {policy.rate_margin:g}: {_proof(known)}"
+    return _go(known, "canary" if share else "full", 1.0, why)
+
+
+def _proof(known: Known) -> str:
+    kpi, bet = known.tests.least_shown()
+    e_value = math.exp(min(bet.highest_log_e, 700.0))
+    sign = ">" if known.tests.noninferior() else "of"
+    return f"{kpi.replace('_', ' ')}, the least shown: e-value {e_value:.4g} {sign} {1 / known.tests.promote_alpha:.4g} over {bet.n} pairs"
+
+
+# --- said -------------------------------------------------------------------------------------------------------------------
+
+
+def _go(known: Known, stage: Stage, share: float, why: str, more: Mapping[str, Any] | None = None) -> Decision:
+    return Decision(act="advance", stage=stage, share=share, held=False, why=why, figures=_figures(known, more))
+
+
+def _stay(known: Known, act: Act, reason: HeldFor, why: str, more: Mapping[str, Any] | None = None) -> Decision:
+    figures = _figures(known, {**(more or {}), "held_for": reason})
+    return Decision(act=act, stage=known.event.stage, share=known.event.share, held=bool(reason), why=why, figures=figures)
+
+
+def _back(known: Known, why: str, more: Mapping[str, Any], *, cut: bool = False) -> Decision | str:
+    if not known.first:
+        return Decision(act="rollback", stage="rolled_back", share=0.0, held=False, why=why, figures=_figures(known, more), cut=cut)
+    why = f"{why}; it is the first of its service, so there is none to go back to"
+    return f"a person: {why}" if known.held_for else _stay(known, "hold", "a person", why, more)
+
+
+def _figures(known: Known, more: Mapping[str, Any] | None) -> dict[str, Any]:
+    counted: dict[str, Any] = {
+        "seconds_in_step": known.seconds_in_step,
+        "candidate_sessions_in_step": known.candidate_sessions_in_step,
+        "sessions_in_shadow": known.sessions_in_shadow,
+    }
+    if known.event.stage in WITH_FIGURES:
+        counted["tests"] = known.tests.figures(curve=False)
+        counted["shadow_tests"] = known.tests.figures(shadow=True, curve=False)
+    return counted | dict(more or {})
+
+
+def _hours(seconds: float) -> str:
+    return f"{seconds / 3600:.1f} hours" if seconds >= 3600 else f"{seconds:.0f} s"

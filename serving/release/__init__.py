@@ -1,0 +1,1 @@
+"""Release control: where sessions go, who decides it, who is told."""

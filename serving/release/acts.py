@@ -1,0 +1,201 @@
+"""What a person does with a release, each act refused where it makes no sense, with what would.
+
+Two people are needed for one thing: to give everybody a candidate that its figures have not shown to be as good. A rollback needs one,
+and is never refused while there is anything to take back.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from agent_rft.contracts.errors import Fault, FaultsFound, UserError, did_you_mean
+from agent_rft.contracts.releases import OPEN_STAGES, Act, Event, Policy, Release, Stage
+from agent_rft.release.policies import check_policy
+from agent_rft.release.rules import decide, person_of, waits_for
+from observability.registry import REPORT_KINDS, found
+from observability.releases import Move, create, decided, live_agent, release_of
+from observability.store import Store
+from serving.release.knowing import known_of, moved_by
+
+LONGEST_WHY = 1000
+
+
+def read_policy(tree: Mapping[str, Any]) -> Policy:
+    try:
+        return msgspec.convert(dict(tree), Policy)
+    except msgspec.ValidationError as error:
+        raise FaultsFound("this is no policy:", [Fault("policy", str(error), "docs/release.md lists the rules")], exit_code=2) from None
+
+
+def begin(store: Store, by: str, tenant: str, service: str, agent: str, policy: Policy) -> Release:
+    """A release of this agent on trial against whatever answers for the service now."""
+    check_policy(policy)
+    return create(store, by, tenant, service, found(store, tenant, agent).id, live_agent(store, tenant, service), policy)
+
+
+def begin_first(store: Store, by: str, tenant: str, service: str, agent: str, policy: Policy) -> Release:
+    """A service's first agent goes straight to all: there is nobody to hold it against."""
+    check_policy(policy)
+    if live := live_agent(store, tenant, service):
+        raise UserError(f"{service} is answered by {live} already", f"`rft release create {service} --agent ...` puts another on trial")
+    release = create(store, by, tenant, service, found(store, tenant, agent).id, "", policy)
+    move = Move(act="advance", stage="full", share=1.0, why="the service's first agent, by hand")
+    decided(store, by, tenant, release.id, lambda _, told: [move])
+    return release
+
+
+def to_shadow(store: Store, by: str, tenant: str, release_id: int) -> Event:
+    return _forward(store, by, tenant, release_id, "shadow", 0.0)
+
+
+def to_canary(store: Store, by: str, tenant: str, release_id: int, share: float | None = None) -> Event:
+    """At the policy's next share, or at another one."""
+    if share is not None and not 0 < share <= 1:
+        raise UserError(f"a share of {share:g} is none", "more than 0 and at most 1, such as 0.05")
+    return _forward(store, by, tenant, release_id, "canary", share)
+
+
+def propose(store: Store, by: str, tenant: str, release_id: int, why: str = "") -> Event:
+    """That everybody gets it. Another person has to approve."""
+
+    def choose(release: Release, told: Sequence[Event]) -> list[Move]:
+        _require(release, told[-1], ("canary",), "promoted", f"`rft release canary {release_id}` first lets some sessions meet it")
+        return [_same(told[-1], "propose", _why(why) or "full is proposed; another person has to approve")]
+
+    return decided(store, by, tenant, release_id, choose)
+
+
+def approve(store: Store, by: str, tenant: str, release_id: int, why: str = "") -> Event:
+    """By somebody else than who proposed it: it is full then."""
+    tests = known_of(store, release_of(store, tenant, release_id), _now()).tests.figures(curve=False)
+
+    def choose(release: Release, told: Sequence[Event]) -> list[Move]:
+        _require(release, told[-1], ("canary",), "approved", "")
+        since = [event for event in told if event.id > moved_by(told).id and event.act == "propose"]
+        if not since:
+            raise UserError(f"nobody has proposed that release {release_id} goes to full", f"`rft release promote {release_id}` does")
+        proposed = since[-1]
+        if person_of(proposed.by) == person_of(by):
+            raise UserError(f"{by} proposed it; another person has to approve", "ask somebody else to sign in and approve")
+        people = {"proposed_by": proposed.by, "approved_by": [by], "tests": tests}
+        said = f"by hand: proposed by {proposed.by}, approved by {by}"
+        return [_same(told[-1], "approve", _why(why) or f"approved what {proposed.by} proposed"), _full(said, people)]
+
+    return decided(store, by, tenant, release_id, choose)
+
+
+def waive(store: Store, by: str, tenant: str, release_id: int, report: str, why: str) -> Event:
+    """The release does without a report that is not there."""
+    if report not in REPORT_KINDS:
+        raise UserError(f"there is no report '{report[:40]}'", did_you_mean(report, REPORT_KINDS))
+    if not why.strip():
+        raise UserError("a waiver says why", "--why WORDS; it stays on the release's record")
+
+    def choose(release: Release, told: Sequence[Event]) -> list[Move]:
+        _require(release, told[-1], ("draft", "offline"), "waived a report", "it is past the offline gate")
+        return [_same(told[-1], "waive", f"{report}: {_why(why)}", {"report": report})]
+
+    return decided(store, by, tenant, release_id, choose)
+
+
+def hold(store: Store, by: str, tenant: str, release_id: int, why: str) -> Event:
+    """Nothing goes forward until somebody resumes it; it is rolled back by its figures all the same."""
+
+    def choose(release: Release, told: Sequence[Event]) -> list[Move]:
+        _require(release, told[-1], OPEN_STAGES, "held", "")
+        figures = {"held_for": "a person"}
+        return [_same(told[-1], "hold", _why(why) or f"held by {by}", figures, held=True)]
+
+    return decided(store, by, tenant, release_id, choose)
+
+
+def resume(store: Store, by: str, tenant: str, release_id: int, why: str = "") -> Event:
+    def choose(release: Release, told: Sequence[Event]) -> list[Move]:
+        if not told[-1].held:
+            raise UserError(f"release {release_id} is not held ({told[-1].stage})", "`rft release status` says what it waits for")
+        return [_same(told[-1], "resume", _why(why) or f"resumed by {by}", held=False)]
+
+    return decided(store, by, tenant, release_id, choose)
+
+
+def roll_back(store: Store, by: str, tenant: str, release_id: int, why: str = "", *, cut: bool = False) -> Event:
+    """From any stage. One that is rolled back already stays as it is: who asks twice gets what they want."""
+
+    def choose(release: Release, told: Sequence[Event]) -> list[Move]:
+        newest = told[-1]
+        if newest.stage == "rolled_back":
+            return []
+        if newest.stage == "superseded":
+            cure = "`rft release status` shows which release took its place"
+            raise UserError(f"release {release_id} answers for nobody any more: it was superseded", cure)
+        back = f"sessions go to {release.live}" if release.live else f"{release.service} is answered by nobody"
+        return [Move(act="rollback", stage="rolled_back", cut=cut, why=f"{_why(why) or 'by hand'}; {back}", figures={"from": newest.stage})]
+
+    return decided(store, by, tenant, release_id, choose)
+
+
+def _forward(store: Store, by: str, tenant: str, release_id: int, stage: Stage, share: float | None) -> Event:
+    """Past the offline gate only where it is passed: what a report says against a candidate no hand waves through."""
+    known = known_of(store, release_of(store, tenant, release_id), _now())
+
+    def choose(release: Release, told: Sequence[Event]) -> list[Move]:
+        if not release.live:
+            raise UserError(f"release {release_id} is the first of {release.service}: there is nothing to hold it against", _first(release))
+        newest, order = told[-1], OPEN_STAGES
+        _require(release, newest, order[: order.index(stage) + 1], f"moved to {stage}", "")
+        if newest.stage in ("draft", "offline"):
+            if missing := waits_for(release.policy, known):
+                adds = "`rft agent check` makes one, `rft agent report` adds one"
+                cure = f"{adds}; `rft release waive {release_id} KIND --why ...` does without"
+                raise UserError(f"release {release_id} waits for {missing}", cure)
+            decision = decide(release.policy, known)
+            if decision and decision.stage == "rolled_back":
+                raise UserError(f"release {release_id} does not pass: {decision.why}", f"`rft release rollback {release_id}`")
+        steps = release.policy.steps
+        next_share = next((step for step in steps if step > newest.share + 1e-9), steps[-1])
+        there = next_share if share is None else share
+        if there >= 1 and not known.tests.noninferior():
+            why = f"at a share of 1 nobody is left to hold release {release_id} against, and its figures do not show yet that it is as good"
+            raise UserError(why, f"`rft release promote {release_id}` proposes it, and another person approves")
+        if (stage, there) == (newest.stage, newest.share):
+            raise UserError(f"release {release_id} is there already: {stage} at {there:.0%}", "")
+        return [
+            Move(act="advance", stage=stage, share=there, why=f"by hand, by {by}", figures={"from": newest.stage, "share": newest.share})
+        ]
+
+    return decided(store, by, tenant, release_id, choose)
+
+
+def _first(release: Release) -> str:
+    return f"`rft release first {release.service} --agent {release.candidate}`, after `rft release rollback {release.id}`"
+
+
+def _require(release: Release, newest: Event, stages: Sequence[Stage], done: str, cure: str) -> None:
+    if newest.stage not in stages:
+        what = f"release {release.id} is {newest.stage.replace('_', ' ')}, and cannot be {done}"
+        raise UserError(what, cure or f"it could in {', '.join(stages)}; `rft release history {release.id}` says how it got here")
+
+
+def _same(newest: Event, act: Act, why: str, figures: dict[str, Any] | None = None, *, held: bool | None = None) -> Move:
+    """It stays where it is, and something is said of it."""
+    return Move(
+        act=act, stage=newest.stage, share=newest.share, held=newest.held if held is None else held, why=why, figures=figures or {}
+    )  # fmt: skip
+
+
+def _full(why: str, figures: dict[str, Any]) -> Move:
+    return Move(act="advance", stage="full", share=1.0, why=why, figures=figures)
+
+
+def _why(why: str) -> str:
+    if len(why) > LONGEST_WHY:
+        raise UserError(f"the reason has {len(why):,} characters", f"at most {LONGEST_WHY:,}")
+    return " ".join(why.split())
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

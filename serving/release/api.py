@@ -1,0 +1,245 @@
+"""Releases over HTTP: `/v1/releases`, `/v1/agents`. What an operator does at the machine, they do here without a shell."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, get, post
+from litestar.handlers import HTTPRouteHandler
+
+from agent_rft.contracts.agents import Agent
+from agent_rft.contracts.releases import Event, Release
+from agent_rft.release.rules import waits_for
+from observability import outbox, registry, releases, turns
+from observability.access import Caller, Scope
+from observability.accesses import note
+from observability.outbox import Word
+from observability.registry import Registered, Report
+from observability.store import Store
+from serving.gate import Gate, caller_of
+from serving.openapi import BEARER
+from serving.release import acts
+from serving.release.acts import read_policy
+from serving.release.knowing import known_of
+
+Asking = Request[Any, Any, Any]
+Number = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
+
+
+class NewRelease(msgspec.Struct, forbid_unknown_fields=True):
+    service: str
+    agent: str
+    """Its id, the first digits of it, or its name."""
+    first: bool = False
+    """The service's first agent, straight to all."""
+    policy: dict[str, Any] = {}
+    """Rules other than the server's own."""
+
+
+class Wish(msgspec.Struct, forbid_unknown_fields=True):
+    why: str = ""
+
+
+class Share(msgspec.Struct, forbid_unknown_fields=True):
+    share: float | None = None
+    """Null: the policy's next one."""
+
+
+class Waiver(msgspec.Struct, forbid_unknown_fields=True):
+    report: str
+    why: str
+
+
+class Back(msgspec.Struct, forbid_unknown_fields=True):
+    why: str = ""
+    cut: bool = False
+    """Whether what it is still saying is cut off."""
+
+
+class NewAgent(msgspec.Struct, forbid_unknown_fields=True):
+    name: str
+    agent: Agent
+
+
+class NewReport(msgspec.Struct, forbid_unknown_fields=True):
+    kind: str
+    passed: bool
+    figures: dict[str, Any] = {}
+    """evaluation and holdout: reward, and rows or regressed."""
+
+
+class Standing(msgspec.Struct):
+    """Where a release stands."""
+
+    release: Release
+    event: Event
+    """The newest."""
+    waits_for: str
+    """What has to happen before it moves; empty where it is to move now, or is over."""
+    sessions: Mapping[str, int]
+    """That were counted, by arm."""
+    grading: turns.Grading
+
+
+class Told(msgspec.Struct):
+    """All there is to know of a release."""
+
+    standing: Standing
+    events: list[Event]
+    """Oldest first."""
+    figures: dict[str, Any]
+    """Of the canary, by KPI, with the curve of each test."""
+    shadow_figures: dict[str, Any]
+
+
+class Known(msgspec.Struct):
+    """An agent and the reports of it, oldest first."""
+
+    registered: Registered
+    reports: list[Report]
+
+
+def release_routes(gate: Gate, policy: Mapping[str, Any] | None = None) -> list[HTTPRouteHandler]:
+    """`policy`: the rules of a release that says nothing else."""
+    return [*_reading(gate), *_making(gate, policy or {}), *_acting(gate), *_agents(gate)]
+
+
+def _for(gate: Gate, scope: Scope, **more: Any) -> dict[str, Any]:
+    return {"guards": [gate.needs(scope)], "security": BEARER, "tags": ["releases"], "sync_to_thread": True, **more}
+
+
+def _reading(gate: Gate) -> list[HTTPRouteHandler]:
+    store, sees = gate.store, _for(gate, "read")
+
+    @get("/v1/releases", summary="Of each service what is on trial, what is live, and what was rolled back last", **sees)
+    def list_releases(request: Asking) -> list[Standing]:
+        mine = store.of(caller_of(request).tenant)
+        return [_standing(mine, release, event) for release, event in releases.current(mine, caller_of(request).tenant)]
+
+    @get("/v1/releases/{number:int}", summary="A release: its events, and the figures that they were decided on", **sees)
+    def show(request: Asking, number: Number) -> Told:
+        tenant = caller_of(request).tenant
+        mine = store.of(tenant)
+        release = releases.release_of(mine, tenant, number)
+        told = releases.events(mine, tenant, number)
+        tests = known_of(mine, release, _now()).tests
+        return Told(_standing(mine, release, told[-1]), told, tests.figures(), tests.figures(shadow=True))
+
+    @get("/v1/webhooks", summary="What was to be told, newest first, and whether it was taken", **sees)
+    def words(request: Asking) -> list[Word]:
+        tenant = caller_of(request).tenant
+        return outbox.of_tenant(store.of(tenant), tenant)
+
+    return [list_releases, show, words]
+
+
+def _making(gate: Gate, policy: Mapping[str, Any]) -> list[HTTPRouteHandler]:
+    store = gate.store
+
+    @post("/v1/releases", summary="Put an agent on trial beside the live one", **_for(gate, "operate"))
+    def create(request: Asking, data: NewRelease) -> Release:
+        caller = caller_of(request)
+        begin = acts.begin_first if data.first else acts.begin
+        made = begin(store.of(caller.tenant), caller.name, caller.tenant, data.service, data.agent, read_policy({**policy, **data.policy}))
+        note(store, caller, "release made", f"{made.id} of {made.service}")
+        return made
+
+    return [create]
+
+
+def _acting(gate: Gate) -> list[HTTPRouteHandler]:
+    store = gate.store
+    operates, approves = _for(gate, "operate", status_code=200), _for(gate, "approve", status_code=200)
+
+    def done(request: Asking, number: int, what: str, act: Callable[[Store, Caller], Event]) -> Event:
+        caller = caller_of(request)
+        event = act(store.of(caller.tenant), caller)
+        note(store, caller, f"release {what}", str(number))
+        return event
+
+    @post("/v1/releases/{number:int}/shadow", summary="Mirror live runs to it", **operates)
+    def shadow(request: Asking, number: Number) -> Event:
+        return done(request, number, "to shadow", lambda mine, who: acts.to_shadow(mine, who.name, who.tenant, number))
+
+    @post("/v1/releases/{number:int}/canary", summary="Give it a share of the sessions", **operates)
+    def canary(request: Asking, number: Number, data: Share) -> Event:
+        return done(request, number, "to canary", lambda mine, who: acts.to_canary(mine, who.name, who.tenant, number, data.share))
+
+    @post("/v1/releases/{number:int}/promote", summary="Propose that everybody gets it; another person approves", **operates)
+    def promote(request: Asking, number: Number, data: Wish) -> Event:
+        return done(request, number, "proposed", lambda mine, who: acts.propose(mine, who.name, who.tenant, number, data.why))
+
+    @post("/v1/releases/{number:int}/approve", summary="Approve what another person proposed", **approves)
+    def approve(request: Asking, number: Number, data: Wish) -> Event:
+        return done(request, number, "approved", lambda mine, who: acts.approve(mine, who.name, who.tenant, number, data.why))
+
+    @post("/v1/releases/{number:int}/waive", summary="Do without a report that is not there", **approves)
+    def waive(request: Asking, number: Number, data: Waiver) -> Event:
+        return done(
+            request, number, "report waived", lambda mine, who: acts.waive(mine, who.name, who.tenant, number, data.report, data.why)
+        )
+
+    @post("/v1/releases/{number:int}/hold", summary="Nothing goes forward until it is resumed", **operates)
+    def hold(request: Asking, number: Number, data: Wish) -> Event:
+        return done(request, number, "held", lambda mine, who: acts.hold(mine, who.name, who.tenant, number, data.why))
+
+    @post("/v1/releases/{number:int}/resume", summary="Let it go on", **operates)
+    def resume(request: Asking, number: Number, data: Wish) -> Event:
+        return done(request, number, "resumed", lambda mine, who: acts.resume(mine, who.name, who.tenant, number, data.why))
+
+    @post("/v1/releases/{number:int}/rollback", summary="Take it back, now", **operates)
+    def rollback(request: Asking, number: Number, data: Back) -> Event:
+        return done(
+            request, number, "rolled back", lambda mine, who: acts.roll_back(mine, who.name, who.tenant, number, data.why, cut=data.cut)
+        )
+
+    return [shadow, canary, promote, approve, waive, hold, resume, rollback]
+
+
+def _agents(gate: Gate) -> list[HTTPRouteHandler]:
+    store = gate.store
+    sees, operates = _for(gate, "read"), _for(gate, "operate")
+
+    @get("/v1/agents", summary="Every registered agent, the newest first", **sees)
+    def list_agents(request: Asking) -> list[Registered]:
+        tenant = caller_of(request).tenant
+        return registry.agents(store.of(tenant), tenant)
+
+    @get("/v1/agents/{agent:str}", summary="An agent and what was found out about it", **sees)
+    def show_agent(request: Asking, agent: str) -> Known:
+        tenant = caller_of(request).tenant
+        mine = store.of(tenant)
+        one = registry.found(mine, tenant, agent)
+        return Known(one, registry.reports_of(mine, tenant, one.id))
+
+    @post("/v1/agents", summary="Register an agent: checkpoint, prompt, tools and limits under one hash", **operates)
+    def register(request: Asking, data: NewAgent) -> Registered:
+        caller = caller_of(request)
+        mine = store.of(caller.tenant)
+        made = registry.register_agent(mine, caller.tenant, data.agent, data.name)
+        note(store, caller, "agent registered", made)
+        return registry.found(mine, caller.tenant, made)
+
+    @post("/v1/agents/{agent:str}/reports", summary="What was found out about an agent offline", **operates)
+    def report(request: Asking, agent: str, data: NewReport) -> Report:
+        caller = caller_of(request)
+        mine = store.of(caller.tenant)
+        one = registry.found(mine, caller.tenant, agent)
+        made = registry.report(mine, caller.tenant, one.id, data.kind, passed=data.passed, figures=data.figures, by=caller.name)
+        note(store, caller, "agent reported on", f"{one.id} {data.kind}")
+        return made
+
+    return [list_agents, show_agent, register, report]
+
+
+def _standing(store: Store, release: Release, event: Event) -> Standing:
+    known = known_of(store, release, _now())
+    sessions = {"candidate": known.candidate_sessions_in_step, "shadow": known.sessions_in_shadow}
+    return Standing(release, event, waits_for(release.policy, known), sessions, turns.grading(store, release.id))
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)

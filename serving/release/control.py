@@ -1,0 +1,85 @@
+"""What runs beside a server that has a store: who leads, who moves releases, who grades, who tells."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from typing import Any, Protocol
+
+import msgspec
+import structlog
+from litestar import Litestar
+
+from agent_rft.contracts.ports import Grader
+from observability.redaction.detectors import BUILT_IN_ONLY, Detectors
+from observability.store import Store
+from serving.release.controller import Controller
+from serving.release.evaluator import Budget, Evaluator
+from serving.release.leadership import Leadership
+from serving.release.routing import Routing
+from serving.release.webhooks import Webhooks
+
+AGAIN_SECONDS = 1.0
+log = structlog.get_logger("serving.control")
+
+
+class ControlPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator says of it."""
+
+    policy: Mapping[str, Any] = {}
+    """The rules of releases that are made here and say nothing else."""
+    budget: Budget = Budget()
+    webhook: str = ""
+    """An address; empty: nobody is told."""
+    secret: str = ""
+    """That signs what is sent there."""
+
+
+class Part(Protocol):
+    def run(self) -> Coroutine[Any, Any, None]: ...
+
+
+async def _kept_running(part: Part) -> None:
+    """A part that ends by a fault of ours begins again: nobody is there at night to see that releases are moved by nothing."""
+    while True:
+        try:
+            await part.run()
+        except Exception as error:
+            log.error("part_begins_again", part=type(part).__name__, exc_info=error)
+        await asyncio.sleep(AGAIN_SECONDS)
+
+
+class ReleaseControl:
+    """`running` surrounds the time in which the server answers."""
+
+    def __init__(
+        self,
+        plan: ControlPlan,
+        store: Store,
+        routing: Routing,
+        grader: Grader,
+        holdouts: Sequence[Grader],
+        detectors: Detectors = BUILT_IN_ONLY,
+        more: Sequence[Callable[[Leadership], Part]] = (),
+    ) -> None:
+        """`routing`: the gateway's, which keeps it fresh. `more`: what else only the one that leads does."""
+        self.plan, self.routing = plan, routing
+        self.leadership = Leadership(store)
+        self.parts: list[Part] = [
+            self.leadership,
+            Controller(store, routing, self.leadership),
+            Evaluator(store, grader, holdouts, self.leadership, plan.budget, detectors),
+            *([Webhooks(store, plan.webhook, plan.secret, self.leadership)] if plan.webhook else []),
+            *(make(self.leadership) for make in more),
+        ]
+
+    @contextlib.asynccontextmanager
+    async def running(self, _: Litestar) -> AsyncGenerator[None]:
+        tasks = [asyncio.create_task(_kept_running(part)) for part in self.parts]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,106 @@
+"""Gathers all that is known of a release at one moment, which its rules decide on."""
+
+from __future__ import annotations
+
+import datetime as dt
+import math
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from agent_rft.contracts.releases import Event, Release, Session
+from agent_rft.release.rules import CHANCE, Known, held_for
+from agent_rft.release.tests import Tests, new_tests
+from observability import turns
+from observability.registry import newest, reports_of
+from observability.releases import events
+from observability.store import Store
+
+LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+
+
+def known_of(store: Store, release: Release, now: dt.datetime, seen: set[str] | None = None) -> Known:
+    """`seen`: violations that are known already, where the caller remembers them."""
+    told = events(store, release.tenant, release.id)
+    moved, resumed = moved_by(told), resumed_by(told)
+    counted = turns.counted(store, release.id, moved.id)
+    owed = turns.owed_since(store, release, _due_after(told[-1]), moved.at, now)
+    failed = turns.newest_failed(store, release.id, release.policy.storm[1], moved.at)
+    names = turns.violations(store, release.id, LONG_AGO) if seen is None else seen
+    proposed, approved = _wanted_by(told, moved)
+    return Known(
+        event=told[-1],
+        tests=tests_in(turns.tests_of(store, release.tenant, release.id), release),
+        seconds_in_step=(now - resumed.at).total_seconds(),
+        held_for=held_for(told),
+        candidate_sessions_in_step=counted.candidate_in_step,
+        sessions_in_shadow=counted.shadow,
+        traffic=owed is not None,
+        seconds_since_figures=(now - owed).total_seconds() if owed else None,
+        last_turns_failed=tuple(reversed(failed)),
+        violations=tuple(sorted(names)),
+        candidate_reports=_reports(store, release.tenant, release.candidate),
+        live_reports=_reports(store, release.tenant, release.live),
+        waived=waived_by(told),
+        proposed_by=proposed,
+        approved_by=approved,
+        first=not release.live,
+    )
+
+
+def take_sessions(release: Release, state: dict[str, Any] | None, sessions: Sequence[Session]) -> dict[str, Any]:
+    """The tests' state, as it is stored, after these sessions."""
+    tests = tests_in(state, release)
+    for session in sessions:
+        tests.take(session)
+    return msgspec.to_builtins(tests)
+
+
+def tests_in(state: dict[str, Any] | None, release: Release) -> Tests:
+    return new_tests(release.policy) if state is None else msgspec.convert(state, Tests)
+
+
+def moved_by(told: Sequence[Event]) -> Event:
+    """The event with which it came to where it is."""
+    step = told[-1]
+    for event in reversed(told):
+        if (event.stage, event.share) != (step.stage, step.share):
+            break
+        step = event
+    return step
+
+
+def resumed_by(told: Sequence[Event]) -> Event:
+    """The newest that moved it, or let it go on."""
+    moved = moved_by(told)
+    return next((event for event in reversed(told) if event.act == "resume" and event.id > moved.id), moved)
+
+
+def waived_by(told: Sequence[Event]) -> Mapping[str, tuple[str, ...]]:
+    found: defaultdict[str, list[str]] = defaultdict(list)
+    for event in told:
+        if event.act == "waive":
+            found[str(event.figures.get("report"))].append(event.by)
+    return {kind: tuple(dict.fromkeys(names)) for kind, names in found.items()}
+
+
+def _wanted_by(told: Sequence[Event], moved: Event) -> tuple[str, tuple[str, ...]]:
+    """Who proposed full since it last moved, and who approved that."""
+    since = [event for event in told if event.id > moved.id]
+    proposed = next((event for event in reversed(since) if event.act == "propose"), None)
+    if proposed is None:
+        return "", ()
+    return proposed.by, tuple(event.by for event in since if event.act == "approve" and event.id > proposed.id)
+
+
+def _reports(store: Store, tenant: str, agent: str) -> dict[str, dict[str, Any]]:
+    made = newest(reports_of(store, tenant, agent)) if agent else {}
+    return {kind: {**one.figures, "passed": one.passed} for kind, one in made.items()}
+
+
+def _due_after(event: Event) -> int:
+    """Live sessions, after so many of which the candidate is owed one. A mirrored one owes the candidate's of the same run."""
+    share = 0.5 if event.stage == "shadow" else event.share
+    return math.ceil(math.log(CHANCE) / math.log1p(-share)) if 0 < share < 1 else 1_000_000_000

@@ -1,0 +1,122 @@
+"""`rft release` and `rft agent`: what an operator types, and what they read."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from observability import ledger
+from observability.releases import events
+from observability.store import Store, open_store
+
+Rft = Callable[..., tuple[int, str]]
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[Store]:
+    opened = open_store(f"sqlite:///{tmp_path}/cards.db")
+    yield opened
+    opened.close()
+
+
+def agent(rft: Rft, name: str) -> str:
+    code, said = rft("agent", "register", name, "--checkpoint", f"weights of {name}", "--tool-set", "t1", "--limit", "max_turns=8")
+    assert code == 0, said
+    return said.split()[0]
+
+
+def told(rft: Rft, *words: str) -> str:
+    code, said = rft(*words)
+    assert code == 0, said
+    return said
+
+
+def refused(rft: Rft, *words: str) -> str:
+    code, said = rft(*words)
+    assert code == 2 and "Traceback" not in said, said
+    return said
+
+
+@pytest.fixture
+def desk(rft: Rft) -> tuple[str, str]:
+    """A service with a live agent, and another one on trial with half of the sessions."""
+    base, tuned = agent(rft, "base"), agent(rft, "tuned")
+    told(rft, "release", "first", "desk", "--agent", "base")
+    for name in (base, tuned):
+        for kind in ("evaluation", "holdout"):
+            told(rft, "agent", "report", name, kind, "--figure", "reward=0.7", "--figure", "regressed=0.0")
+    told(rft, "agent", "report", tuned, "safety")
+    told(rft, "release", "create", "desk", "--agent", tuned[:14], "--policy", "sessions_per_step=5")
+    return base, tuned
+
+
+def test_an_agent_leads_back_to_what_it_was_made_from(rft):
+    made = agent(rft, "base")
+    said = told(rft, "agent", "show", "base")
+    assert made in said and "'max_turns': 8" in said and "from checkpoint weights of base (nobody registered it)" in said
+    assert "base" in told(rft, "agent", "list")
+    assert "no agent 'bsae'" in refused(rft, "agent", "show", "bsae")
+    assert "did you mean 'max_turns'" in refused(rft, "agent", "register", "x", "--checkpoint", "y", "--limit", "max_turn=3")
+    assert "did you mean 'safety'" in refused(rft, "agent", "report", "base", "safty")
+
+
+def test_from_the_first_agent_to_a_canary_and_back(rft, desk, store):
+    said = told(rft, "release", "status")
+    assert "desk" in said and "offline" in said and desk[1][:14] in said
+    assert "canary" not in said
+    told(rft, "release", "canary", "--share", "0.5")
+    assert "canary 50%" in told(rft, "release", "status") and "5 more of the candidate's sessions" in told(rft, "release", "status")
+    began = time.process_time()
+    said = told(rft, "release", "rollback", "desk", "--why", "it is odd", "--cut")
+    assert time.process_time() - began < 1, "by hand in under a second, on a machine that does nothing else"
+    assert f"it is odd; sessions go to {desk[0]}" in said
+    history = told(rft, "release", "history", "2")
+    assert re.search(r"rollback.*rolled back, cut.*it is odd", history) and "@cli" in history
+    assert [event.act for event in events(store, "default", 2)] == ["create", "advance", "rollback"]
+    assert told(rft, "ledger", "verify") and not list(ledger.verify(store, "default"))
+
+
+def test_full_by_hand_takes_two_people(rft, desk, monkeypatch):
+    told(rft, "release", "canary")
+    assert "nobody has proposed" in refused(rft, "release", "approve")
+    told(rft, "release", "promote", "--why", "it is good enough")
+    assert "another person has to approve" in refused(rft, "release", "approve")
+    monkeypatch.setattr("agent_rft.commands.access.pwd.getpwuid", lambda _: type("Ben", (), {"pw_name": "ben"}))
+    assert "full" in told(rft, "release", "approve")
+    assert "by hand: proposed by" in told(rft, "release", "status")
+    assert "approved by ben@cli" in told(rft, "release", "status")
+
+
+def test_the_offline_gate_holds_until_reports_are_there_or_waived(rft):
+    agent(rft, "base"), agent(rft, "tuned")
+    told(rft, "release", "first", "desk", "--agent", "base")
+    told(rft, "release", "create", "desk", "--agent", "tuned")
+    said = refused(rft, "release", "shadow")
+    assert "the candidate's evaluation report" in said and "`rft agent report` adds one" in said
+    for kind in ("evaluation", "holdout", "safety"):
+        told(rft, "release", "waive", "2", kind, "--why", "a rehearsal")
+    assert "a second person has to agree" in refused(rft, "release", "shadow")
+    told(rft, "agent", "report", "tuned", "safety", "--failed")
+    assert "the safety report did not pass" in refused(rft, "release", "canary")
+
+
+def test_mistakes_say_what_would_be_right(rft, desk):
+    assert "did you mean 'sessions_per_step'" in refused(rft, "release", "create", "x", "--agent", "base", "--policy", "sesions_per_step=5")
+    assert "growing" in refused(rft, "release", "create", "x", "--agent", "base", "--policy", "steps=[0.5, 0.1]")
+    assert "there is no release 99" in refused(rft, "release", "rollback", "99")
+    assert "nothing is released for dsek" in refused(rft, "release", "rollback", "dsek")
+    assert "desk is answered by" in refused(rft, "release", "first", "desk", "--agent", "tuned")
+    assert "is on trial" in refused(rft, "release", "create", "desk", "--agent", "tuned")
+    assert "is not held" in refused(rft, "release", "resume")
+    told(rft, "release", "hold", "--why", "lunch")
+    assert "held" in told(rft, "release", "status") and "lunch" in told(rft, "release", "status")
+    told(rft, "release", "resume")
+
+
+def test_a_tenant_sees_its_own(rft, desk):
+    assert "nothing was released yet" in told(rft, "release", "status", "--tenant", "other")
+    assert "there is no release 2" in refused(rft, "release", "rollback", "2", "--tenant", "other")
