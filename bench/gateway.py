@@ -96,7 +96,10 @@ class Upstream(asyncio.Protocol):
             self._transport.write(HEAD)
             self._say(0)
         else:
-            self._transport.write(WHOLE)
+            self._answer()
+
+    def _answer(self) -> None:
+        self._transport.write(WHOLE)
 
     def _say(self, number: int) -> None:
         if self._transport.is_closing():

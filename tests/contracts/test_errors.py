@@ -1,11 +1,12 @@
 """Errors cross process borders: Ray pickles what is raised in a worker, and what arrives is told to the user."""
 
+import datetime as dt
 import pickle
 
 import pytest
 
 from agent_rft.contracts import errors
-from agent_rft.contracts.errors import Fault, FaultsFound, Halted, InfraError, UserError
+from agent_rft.contracts.errors import Fault, FaultsFound, Halted, InfraError, NeedsApproval, UserError
 from agent_rft.training.guards import Diverged
 
 MADE = [
@@ -15,6 +16,7 @@ MADE = [
     ),
     InfraError("card store", "locked"),
     InfraError("Ray", "a worker died", "resume"),
+    NeedsApproval(7, dt.datetime(2026, 11, 22, 3, tzinfo=dt.UTC)),
     Halted("too many failures", "mend the tool"),
     Diverged("not a number", "a smaller rate"),
 ]
