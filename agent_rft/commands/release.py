@@ -192,7 +192,9 @@ def _meant(store: Store, tenant: str, id: str | None, *, every: bool = False) ->
 def list_agents(store: str, tenant: str) -> None:
     with closing(open_store(store)) as opened:
         found = [(one, registry.newest(registry.reports_of(opened, tenant, one.id))) for one in registry.agents(opened, tenant)]
-    table = Table("agent", "name", "checkpoint", "run", "reports", "registered", title=f"agents of tenant {tenant}", title_justify="left")
+    table = Table(title=f"agents of tenant {tenant}", title_justify="left")
+    for column in ("agent", "name", "checkpoint", "run", "reports", "registered"):
+        table.add_column(column, no_wrap=column == "agent")  # to be copied
     for one, reports in found:
         told = ", ".join(f"{kind}{'' if made.passed else ' FAILED'}" for kind, made in reports.items())
         table.add_row(one.id, one.name, one.agent.checkpoint, one.run_id, told, f"{one.at:%Y-%m-%d %H:%M}")
