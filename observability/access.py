@@ -16,6 +16,7 @@ from typing import Literal, NamedTuple, get_args
 import msgspec
 
 from agent_rft.contracts.errors import Fault, did_you_mean
+from agent_rft.contracts.people import AT_THE_MACHINE
 
 Scope = Literal["read", "export", "review", "approve", "ingest", "run", "operate", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -28,8 +29,6 @@ ROLES: Mapping[str, frozenset[str]] = {
     "operator": _VIEWS | {"ingest", "run", "operate"},
     "admin": frozenset(SCOPES),
 }
-AT_THE_MACHINE = "@cli"
-"""Ends the name of a person who works on the store's own machine, and no user's."""
 LONGEST_NAME = 100
 PREFIX = "rft"
 TOOL = "tool:"

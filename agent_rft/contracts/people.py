@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import msgspec
 
+AT_THE_MACHINE = "@cli"
+"""Ends the name of a person who works on the store's own machine, and no user's."""
+
 
 class PersonsLabel(msgspec.Struct, frozen=True):
     rollout_id: str

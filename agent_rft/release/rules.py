@@ -36,7 +36,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from agent_rft.contracts.people import person
+from agent_rft.contracts.people import AT_THE_MACHINE, person
 from agent_rft.contracts.releases import Act, Event, Policy, Stage
 from agent_rft.release.tests import KpiTest, Tests
 from agent_rft.release.violations import CRITICAL
@@ -124,7 +124,7 @@ def held_for(events: Sequence[Event]) -> HeldFor:
 
 def person_of(name: str) -> str:
     """By what two names are told to be one person's, who may have a login at the machine and a user in the store."""
-    return person(name.removesuffix("@cli"))
+    return person(name.removesuffix(AT_THE_MACHINE))
 
 
 def _look(policy: Policy, known: Known) -> Decision | str:
