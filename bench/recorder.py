@@ -1,10 +1,10 @@
 """Training at full speed with the recorder on and off, in turns: the same loop, model, rows and seed, so that each step does the
 same work both ways, down to the token.
 
-On: every rollout's card goes through `StoreRecorder`, with redaction and the ledger, into a store on the disk, while training goes
-on. Off: nobody takes the cards. The tools are called in process, which makes a step shorter than a run over HTTP and the recorder's
-share larger. The process's CPU seconds hold the writer's too and are disturbed little by other work on the machine; wall time stands
-beside them.
+On: every rollout's card goes through `StoreRecorder` as in a run of `make train`, to a process of its own, with redaction and the
+ledger, into a store on the disk, while training goes on. Off: nobody takes the cards. The tools are called in process, which makes a
+step shorter than a run over HTTP and the recorder's share larger. Beside wall time stand the CPU seconds of the training's process,
+which other work on the machine disturbs little, and those of the process that writes.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ import asyncio
 import json
 import logging
 import os
+import resource
 import statistics
 import tempfile
-import threading
 import time
 from contextlib import closing
 from itertools import pairwise
@@ -36,6 +36,7 @@ from agent_rft.graders.numeric import NumericGrader
 from agent_rft.rollouts.in_process import InProcessTools
 from agent_rft.training.local.backend import LocalBackend
 from observability.ingest import StoreRecorder
+from observability.settler_process import SettlerProcess
 from observability.store import open_store
 from serving.tools.corpus import CorpusTools
 
@@ -60,7 +61,7 @@ class Steps(NamedTuple):
     cpu: list[float]
     cards: int = 0
     writer: float = 0.0
-    """CPU seconds of the thread that writes the cards, in all: what disturbs it least is what else the machine does."""
+    """CPU seconds of the process that writes the cards, in all, its start too."""
 
 
 def trained(steps: int, threads: int, recording: bool) -> Steps:
@@ -84,18 +85,21 @@ def trained(steps: int, threads: int, recording: bool) -> Steps:
             train(Nobody())
             recorded, writer = 0, 0.0
         else:
-            with closing(open_store(f"sqlite:///{folder}/cards.db")) as store, StoreRecorder(store) as recorder:
+            ended = cpu_of_ended_processes()
+            with (
+                closing(open_store(f"sqlite:///{folder}/cards.db")) as store,
+                StoreRecorder(store, settling=SettlerProcess) as recorder,
+            ):
                 train(recorder)
                 recorder.flush()
-                recorded, writer = recorder.acknowledged, cpu_of_thread("card-writer")
+            recorded, writer = recorder.acknowledged, cpu_of_ended_processes() - ended
     wall, cpu = ([after[which] - before[which] for before, after in pairwise(marks[:steps])] for which in (0, 1))
     return Steps(wall, cpu, recorded, writer)
 
 
-def cpu_of_thread(name: str) -> float:
-    thread = next(one for one in threading.enumerate() if one.name == name)
-    fields = Path(f"/proc/self/task/{thread.native_id}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+def cpu_of_ended_processes() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def more(off: list[list[float]], on: list[list[float]]) -> dict[str, float]:

@@ -1,4 +1,5 @@
-"""Takes job cards into the store. Training never waits for it: `record` only queues, one thread writes.
+"""Takes job cards into the store. Training never waits for it: `record` only queues, one thread settles what waits, here or
+(settler_process.py) in a process of its own.
 
 A card counts as acknowledged once its transaction is durable. A store that is locked, gone or full is tried again, with
 growing pauses, and the cards wait in memory; one that never comes back gets them written to a file beside it, which
@@ -19,7 +20,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import sqlalchemy as sa
@@ -54,11 +55,70 @@ CREDIT = (
 log = structlog.get_logger(__name__)
 
 
-class _Ready(NamedTuple):
-    """A card that may go into the store, or, with a fault, must not."""
+class Refusal(NamedTuple):
+    """A card that will never be in the store. It is safe in the rescue file."""
 
-    recorded: RecordedCard
-    fault: Exception | None = None
+    rollout_id: str
+    why: str
+
+
+class Settled(NamedTuple):
+    refused: tuple[Refusal, ...]
+    rescue_file: Path
+    """Where cards go that are not stored: another than it was where that disk is full."""
+
+
+class Settling(Protocol):
+    """Brings cards to where they are safe."""
+
+    def settle(self, batch: Sequence[RecordedCard], rescue_file: Path) -> Settled:
+        """All of them; raises one of STORE_AWAY where it has to be tried again."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Settler:
+    """In this process."""
+
+    def __init__(
+        self,
+        store: Store,
+        redacting: bool = True,
+        patterns: Mapping[str, str] | None = None,
+        tenant_patterns: Mapping[str, Mapping[str, str]] | None = None,
+    ) -> None:
+        self._store = store
+        self._detectors = detectors_of(redacting, patterns, tenant_patterns)
+
+    def settle(self, batch: Sequence[RecordedCard], rescue_file: Path) -> Settled:
+        """One that cannot be redacted never comes into the store: it waits in the rescue file for detectors that can."""
+        sound, faults = list[RecordedCard](), list[tuple[RecordedCard, Exception]]()
+        for recorded in batch:
+            try:
+                sound.append(redacted(recorded, self._detectors))
+            except Exception as error:  # nobody may hold up the others, neither a card nor a tenant's pattern
+                faults.append((recorded, error))
+        faults += self._inserted(sound)
+        if faults:
+            rescue_file = rescue([recorded for recorded, _ in faults], rescue_file)
+        return Settled(tuple(Refusal(recorded.card.rollout_id, reason(error)) for recorded, error in faults), rescue_file)
+
+    def _inserted(self, sound: Sequence[RecordedCard]) -> list[tuple[RecordedCard, Exception]]:
+        """The batch, or each card alone where one spoils it; those that the store refuses."""
+        try:
+            if sound:
+                insert_cards(self._store, sound)
+        except Exception as error:
+            if is_away(error):
+                raise
+            if len(sound) == 1:
+                return [(sound[0], error)]
+            return [refused for recorded in sound for refused in self._inserted([recorded])]
+        return []
+
+    def close(self) -> None:
+        pass
 
 
 class StoreRecorder:
@@ -75,10 +135,12 @@ class StoreRecorder:
         patterns: Mapping[str, str] | None = None,
         tenant_patterns: Mapping[str, Mapping[str, str]] | None = None,
         part: str = "recorder",
+        settling: Callable[..., Settling] = Settler,
     ) -> None:
         """`patterns`: what is removed besides, names and regular expressions; `tenant_patterns`: what is removed from one tenant's
-        cards only. `part`: who records, for the list of sources, where it gets a name that no other has."""
-        self._recipe = (redacting, patterns, tenant_patterns, part)
+        cards only. `part`: who records, for the list of sources, where it gets a name that no other has. `settling`: where cards are
+        redacted and stored, made with the store and the three before."""
+        self._recipe = (redacting, patterns, tenant_patterns, part, settling)
         self._source = source_name(part)
         self._given: dict[str, int] = {}  # numbers, by tenant: each sees its own cards only, and should see no gaps among them
         self._detectors = detectors_of(redacting, patterns, tenant_patterns)
@@ -90,6 +152,7 @@ class StoreRecorder:
         self._waiting: deque[RecordedCard] = deque()
         self._changed = threading.Condition()
         self._stopped = threading.Event()
+        self._settler = settling(store, redacting, patterns, tenant_patterns)
         self._trouble = ""
         self._refusal = ""
         self._warned = False
@@ -172,17 +235,24 @@ class StoreRecorder:
         with self._changed:
             self._stopped.set()
             self._changed.notify_all()
-            unsaved = [self._ready(recorded).recorded for recorded in self._waiting]
+            unsaved = [self._for_the_file(recorded) for recorded in self._waiting]
         self._writer.join(timeout=LONGEST_PAUSE)
+        self._settler.close()
         atexit.unregister(self.close)  # only now: an interrupted close is done again at exit
         return unsaved
 
+    def _for_the_file(self, recorded: RecordedCard) -> RecordedCard:
+        try:
+            return redacted(recorded, self._detectors)
+        except Exception:  # unredacted rather than lost: nobody but its owner reads that file
+            return recorded
+
     def _write(self) -> None:
         pause, away = FIRST_PAUSE, False
-        batch = list[_Ready]()
+        batch = list[RecordedCard]()
         while batch := batch or self._next_batch():
             try:
-                refused = self._settle(batch)
+                settled = self._settler.settle(batch, self.rescue_file)
             except STORE_AWAY as error:
                 self._trouble = reason(error)
                 if not away and pause == LONGEST_PAUSE:  # a moment's lock is nobody's business, this is longer
@@ -195,52 +265,27 @@ class StoreRecorder:
             if away:
                 log.info("card store back", store=self._store.name)
             pause, away, self._trouble = FIRST_PAUSE, False, ""
-            self._settled_now(len(batch), refused)
+            self._settled_now(len(batch), settled)
             batch = []
 
-    def _settled_now(self, count: int, refused: int) -> None:
+    def _settled_now(self, count: int, settled: Settled) -> None:
+        for refusal in settled.refused:
+            if refusal.why != self._refusal:  # what spoils every card is told once; `close` tells how many
+                self._refusal = refusal.why
+                log.warning("card refused", rollout_id=refusal.rollout_id, trouble=refusal.why, saved_in=str(settled.rescue_file))
         with self._changed:
             for _ in range(count):
                 self._waiting.popleft()
-            self.acknowledged += count - refused
-            self.refused += refused
+            self.rescue_file = settled.rescue_file
+            self.acknowledged += count - len(settled.refused)
+            self.refused += len(settled.refused)
             self._changed.notify_all()
 
-    def _next_batch(self) -> list[_Ready]:
+    def _next_batch(self) -> list[RecordedCard]:
         """The oldest waiting cards, left in the queue until they are settled. Empty when it is time to stop."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopped.is_set())
-            batch = [] if self._stopped.is_set() else list(itertools.islice(self._waiting, BATCH))
-        return [self._ready(recorded) for recorded in batch]
-
-    def _ready(self, recorded: RecordedCard) -> _Ready:
-        """Redacted: here and not in `record`, which must not take the time, and once, however often the store is tried."""
-        try:
-            return _Ready(redacted(recorded, self._detectors))
-        except Exception as error:  # nobody may end the writer's thread, neither a card nor a tenant's pattern
-            return _Ready(recorded, error)
-
-    def _settle(self, batch: Sequence[_Ready]) -> int:
-        """Inserts the batch, or each card alone where one spoils it; answers how many were refused. One that could not be redacted
-        never comes into the store: it waits in the rescue file for detectors that can."""
-        sound = [ready.recorded for ready in batch if ready.fault is None]
-        try:
-            if sound:
-                insert_cards(self._store, sound)
-        except Exception as error:  # whatever is wrong with one card must hold up no other
-            if is_away(error):
-                raise
-            if len(batch) == 1:
-                return self._refuse(batch[0].recorded, error)
-            return sum(self._settle([ready]) for ready in batch)
-        return sum(self._refuse(ready.recorded, ready.fault) for ready in batch if ready.fault is not None)
-
-    def _refuse(self, recorded: RecordedCard, error: Exception) -> int:
-        self.rescue_file = rescue([recorded], self.rescue_file)
-        if (trouble := reason(error)) != self._refusal:  # what spoils every card is told once; `close` tells how many
-            self._refusal = trouble
-            log.warning("card refused", rollout_id=recorded.card.rollout_id, trouble=trouble, saved_in=str(self.rescue_file))
-        return 1
+            return [] if self._stopped.is_set() else list(itertools.islice(self._waiting, BATCH))
 
 
 def recorder_at(address: str, *recipe: Any) -> StoreRecorder:

@@ -41,6 +41,7 @@ from observability.halves import moment_text
 from observability.ingest import StoreRecorder
 from observability.remote import KEY_VARIABLE, CardServer, HttpRecorder, spool_folder
 from observability.roots import LedgerFiles, sign
+from observability.settler_process import SettlerProcess
 from observability.signing import open_keys
 from observability.store import Store, open_store
 from serving.server import BEARER_VARIABLE, running_server
@@ -183,7 +184,7 @@ def _recorder(to: Store | CardServer, settings: Settings, run_id: str) -> StoreR
     given = settings.store
     recipe = (given.redact, given.patterns, given.tenant_patterns, f"run {run_id}")
     if isinstance(to, Store):
-        return StoreRecorder(to, *recipe)
+        return StoreRecorder(to, *recipe, settling=SettlerProcess)
     return HttpRecorder(to, spool_folder(Path(settings.run.folder), to.address, given.tenant), *recipe)
 
 

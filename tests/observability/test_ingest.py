@@ -187,11 +187,11 @@ def test_a_database_that_cuts_its_connections_loses_nothing(postgres, monkeypatc
     migrate(url)
     store, cuts, seen = open_store(url), open_store(url), []
     stop = threading.Event()
-    settle = StoreRecorder._settle
+    settle = ingest.Settler.settle
 
-    def watched(self, batch):
+    def watched(self, batch, rescue_file):
         try:
-            return settle(self, batch)
+            return settle(self, batch, rescue_file)
         except ingest.STORE_AWAY as error:
             seen.append(error)
             raise
@@ -201,7 +201,7 @@ def test_a_database_that_cuts_its_connections_loses_nothing(postgres, monkeypatc
             while not stop.wait(0.02):
                 connection.execute(sa.text(CUT_OTHERS))
 
-    monkeypatch.setattr(StoreRecorder, "_settle", watched)
+    monkeypatch.setattr(ingest.Settler, "settle", watched)
     cutter = threading.Thread(target=cut_connections)
     cutter.start()
     with StoreRecorder(store) as recorder:
@@ -405,19 +405,3 @@ def test_a_card_that_cannot_be_redacted_is_rescued_and_holds_up_no_other(sqlite_
     monkeypatch.undo()
     assert replay(sqlite_store, recorder.rescue_file) == 1
     assert find_card(sqlite_store, "unlucky").removed is not None
-
-
-def test_a_card_is_redacted_once_however_often_the_store_is_tried(sqlite_store, make_card, monkeypatch):
-    def away(*_):
-        if len(tries) < 3:
-            tries.append("away")
-            raise sa.exc.OperationalError("INSERT", {}, Exception("database is locked"))
-        return insert(*_)
-
-    tries, seen, insert, real = [], [], ingest.insert_cards, ingest.redact_card
-    monkeypatch.setattr(ingest, "insert_cards", away)
-    monkeypatch.setattr(ingest, "redact_card", lambda card, detectors: seen.append(card.rollout_id) or real(card, detectors))
-    with StoreRecorder(sqlite_store) as recorder:
-        recorder.record(make_card("a"))
-        recorder.flush()
-    assert (tries, seen, stored_ids(sqlite_store)) == (["away"] * 3, ["a"], {"a"})
