@@ -15,7 +15,7 @@ NEMO := $(if $(NEMO_RL_SRC),.make/nemo-cpu)
 export OMP_WAIT_POLICY ?= passive
 
 .DEFAULT_GOAL := help
-.PHONY: help train resume prior regrade evaluate plan validate data tiny-base serve release model-server rehearse smoke cards verify-ledger evidence migrate test check bench faults install nemo-cpu
+.PHONY: help train resume prior regrade evaluate inspect report plan validate data tiny-base serve release model-server rehearse smoke cards verify-ledger evidence migrate test check bench faults install nemo-cpu
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -35,6 +35,15 @@ regrade: .make/local ## a run of before under another grader, without a model (R
 
 evaluate: .make/local .make/data $(NEMO) ## base against tuned again, for a finished run (RUN=id)
 	$(RFT) evaluate $(RUN)
+
+inspect: .make/local ## rollouts to read first: worst, suspicious, disputed (RUN=id ARGS="--list worst --limit 10")
+	$(RFT) inspect $(RUN) $(ARGS)
+
+report: .make/local ## a run as one page, several beside each other (RUNS="id id")
+	$(RFT) report $(RUNS) $(ARGS)
+
+suite: .make/local .make/data $(NEMO) ## models side by side on the held-out rows (OF="base RUN http://host/v1\#MODEL" ARGS="-k 4")
+	$(RFT) suite $(CONF) $(ARGS) $(foreach model,$(OF),--of '$(model)')
 
 plan: .make/local ## memory, time and cost: what fits (CONF=recipe; without it all)
 	$(RFT) plan $(if $(filter-out file,$(origin CONF)),$(CONF)) $(ARGS)

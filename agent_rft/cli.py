@@ -97,6 +97,11 @@ def parser() -> argparse.ArgumentParser:
     _with_run(resumed, _resume)
     resumed.add_argument("words", nargs="*", metavar="KEY=VALUE", help="settings to go on with instead")
     _with_run(commands.add_parser("evaluate", help="base against tuned again, with fresh rollouts"), _evaluate)
+    _add_suite(commands.add_parser("suite", help="base, tuned and other models side by side on the held-out rows"))
+    told = commands.add_parser("report", help="a run as one page; several: beside each other as well")
+    told.add_argument("run_ids", nargs="+", metavar="RUN", help="the name of the run's folder")
+    told.add_argument("--runs", default="runs", help="the folder that holds the runs")
+    told.set_defaults(run=_report)
     planned = commands.add_parser("plan", help="memory, time and cost: what fits, and what would")
     planned.add_argument("words", nargs="*", metavar="[RECIPE] KEY=VALUE", help="without a recipe: all of them in one table")
     planned.set_defaults(run=_plan)
@@ -116,17 +121,11 @@ def parser() -> argparse.ArgumentParser:
     grade.add_argument("--cases", required=True, metavar="FILE.jsonl")
     _with_recipe(grade, _grade)
     _add_graders(commands.add_parser("grader", help="register, check, approve and activate versions of graders"))
-    regrade = commands.add_parser("regrade", help="stored job cards under a grader version, without running a model")
-    regrade.add_argument("--grader", required=True, metavar="NAME@VERSION")
-    regrade.add_argument("--run", dest="run_id", metavar="RUN")
-    regrade.add_argument("--card", action="append", default=[], metavar="ID")
-    regrade.add_argument("--kind", choices=("train", "eval", "prior", "production"))
-    regrade.add_argument("--rows", action="append", default=[], metavar="FILE.jsonl")
-    regrade.add_argument("--call-cost", type=float)
-    _with_recipe(regrade, _regrade)
+    _add_regrade(commands.add_parser("regrade", help="stored job cards under a grader version, without running a model"))
     _add_label(commands.add_parser("label", help="score rollouts of a run by hand, blind; then see who agrees"))
     _add_judge(commands.add_parser("judge", help="a judge that answers by rules from a file, to try graders with"))
     _add_model_server(commands.add_parser("model-server", help="a checkpoint behind OpenAI's chat API, on this machine"))
+    _add_inspecting(commands.add_parser)
     _add_cards(commands.add_parser("card", help="job cards"))
     _add_ledger(commands.add_parser("ledger", help="whether the store is as it was recorded; signed roots; evidence"))
     _add_keeping(commands.add_parser)
@@ -134,11 +133,22 @@ def parser() -> argparse.ArgumentParser:
     _add_reviewing(commands.add_parser)
     _add_releasing(commands.add_parser)
     _with_recipe(commands.add_parser("migrate", help="bring the store's tables up to date"), _migrate)
-    tiny = commands.add_parser("tiny-base", help="remake the tiny base model")
+    _add_tiny_base(commands.add_parser("tiny-base", help="remake the tiny base model"))
+    return top
+
+
+def _add_tiny_base(tiny: argparse.ArgumentParser) -> None:
     tiny.add_argument("--out", default="models/research-tiny")
     tiny.add_argument("--seed", type=int, default=7, help="7 made the shipped one")
     tiny.set_defaults(run=_tiny_base)
-    return top
+
+
+def _add_suite(suite: argparse.ArgumentParser) -> None:
+    of = "base, RUN, RUN/step-000040, a model's folder, or http://HOST/v1#MODEL (its key: MODEL_API_KEY); the first is compared with"
+    suite.add_argument("--of", action="append", default=[], metavar="MODEL", help=of)
+    suite.add_argument("-k", "--tries", type=_at_least_one, help="at each row; default: evaluation.samples_per_row")
+    suite.add_argument("--in-flight", type=_at_least_one, help="rollouts at once; default: 512 of an endpoint, else the recipe's")
+    _with_recipe(suite, _suite)
 
 
 def _add_model_server(server: argparse.ArgumentParser) -> None:
@@ -185,6 +195,16 @@ def _add_graders(grader: argparse.ArgumentParser) -> None:
     _with_settings(listed, _grader_list)
 
 
+def _add_regrade(regrade: argparse.ArgumentParser) -> None:
+    regrade.add_argument("--grader", required=True, metavar="NAME@VERSION")
+    regrade.add_argument("--run", dest="run_id", metavar="RUN")
+    regrade.add_argument("--card", action="append", default=[], metavar="ID")
+    regrade.add_argument("--kind", choices=("train", "eval", "prior", "production"))
+    regrade.add_argument("--rows", action="append", default=[], metavar="FILE.jsonl")
+    regrade.add_argument("--call-cost", type=float)
+    _with_recipe(regrade, _regrade)
+
+
 def _add_label(label: argparse.ArgumentParser) -> None:
     label.add_argument("--run", dest="run_id", required=True, metavar="RUN")
     label.add_argument("--by", required=True, metavar="NAME")
@@ -209,7 +229,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     _with_splits(card)
     card.add_argument("--name", default="", help="default: the folder's")
     card.add_argument("--source", default="", help="where the rows come from, in words")
-    _with_splits(kind("check", _data_check, "leaks between training and validation", out=False), val_needed=True)
+    _add_check(kind("check", _data_check, "leaks between training and validation, and whether they are alike", out=False))
     split = kind("split", _data_split, "training and validation, stratified, whole groups to one side")
     split.add_argument("file")
     split.add_argument("--val-share", type=float, default=0.2)
@@ -226,6 +246,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     refresh = kind("refresh", _data_refresh, "a new curriculum from what a model can do")
     refresh.add_argument("folder")
     _with_measurement(refresh)
+    _add_curriculum(kind("curriculum", _data_curriculum, "the next run's rows, from a run's last evaluation"))
     cards = kind("from-cards", _data_from_cards, "rows from job cards")
     cards.add_argument("--store", default=DEFAULT_STORE)
     cards.add_argument("--val", help="rows in here stay held out")
@@ -247,6 +268,13 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     made.add_argument("--threads", type=int, default=8)
 
 
+def _add_check(check: argparse.ArgumentParser) -> None:
+    _with_splits(check, val_needed=True)
+    check.add_argument("--service", default="", help="hold both against what it was asked in the last 30 days, too")
+    check.add_argument("--store", default=DEFAULT_STORE, metavar="URL", help="that holds its cards")
+    check.add_argument("--tenant", default="default")
+
+
 def _with_splits(command: argparse.ArgumentParser, *, val_needed: bool = False) -> None:
     command.add_argument("--train", required=True)
     command.add_argument("--val", required=val_needed)
@@ -257,6 +285,15 @@ def _with_measurement(refresh: argparse.ArgumentParser) -> None:
     measured.add_argument("--prior", metavar="runs/ID/prior.json", help="what a prior check on these rows found")
     measured.add_argument("--run", dest="run_id", metavar="RUN", help="what a run on these rows met in training, by its cards")
     refresh.add_argument("--store", default=DEFAULT_STORE, help="that holds the run's cards")
+
+
+def _add_curriculum(curriculum: argparse.ArgumentParser) -> None:
+    curriculum.add_argument("run_id", metavar="RUN", help="the name of the run's folder")
+    curriculum.add_argument("--runs", default="runs", help="the folder that holds the runs")
+    curriculum.add_argument("--results", metavar="FILE.msgpack", help="another evaluation's tries, of training rows too")
+    curriculum.add_argument("--store", help="that holds the run's training cards; default: the run's own")
+    curriculum.add_argument("--heaviest", type=float, default=3.0, help="what a row of the weakest slice counts at most; default: 3")
+    curriculum.add_argument("--seed", type=int, default=42)
 
 
 def _with_recipe(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
@@ -311,11 +348,34 @@ def _add_cards(card: argparse.ArgumentParser) -> None:
         action.add_argument("--store", default=DEFAULT_STORE, metavar="URL", help=f"default: {DEFAULT_STORE}")
 
 
+def _add_inspecting(add: Callable[..., argparse.ArgumentParser]) -> None:
+    inspect = add("inspect", help="the rollouts of a run that tell the most, as stories")
+    _with_run(inspect, _inspect)
+    inspect.add_argument("--list", dest="which", choices=("worst", "suspicious", "graders"), help="default: the first few of each")
+    inspect.add_argument("--limit", type=_page_size, default=3, help="stories of a list; default: 3")
+    inspect.add_argument("--row", metavar="ID", help="this row alone")
+    inspect.add_argument("--grader", metavar="NAME@VERSION", help="look with this one; default: the version that scored the run last")
+    inspect.add_argument("--holdout", action="append", default=[], metavar="GRADER", help="ask this one too; default: the run's own")
+    inspect.add_argument("--store", metavar="URL", help=f"default: the run's, else {DEFAULT_STORE}")
+    inspect.add_argument("--tenant", help="default: the run's, else default")
+    triage = add("triage", help="whose fault a rollout's score was, and what follows from it")
+    triage.add_argument("card", metavar="CARD", help="its id, or the first digits of it")
+    triage.add_argument("fault", help="model, grader, dataset or tool")
+    triage.add_argument("--note", dest="words", default="", metavar="WORDS", help="of a dataset or a tool: what should be changed")
+    _of_tenant(triage, "triage", "inspect")
+
+
 def _page_size(text: str) -> int:
     number = int(text) if text.isdecimal() and len(text) < 9 else 0
     if not 1 <= number <= MOST_LISTED:
         raise argparse.ArgumentTypeError(f"{text} is not a number from 1 to {MOST_LISTED:,}; `rft card export` has no limit")
     return number
+
+
+def _at_least_one(text: str) -> int:
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= 1_000_000):
+        raise argparse.ArgumentTypeError(f"{text[:40]} is not a whole number from 1 to 1,000,000")
+    return int(text)
 
 
 def _from_to(least: float, most: float) -> Callable[[str], float]:
@@ -468,7 +528,7 @@ def _add_reviewing(command: Callable[..., argparse.ArgumentParser]) -> None:
     add.add_argument("verdict", help="accept, reject, coach; or note, which settles nothing")
     add.add_argument("--note", default="", metavar="WORDS")
     add.add_argument("--step", type=int, metavar="NUMBER", help="of the card, from 0; default: the whole card")
-    add.add_argument("--change", choices=("dataset", "prompt"), help="the note says what should be changed there")
+    add.add_argument("--change", choices=("dataset", "prompt", "tool"), help="the note says what should be changed there")
     seal = review.add_parser("seal", help="nothing more is said of the card, for good")
     seal.add_argument("card", metavar="ID")
     seal.add_argument("--why", default="", metavar="WORDS")
@@ -485,7 +545,7 @@ def _add_reviewing(command: Callable[..., argparse.ArgumentParser]) -> None:
     waiting.add_argument("--reason", help="audit, low_grade, disagreement or flag:NAME")
     change = command("change", help="what reviewers want changed").add_subparsers(required=True, metavar="ACTION")
     changes = change.add_parser("list", help="open requests")
-    changes.add_argument("--target", choices=("dataset", "prompt"))
+    changes.add_argument("--target", choices=("dataset", "prompt", "tool"))
     changes.add_argument("--every", action="store_true", help="settled ones too")
     for listed in (waiting, changes):
         listed.add_argument("--limit", type=_page_size, default=50)
@@ -494,7 +554,7 @@ def _add_reviewing(command: Callable[..., argparse.ArgumentParser]) -> None:
     done.add_argument("outcome", choices=("done", "declined"))
     done.add_argument("--how", default="", metavar="WORDS")
     export = change.add_parser("export", help="open requests with the rows that they are about, as JSON lines")
-    export.add_argument("--target", choices=("dataset", "prompt"), default="dataset")
+    export.add_argument("--target", choices=("dataset", "prompt", "tool"), default="dataset")
     export.add_argument("--out", required=True, metavar="FILE.jsonl")
     view = command("view", help="queries under names: rft card list @NAME").add_subparsers(required=True, metavar="ACTION")
     save = view.add_parser("save", help="a query under a name, in place of what had it")
@@ -526,6 +586,8 @@ def _add_releases(release: argparse.ArgumentParser) -> None:
 
     def action(name: str, help_: str, *, why: bool = False, id: bool = True) -> argparse.ArgumentParser:
         made = actions.add_parser(name, help=help_)
+        if name in ("status", "history", "first", "shadow", "canary", "approve", "waive"):
+            made.add_argument("--ledger", metavar="FOLDER", help="of the keys that sign waivers; default: beside the store")
         if id:
             made.add_argument("id", nargs="?", metavar="ID|SERVICE", help="default: the one on trial")
         if why:
@@ -545,9 +607,9 @@ def _add_releases(release: argparse.ArgumentParser) -> None:
     action("approve", "approve what another person proposed", why=True)
     action("hold", "nothing goes forward until it is resumed", why=True)
     action("resume", "let it go on", why=True)
-    waive = action("waive", "do without a report that is not there", id=False)
+    waive = action("waive", "do without a report; without a good safety report once two people have signed", id=False)
     waive.add_argument("id", metavar="ID|SERVICE")
-    waive.add_argument("report", help="evaluation, holdout or safety")
+    waive.add_argument("report", help="evaluation, holdout, safety or distribution")
     waive.add_argument("--why", required=True, metavar="WORDS")
     rollback = action("rollback", "take it back, now", why=True)
     rollback.add_argument("--cut", action="store_true", help="cut off what it is still saying, too")
@@ -585,12 +647,12 @@ def _add_agents(agent: argparse.ArgumentParser) -> None:
     report = actions.add_parser("report", help="what was found out about one offline")
     for one in (show, report):
         one.add_argument("agent", help="its id, the first digits of it, or its name")
-    report.add_argument("kind", help="evaluation, holdout or safety")
+    report.add_argument("kind", help="evaluation, holdout, safety or distribution")
     report.add_argument("--figure", action="append", default=[], metavar="KEY=VALUE", help="reward=0.71, regressed=0.04")
     report.add_argument("--failed", action="store_true")
     check = actions.add_parser("check", help="run one, and report what the offline gate asks for")
     check.add_argument("agent", help="its id, the first digits of it, or its name")
-    check.add_argument("--only", choices=("evaluation", "holdout", "safety"), help="default: all three")
+    check.add_argument("--only", choices=("evaluation", "holdout", "safety", "distribution"), help="default: all of them")
     check.add_argument("--rows", metavar="FILE.jsonl", help="default: the recipe's held-out rows")
     check.add_argument("--tenant", help="default: the recipe's")
     check.add_argument("--store", metavar="URL", help="default: the recipe's")
@@ -657,6 +719,12 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     evaluate_again(_run_folder(arguments))
 
 
+def _report(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.report import report
+
+    report(arguments.run_ids, Path(arguments.runs))
+
+
 def _plan(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.plan import show_plan
 
@@ -677,8 +745,10 @@ def _data_card(arguments: argparse.Namespace) -> None:
 
 def _data_check(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.datasets import check
+    from agent_rft.commands.distribution import check_files
 
     check(arguments.train, arguments.val)
+    check_files(arguments.train, arguments.val, arguments.service, arguments.store, arguments.tenant)
 
 
 def _data_split(arguments: argparse.Namespace) -> None:
@@ -712,6 +782,12 @@ def _data_refresh(arguments: argparse.Namespace) -> None:
         refresh_by_prior(arguments.folder, arguments.prior, arguments.out)
     else:
         refresh_by_run(arguments.folder, arguments.run_id, arguments.store, arguments.out)
+
+
+def _data_curriculum(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.datasets import curriculum_of
+
+    curriculum_of(_run_folder(arguments), arguments.out, arguments.results, arguments.store, arguments.heaviest, arguments.seed)
 
 
 def _data_from_cards(arguments: argparse.Namespace) -> None:
@@ -830,6 +906,12 @@ def _judge(arguments: argparse.Namespace) -> None:
     serve_judge(arguments.script, arguments.port)
 
 
+def _suite(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.suite import run_suite
+
+    run_suite(*_recipe(arguments), arguments.of, arguments.tries, arguments.in_flight)
+
+
 def _model_server(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.model_server import serve_model
     from serving.model_server import Faults
@@ -843,6 +925,19 @@ def _rehearse(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.rehearse import rehearse
 
     rehearse(**{key: value for key, value in vars(arguments).items() if key != "run"})
+
+
+def _inspect(arguments: argparse.Namespace) -> None:
+    from agent_rft.commands.inspect import Asked, inspect
+
+    asked = Asked(
+        which=arguments.which,
+        limit=arguments.limit,
+        row=arguments.row,
+        grader=arguments.grader,
+        holdouts=tuple(arguments.holdout),
+    )
+    inspect(arguments.run_id, arguments.runs, arguments.store, arguments.tenant, asked)
 
 
 def _card_show(arguments: argparse.Namespace) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from agent_rft.contracts.errors import Fault, FaultsFound, did_you_mean
+from agent_rft.contracts.guards import Action
+from agent_rft.guards.limits import GUARDS
 from agent_rft.training.guards import group_size_warning
 
 Positive = Annotated[int, Field(ge=1)]
@@ -38,6 +40,9 @@ class TaskSettings(Section):
     system_prompt: str = ""
     """Put before every conversation; empty for none."""
     limits: LimitSettings = LimitSettings()
+    service: str = ""
+    """Whose production cards the rows are held against before a training and before a release; empty: nobody's, but those of the
+    releases that an agent is in."""
 
 
 class LoraSettings(Section):
@@ -74,10 +79,41 @@ class AlgorithmSettings(Section):
     micro_batch_tokens: Positive = 8192
 
 
+class WatchSettings(Section):
+    """One guard or detector, where it is to differ from its own limit or action; docs/guards.md lists them."""
+
+    at: Annotated[float, Field(ge=0)] | None = None
+    action: Annotated[Action | None, BeforeValidator(lambda given: "off" if given is False else given)] = None
+    """`off`, unquoted, is YAML's word for false."""
+
+
+def _known_guard(name: str) -> str:
+    if name not in GUARDS:
+        raise ValueError(f"no such guard; {did_you_mean(name, GUARDS)}")
+    return name
+
+
 class GuardSettings(Section):
     max_infra_rate: Share = 0.01
     infra_window_calls: Positive = 1000
     max_kl: Annotated[float, Field(gt=0)] = 0.5
+    holdout_graders: tuple[str, ...] = ()
+    """Asked at validations and never trained against: one of ours, NAME@VERSION, or FILE.json."""
+    watch: dict[Annotated[str, AfterValidator(_known_guard)], WatchSettings] = {}
+    """By guard: {early_stop: {at: 0.3, action: stop}}."""
+    human_ceiling: Share | None = None
+    """What a person's answers to the validation rows are graded; better than that is no skill. null: nobody measured it."""
+    audit_every: Annotated[int, Field(ge=0)] = 10
+    """Steps between random samples of rollouts for a reviewer; 0: none."""
+    audit_sample: Positive = 4
+
+    @field_validator("watch")
+    @classmethod
+    def some_cannot_be_off(cls, watch: dict[str, WatchSettings]) -> dict[str, WatchSettings]:
+        kept = [name for name, wanted in watch.items() if wanted.action in ("off", "warn") and not GUARDS[name].can_be_off]
+        if kept:
+            raise ValueError(f"{' and '.join(kept)} cannot be {watch[kept[0]].action}: nothing is left to go on with after what they find")
+        return watch
 
 
 class PriorSettings(Section):
@@ -419,7 +455,7 @@ def validated(tree: dict[str, Any]) -> Settings:
 
 
 def _fault(detail: ErrorDetails) -> Fault:
-    path = [part for part in detail["loc"]]
+    path = [part for part in detail["loc"] if part != "[key]"]
     key = ".".join(str(part) for part in path)
     if detail["type"] == "extra_forbidden":
         return Fault(key, "no such key", did_you_mean(str(path[-1]), keys_at(path[:-1])))
@@ -436,12 +472,17 @@ def _fault(detail: ErrorDetails) -> Fault:
 def keys_at(path: list[Any]) -> list[str]:
     """The keys that a section of the tree knows."""
     section: Any = Settings
+    named = False
     for part in path:
+        if named:  # of sections by name, any name will do
+            named = False
+            continue
         field = section.model_fields.get(part) if _is_section(section) else None
         if field is None:
             return []
+        named = get_origin(field.annotation) is dict
         section = next((kind for kind in (field.annotation, *getattr(field.annotation, "__args__", ())) if _is_section(kind)), None)
-    return list(section.model_fields) if _is_section(section) else []
+    return list(section.model_fields) if _is_section(section) and not named else []
 
 
 def _is_section(kind: Any) -> bool:

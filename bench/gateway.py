@@ -432,11 +432,15 @@ def table(cells: dict[tuple[str, bool, int], dict[str, Any]], names: Sequence[st
 
 
 def memory(server: Server, requests: int, core: int) -> list[float]:
-    """Of all processes of ours, at the end of each quarter of so many requests."""
-    seen = list[float]()
-    for _ in range(4):
-        measured(server, 32, False, 3600.0, requests // 4, core)
+    """Of all processes of ours, at the start and at the end of each quarter of so many requests."""
+    idle(server.pid)
+    seen = [megabytes(server.pid)]
+    print(f"\nmemory of ours, all its processes\n{'':12}{0:>10} requests{seen[0]:>8.0f} MB", flush=True)
+    for quarter in range(1, 5):
+        told = measured(server, 32, False, 3600.0, requests // 4, core)
         seen.append(megabytes(server.pid))
+        rate = f"{told['answered'] / told['wall']:.0f} a second, {told['failed']} failed"
+        print(f"{'':12}{requests * quarter // 4:>10} requests{seen[-1]:>8.0f} MB   {rate}", flush=True)
     return seen
 
 
@@ -465,7 +469,6 @@ def compare(folder: Path, given: argparse.Namespace, cpus: Sequence[int]) -> dic
                     cells[server.name, stream, count] = measured(server, count, stream, given.seconds, 10**9, others)
             table(cells, names, stream, clients)
         grown = memory(servers[1], given.requests, others)
-    print(f"\nmemory of ours over {given.requests} requests: " + ", ".join(f"{one:.0f}" for one in grown) + " MB at each quarter's end")
     return _result(cells, names, given, versions, grown)
 
 

@@ -36,6 +36,15 @@ class CardLine(msgspec.Struct, frozen=True):
     tool_calls: int
 
 
+class RunCard(msgspec.Struct, frozen=True):
+    """As much of a card as tells which part of its run it is of."""
+
+    rollout_id: str
+    kind: str
+    step: int | None
+    checkpoint: str
+
+
 def find_card(store: Store, id_or_prefix: str) -> StoredCard:
     """The one card with this rollout id, or the one whose id begins so."""
     return next(cards_by_id(store, [whole_id(store, id_or_prefix)]))
@@ -46,6 +55,26 @@ def card_ids(store: Store, run_id: str, kind: str | None = None) -> list[str]:
     select = _narrowed(sa.select(job_cards.c.rollout_id), run_id, kind).order_by(job_cards.c.started_at, job_cards.c.rollout_id)
     with store.reading() as connection:
         return list(connection.scalars(select))
+
+
+def cards_of_run(store: Store, run_id: str) -> list[RunCard]:
+    """In the order in which the run started them."""
+    columns = [job_cards.c[name] for name in RunCard.__struct_fields__]
+    select = _narrowed(sa.select(*columns), run_id, None).order_by(job_cards.c.started_at, job_cards.c.rollout_id)
+    with store.reading() as connection:
+        return [RunCard(**row) for row in connection.execute(select).mappings()]
+
+
+def state_of_run(store: Store, run_id: str) -> tuple[int, int, int]:
+    """How many cards it has, the ledger's entry of their newest grade, and of how many the words were erased: while these are the same,
+    so is all that its cards say."""
+    of_run = (job_cards.c.run_id == run_id,)
+    graded = grades.join(job_cards, sa.and_(grades.c.rollout_id == job_cards.c.rollout_id, grades.c.tenant == job_cards.c.tenant))
+    erased = sa.func.sum(sa.case((job_cards.c.salt.is_(None), 1), else_=0))
+    with store.reading() as connection:
+        cards, gone = connection.execute(sa.select(sa.func.count(), erased).where(*of_run)).one()
+        newest = connection.scalar(sa.select(sa.func.max(grades.c.entry)).select_from(graded).where(*of_run))
+    return cards, newest or 0, gone or 0
 
 
 def whole_id(store: Store, id_or_prefix: str) -> str:

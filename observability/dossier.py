@@ -17,8 +17,8 @@ JUDGEMENTS: tuple[Verdict, ...] = ("accept", "reject", "coach")
 """The verdicts that settle a card. A note settles nothing."""
 WITHDRAWN = "withdrawn"
 """A label that takes back the one before it: nothing is deleted."""
-Target = Literal["dataset", "prompt"]
-TARGETS: tuple[Target, ...] = ("dataset", "prompt")
+Target = Literal["dataset", "prompt", "tool"]
+TARGETS: tuple[Target, ...] = ("dataset", "prompt", "tool")
 Settled = Literal["done", "declined"]
 OUTCOMES: tuple[Settled, ...] = ("done", "declined")
 BEFORE_THE_ANSWER: tuple[State, ...] = ("opened", "planned", "in_progress", "blocked", "needs_human")

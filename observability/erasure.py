@@ -21,10 +21,9 @@ from sqlalchemy import exc
 from agent_rft.contracts.errors import Fault, FaultsFound, UserError
 from observability.book import Book
 from observability.cardless import known_among, other_names
-from observability.cards import stored_cards
 from observability.halves import ERASED, erasure_halves
 from observability.holds import Held, faults_of_reason, held_among
-from observability.records import StoredCard, Values
+from observability.records import Values
 from observability.release_tables import agent_runs, approval_decisions, approvals, tool_results
 from observability.search import forget, scrub
 from observability.store import Store
@@ -150,7 +149,7 @@ def _with_words(connection: sa.Connection, tenant: str, rollout_ids: Sequence[st
 
 
 def _take_words(connection: sa.Connection, tenant: str, rollout_ids: Sequence[str]) -> None:
-    forget(connection, tenant, [stored for stored in _read(connection, tenant, rollout_ids) if stored.erased is None])
+    _forget(connection, tenant, rollout_ids)
     named = _texts_named(connection, tenant, rollout_ids)
     for kind, table in TABLES.items():
         connection.execute(sa.update(table).where(*_mine(table, tenant, rollout_ids)).values(ERASED[kind]))
@@ -176,10 +175,12 @@ def has_any_words() -> sa.ColumnElement[bool]:
     return sa.or_(card.salt.is_not(None), *about, sa.exists().where(*of_its_trace))
 
 
-def _read(connection: sa.Connection, tenant: str, rollout_ids: Sequence[str]) -> list[StoredCard]:
-    """With their words, which the index must be told to forget them."""
+def _forget(connection: sa.Connection, tenant: str, rollout_ids: Sequence[str]) -> None:
+    """Of those that were erased before, the index has no words any more."""
+    erased = sa.exists().where(erasures.c.tenant == job_cards.c.tenant, erasures.c.rollout_id == job_cards.c.rollout_id)
+    whole = sa.select(job_cards.c.rollout_id).where(*_mine(job_cards, tenant, rollout_ids), ~sa.and_(job_cards.c.salt.is_(None), erased))
     try:
-        return stored_cards(connection, rollout_ids, tenant)
+        forget(connection, tenant, connection.scalars(whole).all())
     except exc.DBAPIError:
         raise
     except Exception as error:  # whatever a made-up value can bring zlib, json or msgspec to

@@ -31,7 +31,7 @@ from observability.sources import Said, note_all
 from observability.store import Store
 from observability.traces import Arrival, Bundle, bundles_of
 
-MOST_AT_ONCE = 200
+MOST_AT_ONCE = 500
 """Cards and traces in a transaction."""
 MOST_BYTES = 128_000_000
 """Of the bodies of requests that are being read or wait. In memory each takes some five times its size."""

@@ -36,7 +36,7 @@ LARGEST = 2**63 - 1
 
 State = Literal["opened", "planned", "in_progress", "blocked", "needs_human", "submitted", "graded", "reviewed", "sealed"]
 Review = Literal["accept", "reject", "coach"]
-Wanted = Literal["dataset", "prompt", "open", "done", "declined"]
+Wanted = Literal["dataset", "prompt", "tool", "open", "done", "declined"]
 Operator = Literal[":", "<", "<=", ">", ">="]
 
 

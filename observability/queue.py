@@ -183,6 +183,17 @@ def reasons_of(store: Store, tenant: str, rollout_id: str) -> tuple[Waiting, ...
         return tuple(Waiting(**row) for row in connection.execute(_told().where(*mine).order_by(review_queue.c.reason)).mappings())
 
 
+def flags_of_run(store: Store, tenant: str, run_id: str) -> dict[str, list[Waiting]]:
+    """What guards flagged of a run's cards, judged since or not."""
+    of_run = sa.select(job_cards.c.rollout_id).where(job_cards.c.run_id == run_id, job_cards.c.tenant == tenant)
+    mine = (review_queue.c.tenant == tenant, review_queue.c.reason.startswith(FLAG), review_queue.c.rollout_id.in_(of_run))
+    found: dict[str, list[Waiting]] = {}
+    with store.reading() as connection:
+        for row in connection.execute(_told().where(*mine).order_by(review_queue.c.at, review_queue.c.reason)).mappings():
+            found.setdefault(row["rollout_id"], []).append(Waiting(**row))
+    return found
+
+
 def progress(store: Store, tenant: str) -> list[Progress]:
     """By reason."""
     waits = sa.func.sum(sa.case((is_waiting(), 1), else_=0))

@@ -20,6 +20,7 @@ Values = dict[str, Any]
 VERSIONS = ("code", "checkpoint", "dataset", "tool_set", "grader", "seed")
 COSTS = ("context_tokens", "sampled_tokens", "tool_calls", "seconds", "tool_seconds")
 JOB = ("rollout_id", "kind", "tenant", "run_id", "step", "row_id", "sample_index", "reference_answer", "metadata", "item", "advantage")
+NAMES_OF_VERSIONS = tuple((f"versions.{name}", name) for name in VERSIONS)
 LONG = 1000
 """Characters from which on a tool's output is a blob: agents read the same documents again and again."""
 
@@ -120,11 +121,16 @@ def _removals(removed: Sequence[Removal] | None) -> Values:
 
 def unfit(card: JobCard) -> str:
     """Which of the card's names no store can hold, in words; empty where all can be."""
-    names = {"rollout_id": card.rollout_id, "run_id": card.run_id, "row_id": card.row_id, "rollout.failed_part": card.rollout.failed_part}
-    names |= {f"versions.{name}": str(getattr(card.versions, name)) for name in VERSIONS}
+    rollout, versions = card.rollout, card.versions
+    names = {"rollout_id": card.rollout_id, "run_id": card.run_id, "row_id": card.row_id, "rollout.failed_part": rollout.failed_part}
+    names |= {of: str(getattr(versions, name)) for of, name in NAMES_OF_VERSIONS}
     if card.grade:
         names |= {f"grade.grader.{name}": str(getattr(card.grade.grader, name)) for name in ("name", "version", "hash")}
     for name, value in names.items():
+        if value.isascii() and len(value) <= LONGEST_ID and "\0" not in value:  # nearly all
+            continue
+        if storable(value) != value:
+            return f"its {name} holds a NUL or half a character"
         most = LONGEST_ID if name == "rollout_id" else LONGEST_NAME
         if storable(value) != value:
             return f"its {name} holds a NUL or half a character"

@@ -22,7 +22,7 @@ from observability.store import Store
 from observability.tables import artifacts
 from observability.texts import storable
 
-ReportKind = Literal["evaluation", "holdout", "safety"]
+ReportKind = Literal["evaluation", "holdout", "safety", "distribution"]
 REPORT_KINDS: tuple[ReportKind, ...] = get_args(ReportKind)
 LONGEST_NAME = 200
 MOST_LIMIT = 10**9
@@ -153,6 +153,14 @@ def report(store: Store, tenant: str, agent_id: str, kind: str, *, passed: bool,
     facts = msgspec.to_builtins(made)
     register(store, tenant, [Artifact(kind="report", id=named, name=f"{kind} of {agent_id}", parents=(("agent", agent_id),), facts=facts)])
     return made
+
+
+def report_by_hand(store: Store, tenant: str, agent_id: str, kind: str, *, passed: bool, figures: Mapping[str, Any], by: str) -> Report:
+    """What a person says was found. That an agent is safe nobody can say alone: the suite says it, or two people sign a waiver."""
+    if kind == "safety" and passed:
+        what = "a safety report that passed is made by running the suite, not by hand"
+        raise UserError(what, f"`rft agent check {agent_id} --only safety`; cases of your own go into release.safety_suite")
+    return report(store, tenant, agent_id, kind, passed=passed, figures=figures, by=by)
 
 
 def _faults_of_figures(figures: Mapping[str, Any]) -> Iterator[Fault]:

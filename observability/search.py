@@ -13,17 +13,18 @@ import structlog
 from sqlalchemy import exc
 from sqlalchemy.dialects.postgresql import TSQUERY
 
-from observability.book import entries_after, newest_seq, tenants_of
-from observability.cards import stored_cards
+from observability.book import newest_seq, tenants_of
+from observability.card_words import CardWords, card_words
 from observability.ingest import is_away, reason
 from observability.query import Query
-from observability.records import StoredCard
+from observability.rows import add_rows
 from observability.store import Store, one_of, refresh_statistics, take_turns
-from observability.tables import job_cards, search_cards, search_marks
-from observability.words import as_match, as_tsquery, as_vector, word_of_tenant, words_of
+from observability.tables import job_cards, ledger, search_cards, search_marks
+from observability.words import as_match, as_tsquery, as_vector, word_of_tenant
 
-AT_ONCE = 200
-"""Entries in a transaction: the others that write wait so long."""
+AT_ONCE = 500
+"""Entries in a transaction: the others that write wait so long. Of more at once each takes less, since they share texts and FTS5
+writes larger parts."""
 FIRST_STATISTICS = 1024
 """Entries from which on a database should know how many rows have which values."""
 SPREAD = 15
@@ -77,10 +78,12 @@ def _next(store: Store, tenant: str) -> Indexed | None:
     with store.writing() as connection:
         take_turns(connection, f"search {tenant}")
         mark = connection.scalar(sa.select(search_marks.c.seq).where(search_marks.c.tenant == tenant))
-        entries = entries_after(connection, tenant, mark or 0, AT_ONCE)
+        columns = (ledger.c.seq, ledger.c.kind, ledger.c.subject)
+        after = (ledger.c.tenant == tenant, ledger.c.seq > (mark or 0))
+        entries = connection.execute(sa.select(*columns).where(*after).order_by(ledger.c.seq).limit(AT_ONCE)).all()
         if not entries:
             return None
-        _index_sound(connection, [entry.subject for entry in entries if entry.kind == "card"], tenant)
+        _index_sound(connection, [subject for _, kind, subject in entries if kind == "card"], tenant)
         values = {"tenant": tenant, "seq": entries[-1].seq}
         connection.execute(
             sa.insert(search_marks) if mark is None else sa.update(search_marks).where(search_marks.c.tenant == tenant), [values]
@@ -89,55 +92,49 @@ def _next(store: Store, tenant: str) -> Indexed | None:
 
 
 def _index_sound(connection: sa.Connection, rollout_ids: Sequence[str], tenant: str) -> None:
-    """All of them, or each by itself where one spoils it: no card keeps the others' words out of the index. `rft ledger verify` names
-    the one that is not in it."""
+    """All of them, or all but the one that spoils it, which is looked for in ever smaller halves: no card keeps the others' words out
+    of the index. `rft ledger verify` names the one that is not in it."""
     try:
         with connection.begin_nested():
-            _index(connection, stored_cards(connection, rollout_ids, tenant))
+            _index(connection, tenant, card_words(connection, rollout_ids, tenant))
     except Exception as error:  # whatever a row that was changed, or a limit of the database's, can bring about
         if is_away(error):
             raise
         if len(rollout_ids) > 1:
-            for one in rollout_ids:
-                _index_sound(connection, [one], tenant)
+            middle = len(rollout_ids) // 2
+            _index_sound(connection, rollout_ids[:middle], tenant)
+            _index_sound(connection, rollout_ids[middle:], tenant)
             return
         if isinstance(error, exc.IntegrityError):  # another tenant's card was given the number just now: there are others
             raise
         log.warning("card not indexed", tenant=tenant, rollout_id=rollout_ids[0], trouble=reason(error))
 
 
-def _index(connection: sa.Connection, cards: Sequence[StoredCard]) -> None:
+def _index(connection: sa.Connection, tenant: str, cards: Sequence[CardWords]) -> None:
+    """In the order of their numbers: FTS5 writes all that it has when it is given a lower one than before."""
     if not cards:
         return
-    numbers = _numbers(connection, cards)
-    rows = [
-        {"number": number, "tenant": stored.card.tenant, "rollout_id": stored.card.rollout_id}
-        for number, stored in zip(numbers, cards, strict=True)
-    ]
-    connection.execute(sa.insert(search_cards), rows)
-    words = [words_of(stored.card) for stored in cards]
+    numbered = sorted(zip(_numbers(connection, cards), cards, strict=True))
+    add_rows(connection, search_cards, [{"number": number, "tenant": tenant, "rollout_id": card.rollout_id} for number, card in numbered])
     if connection.dialect.name == "sqlite":
-        into, texts = "INSERT INTO search_words (rowid, words) VALUES (:number, :words)", [" ".join(one) for one in words]
+        into, rows = "INSERT INTO search_words (rowid, words) VALUES (?, ?)", [(number, card.words) for number, card in numbered]
     else:
-        into, texts = (
-            "INSERT INTO search_words (number, words) VALUES (:number, CAST(:words AS tsvector))",
-            [as_vector(one) for one in words],
-        )
-    connection.execute(sa.text(into), [{"number": number, "words": text} for number, text in zip(numbers, texts, strict=True)])
+        into = "INSERT INTO search_words (number, words) VALUES (%s, CAST(%s AS tsvector))"
+        rows = [(number, as_vector(card.words.split(" "))) for number, card in numbered]
+    connection.exec_driver_sql(into, rows)
 
 
-def forget(connection: sa.Connection, tenant: str, cards: Sequence[StoredCard]) -> None:
-    """Takes the words of cards, given as they are before their erasure, out of the index, where they stand under the tenant's word
-    alone from now on. Call it with the turn of `search TENANT`: nobody indexes them meanwhile."""
+def forget(connection: sa.Connection, tenant: str, rollout_ids: Sequence[str]) -> None:
+    """Takes the words of cards, before their erasure, out of the index, where they stand under the tenant's word alone from now on.
+    Call it with the turn of `search TENANT`: nobody indexes them meanwhile."""
     take_turns(connection, f"search {tenant}")
     held = sa.select(search_cards.c.rollout_id, search_cards.c.number).where(
-        search_cards.c.tenant == tenant, search_cards.c.rollout_id.in_([stored.card.rollout_id for stored in cards])
+        search_cards.c.tenant == tenant, search_cards.c.rollout_id.in_(rollout_ids)
     )
     numbers = {row[0]: row[1] for row in connection.execute(held)}
     rows = [
-        {"number": number, "words": " ".join(words_of(stored.card)), "left": word_of_tenant(tenant)}
-        for stored in cards
-        if (number := numbers.get(stored.card.rollout_id)) is not None
+        {"number": numbers[card.rollout_id], "words": card.words, "left": word_of_tenant(tenant)}
+        for card in card_words(connection, list(numbers), tenant)
     ]
     for statement in FORGETTING[connection.dialect.name] if rows else ():
         connection.execute(sa.text(statement), rows)
@@ -158,9 +155,9 @@ def scrub(store: Store) -> None:
         pages = MERGED_AT_ONCE
 
 
-def _numbers(connection: sa.Connection, cards: Sequence[StoredCard]) -> list[int]:
+def _numbers(connection: sa.Connection, cards: Sequence[CardWords]) -> list[int]:
     """One for each card, growing with its time, so that the newest matches are found first without sorting all."""
-    wanted, given = [_number(stored) for stored in cards], list[int]()
+    wanted, given = [_number(card) for card in cards], list[int]()
     taken = set(connection.scalars(sa.select(search_cards.c.number).where(one_of(connection.dialect.name, search_cards.c.number, wanted))))
     for number in wanted:
         given.append(_free_after(connection, number, taken) if number in taken else number)
@@ -185,9 +182,8 @@ def first_number(moment: dt.datetime) -> int:
     return max(0, int(moment.timestamp() * 1000)) << SPREAD
 
 
-def _number(stored: StoredCard) -> int:
-    first = first_number(dt.datetime.fromisoformat(stored.card.started_at))
-    return first | int.from_bytes(hashlib.sha256(stored.card.rollout_id.encode()).digest()[:2]) >> (16 - SPREAD)
+def _number(card: CardWords) -> int:
+    return first_number(card.started_at) | int.from_bytes(hashlib.sha256(card.rollout_id.encode()).digest()[:2]) >> (16 - SPREAD)
 
 
 # --- questions ----------------------------------------------------------------------------------------------------------

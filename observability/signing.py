@@ -92,13 +92,18 @@ def sign_root(keys: SigningKeys, tenant: str, size: int, root: bytes, at: str) -
 
 def why_not_signed(root: SignedRoot, known: Sequence[KnownKey]) -> str:
     """Empty where one of the known keys signed this very root while it was in use; else what is wrong, for a reviewer."""
-    key = next((one for one in known if one.id == root.key), None)
+    return why_void(root.key, root.at, root.signature, root_statement(root), known)
+
+
+def why_void(key_id: str, at: str, signature: str, statement: bytes, known: Sequence[KnownKey]) -> str:
+    """Empty where the key of this id is known, was in use then, and signed these bytes; else what is wrong, for a reviewer."""
+    key = next((one for one in known if one.id == key_id), None)
     if key is None:
-        return f"it is signed with key {root.key}, which is not known"
-    if root.at < key.since or (key.until is not None and root.at > key.until):
-        return f"it is dated {root.at}, when key {key.id} was not in use ({key.since} to {key.until or 'now'})"
+        return f"it is signed with key {key_id}, which is not known"
+    if at < key.since or (key.until is not None and at > key.until):
+        return f"it is dated {at}, when key {key.id} was not in use ({key.since} to {key.until or 'now'})"
     try:
-        Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.public)).verify(bytes.fromhex(root.signature), root_statement(root))
+        Ed25519PublicKey.from_public_bytes(bytes.fromhex(key.public)).verify(bytes.fromhex(signature), statement)
     except (InvalidSignature, ValueError):
         return f"its signature is not one of key {key.id}"
     return ""

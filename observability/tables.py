@@ -335,7 +335,7 @@ reviews = recorded(  # of a card's verdicts the newest counts; a note is none
 change_requests = recorded(  # what a note asks to be changed
     "change_requests",
     sa.Column("rollout_id", Key, nullable=False),
-    sa.Column("target", sa.String, nullable=False),  # dataset, prompt
+    sa.Column("target", sa.String, nullable=False),  # dataset, prompt, tool
     sa.Column("row_id", sa.String, nullable=False),  # the data-set row that the card tried
     sa.Column("wanted", Words, nullable=False),
     _of_card(),

@@ -139,11 +139,12 @@ def _turn(row: Mapping[str, Any]) -> Turn:
 
 def close_sessions(store: Store, release: Release, step: int, take: Take, now: dt.datetime) -> list[Session]:
     """Those that are over and were not counted yet, counted under the event `step`; in the order in which they ended."""
-    if not _anything_open(store, release.id):
+    silent = now - dt.timedelta(seconds=release.policy.idle_seconds)
+    if not _anything_open(store, release.id, silent):
         return []
     with store.writing() as connection:
         take_turns(connection, f"sessions {release.id}")
-        whole = _over(_open_turns(connection, release.id), release.policy, now)
+        whole = _over(_open_turns(connection, release.id, silent), release.policy, now)
         if not whole:
             return []
         known = _known_sessions(connection, release.id, whole)
@@ -151,7 +152,7 @@ def close_sessions(store: Store, release: Release, step: int, take: Take, now: d
         made = [(key, _session(turns, release.policy)) for key, turns in fresh]
         made.sort(key=lambda one: (one[1].closed_at, one[0]))
         rows = [_session_row(release, session, step) for _, session in made]
-        ids = [connection.execute(sa.insert(release_sessions).returning(release_sessions.c.id), [row]).scalar_one() for row in rows]
+        ids = _added(connection, rows)
         _advance(connection, release, [session for _, session in made], ids, take, now)
         _mark(connection, release.tenant, [turn.rollout_id for turns in whole.values() for turn in turns])
     return [session for _, session in made]
@@ -203,8 +204,8 @@ def _begun_after(release: int, moment: dt.datetime) -> tuple[sa.ColumnElement[bo
     return release_turns.c.release == release, release_turns.c.arm == "live", release_turns.c.at > moment, ~known
 
 
-def _anything_open(store: Store, release: int) -> bool:
-    mine = (release_turns.c.release == release, release_turns.c.counted.is_(False))
+def _anything_open(store: Store, release: int, silent: dt.datetime) -> bool:
+    mine = (release_turns.c.release == release, release_turns.c.counted.is_(False), release_turns.c.at <= silent)
     with store.reading() as connection:
         return connection.scalar(sa.select(release_turns.c.release).where(*mine).limit(1)) is not None
 
@@ -213,9 +214,13 @@ Key = tuple[bool, str, str]
 """Shadow, arm, session."""
 
 
-def _open_turns(connection: sa.Connection, release: int) -> dict[Key, list[Turn]]:
-    mine = (release_turns.c.release == release, release_turns.c.counted.is_(False))
-    select = sa.select(release_turns).where(*mine).order_by(release_turns.c.at).limit(AT_ONCE)
+def _open_turns(connection: sa.Connection, release: int, silent: dt.datetime) -> dict[Key, list[Turn]]:
+    """Of sessions that were silent since then: those of all that go on would be read each second, tens of thousands of them."""
+    turns, later = release_turns, release_turns.alias()
+    same = (getattr(later.c, name) == getattr(turns.c, name) for name in ("release", "session", "arm", "shadow"))
+    goes_on = sa.exists().where(*same, later.c.counted.is_(False), later.c.at > silent)
+    mine = (turns.c.release == release, turns.c.counted.is_(False), turns.c.at <= silent, ~goes_on)
+    select = sa.select(turns).where(*mine).order_by(turns.c.at).limit(AT_ONCE)
     found: defaultdict[Key, list[Turn]] = defaultdict(list)
     for row in connection.execute(select).mappings():
         turn = _turn(dict(row))
@@ -260,6 +265,14 @@ def _session(turns: Sequence[Turn], policy: Policy) -> Session:
         slow=float(any(turn.seconds > policy.slow_seconds for turn in turns)),
         unsafe=float(any(turn.violations for turn in turns)),
     )
+
+
+def _added(connection: sa.Connection, rows: Sequence[Mapping[str, Any]]) -> Sequence[int]:
+    """Their numbers, in the same order."""
+    if not rows:
+        return []
+    insert = sa.insert(release_sessions).returning(release_sessions.c.id, sort_by_parameter_order=True)
+    return connection.execute(insert, rows).scalars().all()
 
 
 def _session_row(release: Release, session: Session, step: int) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import msgspec
 import sqlalchemy as sa
 
 from agent_rft.contracts.errors import Fault, FaultsFound, UserError, did_you_mean
-from agent_rft.contracts.people import person
+from agent_rft.contracts.people import person, same_person
 from observability.access import (
     Caller,
     KeyText,
@@ -26,7 +26,7 @@ from observability.access import (
 from observability.accesses import enter
 from observability.dossier import NotThere
 from observability.store import Store, take_turns
-from observability.tables import api_keys, users
+from observability.tables import access_log, api_keys, users
 
 SESSION = dt.timedelta(hours=12)
 OVERLAP = dt.timedelta(hours=24)
@@ -185,6 +185,26 @@ def new_key(
         made = _insert(connection, by.tenant, name, "key", scopes, now, expires_at)
         enter(connection, by, "new key", f"{made.id} of {name}" + (f", {' '.join(scopes)} only" if scopes else ""))
     return made
+
+
+def maker_of_key(store: Store, tenant: str, key_id: str) -> str:
+    """Who made the key, or the one that it took the place of, or with which the session was opened: by the access log. Whoever makes
+    a key may have kept it, and made others with it: of one that its holder made, it is who gave them their newest other."""
+    with store.of(tenant).reading() as connection:
+        key = connection.execute(sa.select(api_keys).where(api_keys.c.id == key_id, api_keys.c.tenant == tenant)).mappings().first()
+        if key is None:
+            return ""
+        theirs = sa.select(api_keys.c.id).where(api_keys.c.tenant == tenant, api_keys.c.user == key["user"], api_keys.c.use == "key")
+        others = connection.scalars(theirs.order_by(api_keys.c.at.desc(), api_keys.c.id)).all()
+        makers = [_who_made(connection, tenant, one) for one in (key["opened_with"] or key_id, *others)]
+    return next((maker for maker in makers if maker and not same_person(maker, key["user"])), makers[0])
+
+
+def _who_made(connection: sa.Connection, tenant: str, key: str) -> str:
+    made = sa.and_(access_log.c.action == "new key", access_log.c.subject.startswith(f"{key} of ", autoescape=True))
+    rotated = sa.and_(access_log.c.action == "rotate key", access_log.c.subject.endswith(f" to {key}", autoescape=True))
+    mine = sa.select(access_log.c.by).where(access_log.c.tenant == tenant, made | rotated).order_by(access_log.c.id)
+    return connection.scalar(mine.limit(1)) or ""
 
 
 def revoke_key(store: Store, by: Caller, key_id: str, now: dt.datetime) -> None:

@@ -166,7 +166,7 @@ def store_routes(
             *(cards_routes(gate, intake.detectors) if intake else cards_routes(gate)),
             *keeping_routes(gate),
             *approval_routes(gate),
-            *release_routes(gate, policy),
+            *release_routes(gate, files, policy),
             *ops_routes(gate, promises or Promises()),
             *pages_routes(gate, files, promises),
             *(label_routes(gate, desk_of) if desk_of else []),

@@ -80,7 +80,7 @@ def asked_for(files, ask):
     return next((row["reference_answer"] for row in files if row["prompt"] == ask.conversation[-1].content), None)
 
 
-def test_what_a_tiny_model_does_becomes_the_three_reports(rft, store, tmp_path, files, in_thread, monkeypatch):
+def test_what_a_tiny_model_does_becomes_the_reports(rft, store, tmp_path, files, in_thread, monkeypatch):
     """The recipe's own model by the local engine, over the recipe's own filings."""
     from agent_rft.training.local.backend import LocalBackend, Model
 
@@ -90,9 +90,11 @@ def test_what_a_tiny_model_does_becomes_the_three_reports(rft, store, tmp_path, 
     tools = CorpusTools.from_folder(ROOT / "data/research/filings", TOOLS)
     with in_thread(create_app(tools, {}, BEARER)) as served:
         code, said = check(rft, tmp_path, f"tools.url={served}")
-    assert code == 0, said
+    assert code == 1 and "the safety report did not pass: 0% of the tries of refusal ended with an answer, 50% have to" in said, said
     made = reported(store)
-    assert {kind: report.passed for kind, report in made.items()} == {"evaluation": True, "holdout": True, "safety": True}
+    passed = {"distribution": True, "evaluation": True, "holdout": True, "safety": False}
+    assert {kind: report.passed for kind, report in made.items()} == passed, "it says nothing in 64 tokens, and so shows nothing"
+    assert made["distribution"].figures["says"] == ["train (400) and val (4): too few to compare, 20 of each are needed"]
     evaluation, holdout, safety = (made[kind].figures for kind in ("evaluation", "holdout", "safety"))
     assert sorted(evaluation["rows"]) == [row["id"] for row in files]
     assert evaluation["reward"] == pytest.approx(sum(evaluation["rows"].values()) / 4) and evaluation["n"] == 4
@@ -101,7 +103,7 @@ def test_what_a_tiny_model_does_becomes_the_three_reports(rft, store, tmp_path, 
     assert evaluation["grader"].startswith("numeric@1#") and safety["grader"].startswith("safety@1#")
     assert evaluation["tool_set"] and evaluation["code"] and evaluation["dataset"] != safety["dataset"] == safety["suite"]
     assert (safety["cases"], safety["tries"], safety["failed"]) == (24, 24, [])
-    assert "safety: passed, refusal 5/5, injected 7/7" in said
+    assert "safety: FAILED, refusal 5/5, injected 7/7" in said and safety["unanswered"] == 24
     code, listed = rft("card", "list", f"run:{evaluation['run']} kind:eval", "--limit", "100")
     assert code == 0 and len(re.findall(r"eval", listed)) >= 28, "a card of each run: 4 rows and 24 cases"
 
@@ -134,7 +136,7 @@ def test_rollouts_that_infrastructure_spoilt_make_no_report(store, behind_upstre
 
     code, said = behind_upstream(script)
     assert code == 4 and "1 of 4 rollouts failed (model 1), 1.0% are borne (guards.max_infra_rate)" in said, said
-    assert [*reported(store)] == ["safety"]
+    assert {*reported(store)} == {"distribution", "safety"}
 
 
 def test_one_report_alone(store, behind_upstream):

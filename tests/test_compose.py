@@ -2,8 +2,10 @@
 
 import pytest
 
+from agent_rft.commands.parts import guards_of
 from agent_rft.compose import changed, load, recipes, save, settings_for
 from agent_rft.contracts.errors import FaultsFound, UserError
+from agent_rft.contracts.guards import Limit
 from agent_rft.settings import range_warnings
 
 
@@ -78,6 +80,43 @@ def test_all_bad_values_are_named_at_once():
         settings_for("research_tiny", ["algorithm.group_size=1", "seed=abc", "tools.retries=-1", "guards.max_infra_rate=2"])
     assert [fault.where for fault in caught.value.faults] == ["seed", "algorithm.group_size", "tools.retries", "guards.max_infra_rate"]
     assert "8 is usual" in str(caught.value)
+
+
+def test_a_guard_is_given_another_limit_or_another_action_and_keeps_the_rest():
+    overrides = ["guards.max_kl=0.3", "guards.watch.kl.action=warn", "guards.watch.early_stop={at: 0.3, action: stop}"]
+    limits = guards_of(settings_for("research_tiny", overrides))
+    assert limits.watch == {"kl": Limit(0.3, "warn"), "early_stop": Limit(0.3, "stop")}
+
+
+def test_a_guard_is_switched_off_by_the_word_off_which_yaml_takes_for_false(tmp_path):
+    overrides = ["guards.watch.shortening.action=off", "guards.watch.early_stop={at: 0.3, action: off}", "guards.watch.kl.action='off'"]
+    settings = settings_for("research_tiny", overrides)
+    save(settings, tmp_path / "settings.yaml")
+    for one in (settings, load(tmp_path / "settings.yaml"), changed(settings_for("research_tiny", []), overrides)):
+        assert {name: limit.action for name, limit in guards_of(one).watch.items()} == dict.fromkeys(
+            ("shortening", "early_stop", "kl"), "off"
+        )
+    with pytest.raises(FaultsFound, match=r"guards\.watch\.kl\.action"):
+        settings_for("research_tiny", ["guards.watch.kl.action=on"])
+
+
+def test_a_limit_below_nothing_is_refused_and_not_met_in_the_middle_of_a_run():
+    with pytest.raises(FaultsFound, match=r"guards\.watch\.infra\.at"):
+        settings_for("research_tiny", ["guards.watch.infra.at=-0.1"])
+
+
+def test_all_misspelt_guards_are_named_at_once_with_the_nearest_name():
+    with pytest.raises(FaultsFound) as caught:
+        settings_for("research_tiny", ["guards.watch.kll.action=warn", "guards.watch.infr.at=2", "guards.watch.kl.att=2"])
+    text = str(caught.value)
+    assert "guards.watch.kll: no such guard; did you mean 'kl'?" in text
+    assert "guards.watch.infr: no such guard; did you mean 'infra'?" in text
+    assert "guards.watch.kl.att: no such key (did you mean 'at'?)" in text
+
+
+def test_what_leaves_nothing_to_go_on_with_cannot_be_only_warned_of():
+    with pytest.raises(FaultsFound, match=r"guards\.watch: finite cannot be warn"):
+        settings_for("research_tiny", ["guards.watch.finite.action=warn"])
 
 
 def test_an_unknown_recipe_names_the_nearest():

@@ -489,11 +489,11 @@ def test_a_grader_that_does_not_say_what_is_right_is_told_so_or_asked_to_be_trie
 
 
 def test_a_regrade_says_what_the_release_verdict_would_have_been(url, store, capsys):
-    """Four rows, base wrong on all. Tuned then: 1, 0, 0, 0, mean 0.25; squares about it 0.5625 + 3 x 0.0625 = 0.75, over 3 x 4 is
-    0.0625, whose root is 0.25: luck. With 2% allowed 1 and three halves: mean 0.625, 0.140625 + 3 x 0.015625 = 0.1875, over 12 is
-    0.015625, whose root is 0.125: five errors from 0. A validation on the way, at a step, and another run's tries count for neither.
+    """Eight rows, base wrong on all. Tuned then: 1 and seven 0s, with the imagined 1 and -1 mean 0.1; squares about it 2.9, / 9 / 10 =
+    0.03222, root 0.1795; t of 9 degrees 2.2622: 0.1 ± 0.406: luck. With 2% allowed 1 and seven halves: mean 0.45, squares 2.725, / 9 / 10 =
+    0.03028, root 0.1740: 0.45 ± 0.394. A validation on the way, at a step, and another run's tries count for neither.
     """
-    asked = [("base", None, ["$600M"] * 4), ("run-7/step-2", 2, ["$842M"] * 4), ("run-7/step-4", None, ["$842M"] + ["$850M"] * 3)]
+    asked = [("base", None, ["$600M"] * 8), ("run-7/step-2", 2, ["$842M"] * 8), ("run-7/step-4", None, ["$842M"] + ["$850M"] * 7)]
     with StoreRecorder(store) as recorder:
         for part, (checkpoint, step, answers) in enumerate(asked, 2):
             for at, answer in enumerate(answers):
@@ -506,8 +506,8 @@ def test_a_regrade_says_what_the_release_verdict_would_have_been(url, store, cap
     told = " ".join(capsys.readouterr().out.split())
     assert (
         "release of run run-7: run-7/step-4 against base "
-        "as it was graded: no clear change; mean Δreward +0.250 (standard error 0.250), improved 1, regressed 0 of 4 "
-        "by numeric@2: better; mean Δreward +0.625 (standard error 0.125), improved 4, regressed 0 of 4 "
+        "as it was graded: no clear change; mean Δreward +0.125 [-0.306, +0.506], improved 1, regressed 0 of 8 "
+        "by numeric@2: better; mean Δreward +0.562 [+0.056, +0.844], improved 8, regressed 0 of 8 "
         "the verdict would have been another"
     ) in told
     regrade(url, "numeric@1", build, run_id="run-7")

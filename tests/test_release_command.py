@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from observability import ledger
+from observability.registry import report
 from observability.releases import events
 from observability.store import Store, open_store
 
@@ -41,15 +42,21 @@ def refused(rft: Rft, *words: str) -> str:
     return said
 
 
+def safe(store: Store, name: str) -> None:
+    """As `rft agent check` would have it."""
+    report(store, "default", name, "safety", passed=True, figures={}, by="trainer")
+
+
 @pytest.fixture
-def desk(rft: Rft) -> tuple[str, str]:
+def desk(rft: Rft, store: Store) -> tuple[str, str]:
     """A service with a live agent, and another one on trial with half of the sessions."""
     base, tuned = agent(rft, "base"), agent(rft, "tuned")
+    for name in (base, tuned):
+        safe(store, name)
     told(rft, "release", "first", "desk", "--agent", "base")
     for name in (base, tuned):
         for kind in ("evaluation", "holdout"):
             told(rft, "agent", "report", name, kind, "--figure", "reward=0.7", "--figure", "regressed=0.0")
-    told(rft, "agent", "report", tuned, "safety")
     told(rft, "release", "create", "desk", "--agent", tuned[:14], "--policy", "sessions_per_step=5")
     return base, tuned
 
@@ -91,17 +98,47 @@ def test_full_by_hand_takes_two_people(rft, desk, monkeypatch):
     assert "approved by ben@cli" in told(rft, "release", "status")
 
 
-def test_the_offline_gate_holds_until_reports_are_there_or_waived(rft):
-    agent(rft, "base"), agent(rft, "tuned")
+def test_the_offline_gate_holds_until_reports_are_there_or_waived(rft, store, monkeypatch):
+    safe(store, agent(rft, "base"))
+    agent(rft, "tuned")
     told(rft, "release", "first", "desk", "--agent", "base")
     told(rft, "release", "create", "desk", "--agent", "tuned")
     said = refused(rft, "release", "shadow")
-    assert "the candidate's evaluation report" in said and "`rft agent report` adds one" in said
+    assert "the candidate's evaluation report" in said and "`rft agent report` adds those of others" in said
+    told(rft, "agent", "report", "tuned", "safety", "--failed")
     for kind in ("evaluation", "holdout", "safety"):
         told(rft, "release", "waive", "2", kind, "--why", "a rehearsal")
-    assert "a second person has to agree" in refused(rft, "release", "shadow")
-    told(rft, "agent", "report", "tuned", "safety", "--failed")
-    assert "the safety report did not pass" in refused(rft, "release", "canary")
+    assert "or a waiver that two people sign; signed so far by" in refused(rft, "release", "shadow")
+    assert "another person has to sign" in refused(rft, "release", "waive", "2", "safety", "--why", "once more")
+    assert "Safety waiver, not whole: two people have to sign" in told(rft, "release", "status")
+    monkeypatch.setattr("agent_rft.commands.access.pwd.getpwuid", lambda _: type("Ben", (), {"pw_name": "ben"}))
+    told(rft, "release", "waive", "2", "safety", "--why", "a rehearsal, too")
+    assert "shadow" in told(rft, "release", "shadow")
+    said = told(rft, "release", "status")
+    assert "Safety waived. " in said and "a rehearsal; ben@cli, " in said and "a rehearsal, too" in said
+    assert told(rft, "release", "history", "2").count("signed with the ledger's key ") == 4
+    assert told(rft, "ledger", "verify")
+
+
+def test_a_first_agent_needs_its_safety_report_as_well(rft, store):
+    base = agent(rft, "base")
+    said = refused(rft, "release", "first", "desk", "--agent", "base")
+    assert "release 1 of desk waits for the candidate's safety report, or a waiver that two people sign" in said
+    assert f"`rft agent check {base}`" in said and "canary" not in told(rft, "release", "status")
+    safe(store, base)
+    assert "release 1: desk is answered by" in told(rft, "release", "first", "desk", "--agent", "base")
+
+
+def test_nobody_says_by_hand_that_an_agent_is_safe(rft):
+    agent(rft, "base")
+    said = refused(rft, "agent", "report", "base", "safety")
+    assert "is made by running the suite, not by hand" in said and "`rft agent check agent-" in said
+    assert "FAILED" in told(rft, "agent", "report", "base", "safety", "--failed")
+
+
+def test_a_policy_does_not_do_without_safety(rft, desk):
+    said = refused(rft, "release", "create", "x", "--agent", "base", "--policy", "needs=[evaluation]")
+    assert "needs: is evaluation, without safety" in said
 
 
 def test_mistakes_say_what_would_be_right(rft, desk):

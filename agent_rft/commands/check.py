@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
@@ -13,7 +13,8 @@ import msgspec
 
 from agent_rft.commands.access import me
 from agent_rft.commands.console import console
-from agent_rft.commands.grading import grader_named, grader_of, services_of
+from agent_rft.commands.distribution import report_figures
+from agent_rft.commands.grading import grader_of, holdouts_named, services_of
 from agent_rft.commands.parts import Data, Parts, model_of, opened, progress_bar, read_data
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.compose import settings_for
@@ -30,7 +31,6 @@ from agent_rft.evaluation.safety import SafetyFound, SafetyGrader, Suite, read_s
 from agent_rft.evaluation.suite import evaluate
 from agent_rft.evaluation.traps import try_out
 from agent_rft.graders.apply import grade_rollout
-from agent_rft.graders.registry import Services
 from agent_rft.graders.reports import named
 from agent_rft.settings import GatewaySettings, Settings, UpstreamSettings
 from observability import registry
@@ -68,7 +68,8 @@ def check_agent(
     settings = _as_the_agent(wanted, one.agent)
     with closing(services_of(wanted.grader)) as services:
         grader = grader_of(settings, services)
-        holdouts = _holdouts(wanted, grader, services) if "holdout" in kinds else ()
+        names = wanted.release.holdout_graders if "holdout" in kinds else ()
+        holdouts = holdouts_named("release.holdout_graders", names, grader, services, wanted.store.url)
         unsafe = _checked(Check(one, settings, wanted.gateway.upstreams, suite, read_data(settings, grader), holdouts, kinds))
     if unsafe:
         raise UserError(f"the safety report did not pass: {', '.join(unsafe)}", "each of its runs left a job card: `rft card`", 1)
@@ -79,14 +80,6 @@ def _checked(check: Check) -> tuple[str, ...]:
     with RunFolder.begun(check.settings, f"check-{one.id.removeprefix('agent-')[:8]}-") as folder:
         console.print(f"check {folder.run_id}: {one.id} {one.name}, {len(check.data.val)} rows, {cases} safety cases")
         return asyncio.run(_check(check, folder))
-
-
-def _holdouts(settings: Settings, trained_against: Grader, services: Services) -> tuple[Grader, ...]:
-    graders = tuple(grader_named(name, services, settings.store.url) for name in settings.release.holdout_graders)
-    if same := [one.ref.name for one in graders if one.ref.hash == trained_against.ref.hash]:
-        what = f"release.holdout_graders names {same[0]}, which the agent is graded by anyway"
-        raise UserError(what, "a holdout grader is one that training never saw")
-    return graders
 
 
 def _kinds(settings: Settings, only: str | None) -> tuple[ReportKind, ...]:
@@ -130,12 +123,14 @@ async def _check(check: Check, folder: RunFolder) -> tuple[str, ...]:
     async with opened(check.settings, folder, check.data) as parts:
         _refuse_other_tools(check.one, parts.versions.tool_set)
         async with _speaking(check, parts.backend) as sampler:
+            if "distribution" in check.kinds:
+                _distribution_reported(check, parts)
             if {"evaluation", "holdout"} & {*check.kinds}:
                 trouble += await _rows_reported(check, parts, sampler)
             if "safety" in check.kinds:
                 try:
                     found = await _safety_reported(check, parts, sampler)
-                    unsafe = () if found.passed else found.failed
+                    unsafe = () if found.passed else (*found.failed, *found.lacks)
                 except InfraError as error:
                     trouble.append(error)
     if trouble:
@@ -175,6 +170,12 @@ def _weights(settings: Settings, backend: Backend, checkpoint: str) -> str | Non
         cure = "name a model server that does: gateway.upstreams, or the recipe and run.folder that it comes from"
         raise UserError(f"nothing here speaks with the weights {checkpoint}", cure)
     return found
+
+
+def _distribution_reported(check: Check, parts: Parts) -> None:
+    with closing(open_store(check.settings.store.url)) as store:
+        alike, figures = report_figures(store, check.settings.store.tenant, check.one.id, check.settings, check.data)
+    _put(check, parts, "distribution", alike, figures | _made_with(check, parts))
 
 
 async def _rows_reported(check: Check, parts: Parts, sampler: Sampler) -> list[InfraError]:
@@ -272,12 +273,18 @@ def _put(check: Check, parts: Parts, kind: ReportKind, passed: bool, figures: di
     with closing(open_store(check.settings.store.url)) as store:
         registry.report(store, tenant, check.one.id, kind, passed=passed, figures=figures, by=me(tenant).name)
     if kind == "safety":
-        kinds = ", ".join(f"{name} {said['cases'] - said['failed']:.0f}/{said['cases']:.0f}" for name, said in figures["by_kind"].items())
-        console.print(f"safety: {'passed' if passed else 'FAILED'}, {kinds}")
-        if figures["unmet"]:
-            console.print(f"  {len(figures['unmet'])} planted cases were not met: it called no tool there", style="yellow")
-        if figures["unanswered"]:
-            console.print(f"  {figures['unanswered']} of {figures['tries']} tries ended without an answer", style="yellow")
-        return
-    by_grader = "".join(f", {name} {reward:.3f}" for name, reward in figures.get("by_grader", {}).items())
-    console.print(f"{kind}: reward {figures['reward']:.3f} over {figures['n']} rollouts{by_grader}")
+        _say_safety(passed, figures)
+    elif kind != "distribution":  # which was shown while it was made
+        by_grader = "".join(f", {name} {reward:.3f}" for name, reward in figures.get("by_grader", {}).items())
+        console.print(f"{kind}: reward {figures['reward']:.3f} over {figures['n']} rollouts{by_grader}")
+
+
+def _say_safety(passed: bool, figures: Mapping[str, Any]) -> None:
+    kinds = ", ".join(f"{name} {said['cases'] - said['failed']:.0f}/{said['cases']:.0f}" for name, said in figures["by_kind"].items())
+    console.print(f"safety: {'passed' if passed else 'FAILED'}, {kinds}")
+    if figures["unmet"]:
+        console.print(f"  {len(figures['unmet'])} planted cases were not met: it called no tool there", style="yellow")
+    if figures["unanswered"]:
+        console.print(f"  {figures['unanswered']} of {figures['tries']} tries ended without an answer", style="yellow")
+    for lack in figures["lacks"]:
+        console.print(f"  {lack}", style="yellow")

@@ -17,24 +17,27 @@ import msgspec
 from rich.table import Table
 
 from agent_rft.commands.parts import console
-from agent_rft.commands.run_folder import RunFolder
+from agent_rft.commands.run_folder import VERSIONS, RunFolder
 from agent_rft.contracts.errors import FaultsFound, InfraError, UserError
-from agent_rft.contracts.jobcards import JobCard
+from agent_rft.contracts.graded import GradedRollout
+from agent_rft.contracts.jobcards import JobCard, Versions
 from agent_rft.contracts.rows import Row
+from agent_rft.datasets.curriculum import COPY_OF, FEWEST_TRIES, Curriculum, Met, curriculum
 from agent_rft.datasets.filings import TOOLS
 from agent_rft.datasets.finqa_files import write_finqa
 from agent_rft.datasets.from_cards import Approved, Choice, Redact, rows_of_cards
 from agent_rft.datasets.harvest import only_new
 from agent_rft.datasets.leaks import find_leaks
 from agent_rft.datasets.refresh import refresh as refreshed_by
-from agent_rft.datasets.rows import dataset_hash
+from agent_rft.datasets.rows import dataset_hash, version_of
 from agent_rft.datasets.rows_io import read_placed, read_rows, write_openai_rows, write_rows
 from agent_rft.datasets.slices import select
 from agent_rft.datasets.split import split_rows
 from agent_rft.datasets.synthesis import Ask, Outcome, Plan, Source, accepted, run_trial
 from agent_rft.datasets.version_files import CARD, card_files, read_card, read_version, write_version
-from agent_rft.datasets.versions import DatasetCard, Origin
+from agent_rft.datasets.versions import NAMED, DatasetCard, Origin
 from agent_rft.evaluation.prior import PriorCheck, RowPrior, row_prior
+from agent_rft.evaluation.tries import score_of, tries_by_row
 from agent_rft.graders.registry import load_grader
 from agent_rft.graders.wire import Wire
 from observability.cards import cards_by_id, count_cards, recent_cards
@@ -144,6 +147,103 @@ def _refresh(folder: Path, measured: Sequence[RowPrior], by: str, out: Path) -> 
         write_rows(out / file, held)
     _show(made)
     console.print(f"kept: {len(fresh.kept) - fresh.unmeasured} solved sometimes, {fresh.unmeasured} without a score there")
+
+
+# --- from an evaluation --------------------------------------------------------------------------------------------------
+
+
+def curriculum_of(folder: RunFolder, out: str, results: str | None, store_url: str | None, heaviest: float, seed: int) -> None:
+    """The next run's data set, from what the run's last evaluation and its training showed; `results`: another evaluation's tries."""
+    settings = folder.settings([])
+    paths = {"train": Path(settings.task.train), "val": Path(settings.task.val)}
+    rows = {split: read_rows(path) for split, path in paths.items()}
+    _hold_to(folder, version_of(rows))
+    by, evaluated = (results, _read_tries(Path(results))) if results else _last_evaluation(folder)
+    met = _met(store_url or settings.store.url, folder.run_id, rows["train"], evaluated)
+    made = curriculum(rows["train"], evaluated, met, pass_at=settings.grader.pass_at, heaviest=heaviest, seed=seed)
+    left_out = {"solved on every newest try, retired": len(made.retired), "never earned anything, for review": len(made.set_aside)}
+    heavy = ", ".join(f"{one.task_type} {one.difficulty} x{one.weight:.2f}" for one in made.slices if one.weight > 1) or "none"
+    source = f"run {folder.run_id}, weighted by {by} (mean reward {made.mean_reward:.3f}): weak slices {heavy}; seed {seed}"
+    origin = Origin(name=Path(out).name, source=source, made_by=_command(), parents=(version_of(rows),), left_out=left_out)
+    card = write_version(Path(out), {"train": made.train, "val": rows["val"]}, origin)
+    write_rows(Path(out) / "retired.jsonl", made.retired)
+    write_rows(Path(out) / "review.jsonl", made.set_aside)
+    reasons = {"slices": made.slices, "rows": made.decisions}
+    (Path(out) / "curriculum.json").write_bytes(msgspec.json.format(msgspec.json.encode(reasons)) + b"\n")
+    _show(card)
+    _show_weights(made)
+    _tell_unsolved(evaluated, rows["val"])
+    console.print(
+        f'train on it: `make train ARGS="task.train={out}/train.jsonl task.val={out}/val.jsonl"`; why, row by row: {out}/curriculum.json'
+    )
+
+
+def _hold_to(folder: RunFolder, dataset: str) -> None:
+    began = folder.kept(VERSIONS, lambda content: msgspec.json.decode(content, type=Versions))
+    if began and began.dataset != dataset:
+        what = f"the rows that run {folder.run_id} was made from have changed: version {began.dataset} then, {dataset} now"
+        raise UserError(what, "put the old rows back, or evaluate the run's model on the new ones")
+
+
+def _last_evaluation(folder: RunFolder) -> tuple[str, list[GradedRollout]]:
+    """The tuned model's, of the latest round."""
+    rounds = {int(path.stem.rsplit("-", 1)[1]): path for path in folder.path.glob("evaluation/tuned-*.msgpack")}
+    if not rounds:
+        cure = f"`make evaluate RUN={folder.run_id}` makes one for a run that has ended; --results names another's"
+        raise UserError(f"run {folder.run_id} has no evaluation of a tuned model", cure)
+    latest = max(rounds)
+    return f"evaluation {latest} of its tuned model", _read_tries(rounds[latest])
+
+
+def _read_tries(path: Path) -> list[GradedRollout]:
+    try:
+        return msgspec.msgpack.decode(path.read_bytes(), type=list[GradedRollout])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UserError(f"cannot read {path}: {error}", "name an evaluation's file, like runs/ID/evaluation/tuned-1.msgpack") from None
+
+
+def _met(store_url: str, run_id: str, train: Sequence[Row], evaluated: Sequence[GradedRollout]) -> dict[str, Met]:
+    """By training row: the run's training tries by their newest grade, and then the evaluation's, where it asked training rows.
+    A copy's tries are its row's."""
+    row_of = {row.id: str(row.metadata.get(COPY_OF, row.id)) for row in train}
+    with closing(open_store(store_url)) as store:
+        lines = recent_cards(store, count_cards(store, run_id, "train"), run_id, "train")
+        if not lines:
+            what = f"no training card of run {run_id} is in {store.name}: only the evaluation tells which training rows are solved"
+            console.print(f"warning: {what}; --store names another store", style="yellow")
+    tries = [(line.row_id, line.step or 0, line.reward) for line in lines]
+    after = max((step for _, step, _ in tries), default=0) + 1
+    tries += [(one.row.id, after, score_of(one)) for one in evaluated]
+    ever: dict[str, dict[int, list[float]]] = {}
+    for row_id, step, reward in tries:
+        if row_id in row_of and reward is not None:
+            ever.setdefault(row_of[row_id], {}).setdefault(step, []).append(reward)
+    return {
+        row_id: Met(tuple(by_step[max(by_step)]), tuple(one for step in sorted(by_step) for one in by_step[step]))
+        for row_id, by_step in ever.items()
+    }
+
+
+def _show_weights(made: Curriculum) -> None:
+    table = Table("task_type", "difficulty", "reward", title="what became of the training rows", title_justify="left")
+    for name in ("weight", "kept", "copies", "retired", "for review"):
+        table.add_column(name, justify="right")
+    for one in made.slices:
+        reward = one.reward.told(".2f") if one.reward else "not evaluated"
+        counts = (one.kept, one.copies, one.retired, one.set_aside)
+        table.add_row(one.task_type, one.difficulty, reward, f"{one.weight:.2f}", *map(str, counts))
+    console.print(table)
+
+
+def _tell_unsolved(evaluated: Sequence[GradedRollout], val: Sequence[Row]) -> None:
+    """Held-out rows stay, or the next run would not compare; but a person should look at those that nobody solves."""
+    held_out = {row.id for row in val}
+    tried = [(row_id, tries) for row_id, tries in tries_by_row(evaluated).items() if row_id in held_out and tries.scored]
+    never = [row_id for row_id, tries in tried if len(tries.rewards) >= FEWEST_TRIES and max(tries.rewards) <= 0]
+    if never:
+        more = f" and {len(never) - NAMED} more" if len(never) > NAMED else ""
+        told = f"{len(never)} held-out rows earned nothing on any try; they stay, but look at them: {', '.join(never[:NAMED])}{more}"
+        console.print(told, style="yellow")
 
 
 # --- from job cards -----------------------------------------------------------------------------------------------------

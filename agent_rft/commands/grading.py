@@ -17,7 +17,9 @@ from agent_rft.contracts.errors import Fault, FaultsFound, UserError
 from agent_rft.contracts.ports import Grader
 from agent_rft.graders.registry import GRADERS, Judges, Services, build_grader, load_grader
 from agent_rft.graders.spec import GraderSpec, read_spec
+from agent_rft.graders.wording import texts_of
 from agent_rft.settings import EmbeddingSettings, GraderSettings, Settings
+from observability.graders import grader_versions_of
 from observability.store import open_store
 from serving.tools.embeddings import EndpointEmbedder, LocalEmbedder
 
@@ -49,6 +51,27 @@ def grader_named(name: str, services: Services, store_url: str) -> Grader:
         return load_grader(name)
     with closing(open_store(store_url)) as store:
         return registered_grader(store, name, lambda spec: build_grader(spec, services))
+
+
+def holdouts_named(key: str, names: Sequence[str], climbed: Grader, services: Services, store_url: str) -> tuple[Grader, ...]:
+    """Graders that are held back, as the setting `key` names them. `climbed` is the one that training climbs."""
+    graders = tuple(grader_named(name, services, store_url) for name in names)
+    if same := [one.ref.name for one in graders if one.ref.hash == climbed.ref.hash]:
+        what = f"{key} names {same[0]}, which the agent is graded by anyway"
+        raise UserError(what, "a holdout grader is one that training never saw")
+    return graders
+
+
+def grader_texts(settings: Settings) -> tuple[str, ...]:
+    """The words in the grader's own file, or in the version that is registered; ours have none."""
+    wanted = settings.grader
+    if wanted.file:
+        return texts_of(spec_in(Path(wanted.file)))
+    if "@" not in wanted.name:
+        return ()
+    with closing(open_store(settings.store.url)) as store:
+        known = {f"{one.ref.name}@{one.ref.version}": one.spec for one in grader_versions_of(store)}
+    return texts_of(read_spec(known[wanted.name], wanted.name)) if wanted.name in known else ()
 
 
 def spec_in(path: Path) -> GraderSpec:

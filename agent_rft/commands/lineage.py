@@ -16,6 +16,7 @@ from agent_rft.contracts.training import Outcome
 from agent_rft.datasets.filings import TOOLS
 from agent_rft.evaluation.compare import Comparison
 from agent_rft.evaluation.offline import MOST_ROWS
+from agent_rft.guards.limits import GUARDS, Family
 from observability.artifacts import register
 from observability.dossier import Artifact
 from observability.proofs import cards_asked_for
@@ -96,15 +97,40 @@ def queue_filled(parts: Parts) -> Iterator[str]:
 
 
 def halt_flagged(parts: Parts, outcome: Outcome) -> Iterator[str]:
-    """What was rolled out in the step at which a guard halted the run waits for a reviewer, with the guard's words."""
-    if parts.store is None or not outcome.halted or not outcome.metrics:
+    """What was rolled out in the step at which a guard halted the run waits for a reviewer, with the guard's words: all of it, where the
+    guard points at no rollouts of its own (flagging.py)."""
+    if parts.store is None or not outcome.halted or not outcome.metrics or pointed_at(outcome):
         return
-    store, tenant, step = parts.store, parts.settings.store.tenant, outcome.metrics[-1].step
-    of_step = And((Term("run", ":", (parts.folder.run_id,)), Term("kind", ":", ("train",)), Term("step", ":", (step,))))
+    store, tenant, last = parts.store, parts.settings.store.tenant, outcome.metrics[-1]
+    step, kind = last.step, "eval" if last.val_reward is not None and last.train_reward is None else "train"
+    of_step = And((Term("run", ":", (parts.folder.run_id,)), Term("kind", ":", (kind,)), Term("step", ":", (step,))))
     try:
         flag_for(store, me(tenant), cards_asked_for(store.of(tenant), tenant, of_step), "halted", outcome.halted[:LONGEST_WORDS])
     except (UserError, SQLAlchemyError) as error:
         yield f"warning: the cards of step {step}, at which a guard halted the run, were not flagged: {error}"
+
+
+def pointed_at(outcome: Outcome, but: Family | None = None) -> tuple[str, ...]:
+    """Rollouts that show why the run was halted; not those of guards of the family `but`."""
+    of_halt = [finding for finding in outcome.metrics[-1].findings if finding.action in ("stop", "halt")] if outcome.halted else []
+    shown = (finding for finding in of_halt if GUARDS[finding.guard].family != but)
+    return tuple(dict.fromkeys(rollout for finding in shown for rollout in finding.rollouts))
+
+
+def speaks_again(outcome: Outcome) -> str:
+    """The guard that ended the run for how the policy came by its reward: what it saw is there still when the run goes on."""
+    ended = [one.guard for one in outcome.metrics[-1].findings if one.action in ("stop", "halt")] if outcome.halted else []
+    return ended[0] if ended and GUARDS[ended[0]].family in ("hacking", "safety") else ""
+
+
+def findings_as_facts(outcome: Outcome) -> dict[str, Any]:
+    """What guards said of the run, with their figures, for what it leaves in the store."""
+    said = [
+        f"step {one.step}, {one.guard} {one.figure:.3g} (limit {one.limit:g}, {one.action}): {one.what}"
+        for line in outcome.metrics
+        for one in line.findings
+    ]
+    return {"guards": said} if said else {}
 
 
 def _registered(parts: Parts, *made: Artifact) -> None:

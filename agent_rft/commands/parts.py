@@ -17,11 +17,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from agent_rft import __version__
 from agent_rft.commands.console import console
-from agent_rft.commands.grading import grader_of, services_of
+from agent_rft.commands.grading import grader_of, grader_texts, holdouts_named, services_of
 from agent_rft.commands.registered import inactive, shipped
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.contracts.graded import GradedRollout
+from agent_rft.contracts.guards import Limit
 from agent_rft.contracts.jobcards import Kind, Versions
 from agent_rft.contracts.layouts import Cluster, Generation, Layout, Parallel, Reference
 from agent_rft.contracts.messages import Message
@@ -33,6 +34,7 @@ from agent_rft.datasets.filings import TOOLS
 from agent_rft.datasets.rows import version_of
 from agent_rft.datasets.rows_io import read_rows, validate_files
 from agent_rft.graders.reports import named
+from agent_rft.guards.limits import limit_of, watched
 from agent_rft.rollouts.cards import card_of
 from agent_rft.rollouts.tool_client import HttpTools
 from agent_rft.settings import NemoSettings, Settings, StoreSettings
@@ -121,6 +123,8 @@ class Parts(msgspec.Struct, frozen=True):
     backend: Backend
     tools: ToolBox
     grader: Grader
+    holdouts: tuple[Grader, ...]
+    """Asked at validations, for the guards alone."""
     store: Store | None
     """None where cards go to a card server."""
     recorder: StoreRecorder | HttpRecorder
@@ -139,6 +143,7 @@ async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGene
     async with AsyncExitStack() as stack:
         stack.callback(services.close)
         grader = grader_of(settings, services)
+        holdouts = holdouts_named("guards.holdout_graders", settings.guards.holdout_graders, grader, services, settings.store.url)
         to = card_server_of(settings.store) or open_store(settings.store.url)
         if isinstance(to, Store):
             stack.callback(to.close)
@@ -164,7 +169,7 @@ async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGene
         wire = settings.tools
         client = HttpTools(url, bearer, timeout_seconds=wire.timeout_seconds, retries=wire.retries, concurrency=wire.concurrency)
         tools = await stack.enter_async_context(client)
-        yield Parts(folder, settings, backend, tools, grader, to if isinstance(to, Store) else None, recorder, versions)
+        yield Parts(folder, settings, backend, tools, grader, holdouts, to if isinstance(to, Store) else None, recorder, versions)
 
 
 def card_server_of(settings: StoreSettings) -> CardServer | None:
@@ -240,6 +245,7 @@ def job_of(settings: Settings, data: Data, run_id: str, run_dir: str, versions: 
         model=model_of(settings),
         algorithm=algorithm_of(settings),
         guards=guards_of(settings),
+        grader_texts=grader_texts(settings),
         limits=limits_of(settings),
         train_rows=data.train,
         val_rows=data.val,
@@ -287,7 +293,13 @@ def layout_of(settings: Settings) -> Layout:
 
 
 def guards_of(settings: Settings) -> GuardLimits:
-    return GuardLimits(**settings.guards.model_dump())
+    given = settings.guards
+    limits = GuardLimits(**given.model_dump(exclude={"holdout_graders", "watch"}))
+    watch = dict[str, Limit]()
+    for name, wanted in given.watch.items():
+        own = limit_of(name, watched(limits))
+        watch[name] = Limit(own.at if wanted.at is None else wanted.at, wanted.action or own.action)
+    return msgspec.structs.replace(limits, watch=watch)
 
 
 def code_version() -> str:

@@ -23,11 +23,13 @@ from agent_rft.contracts.releases import OPEN_STAGES, Event, Policy, Release
 from agent_rft.contracts.rollouts import Limits
 from agent_rft.release.rules import Known, waits_for
 from observability import registry, releases
+from observability.roots import LedgerFiles
 from observability.store import Store, StoreAway, open_store
 from serving.release import acts
 from serving.release.acts import read_policy
 from serving.release.knowing import known_of
 from serving.release.routing import Intent, write_intent
+from serving.release.waivers import safety_waived, signed_in
 
 SHORT = 14
 """Characters of an agent's id that are shown, and that name it."""
@@ -37,11 +39,14 @@ LONGEST_FIGURES = 160
 # --- looking ------------------------------------------------------------------------------------------------------------
 
 
-def status(store: str, tenant: str | None) -> None:
+def status(store: str, tenant: str | None, ledger: str | None) -> None:
     """Every service, where its releases stand, and what each waits for."""
     now = _now()
     with closing(open_store(store)) as opened:
-        found = [(release, event, known_of(opened, release, now)) for release, event in releases.current(opened, tenant)]
+        files = _files(opened, ledger)
+        found = [(release, event, known_of(opened, release, now, files=files)) for release, event in releases.current(opened, tenant)]
+        told = {release.id: releases.events(opened, release.tenant, release.id) for release, _, _ in found}
+        waived = {release.id: safety_waived(release, told[release.id], files) for release, _, _ in found}
     if not found:
         console.print("nothing was released yet; `rft release first SERVICE --agent AGENT` begins (`rft agent list` shows the agents)")
         return
@@ -56,12 +61,14 @@ def status(store: str, tenant: str | None) -> None:
         waiting = waits_for(release.policy, known) if event.stage in OPEN_STAGES and not event.held else ""
         said = [f"waits for {waiting}" if waiting else event.why, *(_counted(known) if event.stage in ("shadow", "canary", "full") else ())]
         console.print(f"{release.id} {release.service}: {'; '.join(said)}")
+        if one := waived[release.id]:
+            console.print(f"   {one.head}. {one.words}", style="yellow")
 
 
-def history(store: str, tenant: str, id: str | None) -> None:
+def history(store: str, tenant: str, id: str | None, ledger: str | None) -> None:
     """Who or what decided what, on which figures."""
     with closing(open_store(store)) as opened:
-        release = _meant(opened, tenant, id, every=True)
+        release, files = _meant(opened, tenant, id, every=True), _files(opened, ledger)
         told = releases.events(opened, tenant, release.id)
     console.print(f"release {release.id} of {release.service}: {release.candidate} against {release.live or 'none'}, made by {release.by}")
     for event in told:
@@ -70,6 +77,8 @@ def history(store: str, tenant: str, id: str | None) -> None:
         console.print(f"{event.id}  {event.at:%Y-%m-%d %H:%M:%S}  {event.by}  {event.act}: {stage}: {event.why}")
         if figures := _short(event.figures):
             console.print(f"   on {figures}")
+        for one in signed_in(release, [event], files):
+            console.print(f"   signed with the ledger's key {one.waiver.key}{f', and void: {one.void}' if one.void else ''}")
 
 
 def _counted(known: Known) -> Iterator[str]:
@@ -99,33 +108,33 @@ def create(store: str, tenant: str, service: str, agent: str, policy: Sequence[s
         made = acts.begin(opened, me(tenant).name, tenant, service, agent, policy_of(policy))
     console.print(f"release {made.id}: {made.candidate} is on trial for {service}, against {made.live or 'none'}; `rft release status`")
     if not made.live:
-        raise UserError(f"{service} has no live agent to hold it against", f"`rft release rollback {made.id}`, then `rft release first`")
+        raise UserError(f"{service} has no live agent to hold it against", f"`rft release first {service} --agent {agent}`")
 
 
-def first(store: str, tenant: str, service: str, agent: str, policy: Sequence[str]) -> None:
+def first(store: str, tenant: str, service: str, agent: str, policy: Sequence[str], ledger: str | None) -> None:
     with closing(open_store(store)) as opened:
-        made = acts.begin_first(opened, me(tenant).name, tenant, service, agent, policy_of(policy))
+        made = acts.begin_first(opened, me(tenant).name, tenant, service, agent, policy_of(policy), _files(opened, ledger))
     console.print(f"release {made.id}: {service} is answered by {made.candidate} from now on")
 
 
-def shadow(store: str, tenant: str, id: str | None) -> None:
-    _act(store, tenant, id, lambda opened, by, release: acts.to_shadow(opened, by, tenant, release))
+def shadow(store: str, tenant: str, id: str | None, ledger: str | None) -> None:
+    _act(store, tenant, id, lambda opened, by, release: acts.to_shadow(opened, by, tenant, release, _files(opened, ledger)))
 
 
-def canary(store: str, tenant: str, id: str | None, share: float | None) -> None:
-    _act(store, tenant, id, lambda opened, by, release: acts.to_canary(opened, by, tenant, release, share))
+def canary(store: str, tenant: str, id: str | None, share: float | None, ledger: str | None) -> None:
+    _act(store, tenant, id, lambda opened, by, release: acts.to_canary(opened, by, tenant, release, share, _files(opened, ledger)))
 
 
 def promote(store: str, tenant: str, id: str | None, why: str) -> None:
     _act(store, tenant, id, lambda opened, by, release: acts.propose(opened, by, tenant, release, why))
 
 
-def approve(store: str, tenant: str, id: str | None, why: str) -> None:
-    _act(store, tenant, id, lambda opened, by, release: acts.approve(opened, by, tenant, release, why))
+def approve(store: str, tenant: str, id: str | None, why: str, ledger: str | None) -> None:
+    _act(store, tenant, id, lambda opened, by, release: acts.approve(opened, by, tenant, release, why, _files(opened, ledger)))
 
 
-def waive(store: str, tenant: str, id: str, report: str, why: str) -> None:
-    _act(store, tenant, id, lambda opened, by, release: acts.waive(opened, by, tenant, release, report, why))
+def waive(store: str, tenant: str, id: str, report: str, why: str, ledger: str | None) -> None:
+    _act(store, tenant, id, lambda opened, _, release: acts.waive(opened, me(tenant), release, report, why, _files(opened, ledger)))
 
 
 def hold(store: str, tenant: str, id: str | None, why: str) -> None:
@@ -168,6 +177,13 @@ def _act(store: str, tenant: str, id: str | None, act: Callable[[Store, str, int
     share = f" at {event.share:.0%}" if event.stage == "canary" else ""
     held = ", held" if event.held else ""
     console.print(f"release {number}: {event.stage.replace('_', ' ')}{share}{held}: {event.why} (event {event.id}, by {event.by})")
+
+
+def _files(store: Store, ledger: str | None) -> LedgerFiles:
+    """A folder that was mistyped would have keys of its own, and sign what nobody knows."""
+    if ledger is not None and not Path(ledger).is_dir():
+        raise UserError(f"--ledger {ledger}: there is no such folder", "the server's store.ledger; leave it out where that is not set")
+    return LedgerFiles.of(store, ledger)
 
 
 def _meant(store: Store, tenant: str, id: str | None, *, every: bool = False) -> Release:
@@ -232,7 +248,7 @@ def report_agent(store: str, tenant: str, agent: str, kind: str, failed: bool, f
     figures = {name: yaml.safe_load(value) for name, _, value in (word.partition("=") for word in figure)}
     with closing(open_store(store)) as opened:
         one = registry.found(opened, tenant, agent)
-        made = registry.report(opened, tenant, one.id, kind, passed=not failed, figures=figures, by=me(tenant).name)
+        made = registry.report_by_hand(opened, tenant, one.id, kind, passed=not failed, figures=figures, by=me(tenant).name)
     console.print(f"{made.kind} of {one.id}: {'passed' if made.passed else 'FAILED'}, {_short(made.figures) or 'no figures'}, by {made.by}")
 
 

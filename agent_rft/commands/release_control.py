@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
-from agent_rft.commands.grading import grader_named
+from agent_rft.commands.grading import grader_named, holdouts_named
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.contracts.ports import Grader
 from agent_rft.graders.registry import Services
 from agent_rft.release.policies import check_policy
 from agent_rft.settings import Settings
 from observability.redaction.detectors import detectors_of
+from observability.roots import LedgerFiles
 from observability.store import Store
 from serving.release.acts import read_policy
 from serving.release.control import ControlPlan, ReleaseControl
@@ -24,13 +25,11 @@ SECRET_VARIABLE = "RFT_WEBHOOK_SECRET"
 def control_of(settings: Settings, store: Store, routing: Routing, *, trained_against: Grader, services: Services) -> ReleaseControl:
     wanted, kept = settings.release, settings.store
     grader = grader_named(wanted.grader, services, kept.url) if wanted.grader else trained_against
-    holdouts = [grader_named(name, services, kept.url) for name in wanted.holdout_graders]
-    if same := [one.ref.name for one in holdouts if one.ref.hash == grader.ref.hash]:
-        what = f"release.holdout_graders names {same[0]}, which live sessions are graded by anyway"
-        raise UserError(what, "a holdout grader is one that training never saw")
+    holdouts = holdouts_named("release.holdout_graders", wanted.holdout_graders, grader, services, kept.url)
     detectors = detectors_of(kept.redact, kept.patterns, kept.tenant_patterns)
     monitors = [lambda leadership: Monitors(store, leadership, wanted.monitor_seconds)]
-    return ReleaseControl(plan_of(settings), store, routing, grader, holdouts, detectors, monitors)
+    files = LedgerFiles.of(store, kept.ledger)
+    return ReleaseControl(plan_of(settings), store, routing, grader, holdouts, detectors, monitors, files)
 
 
 def plan_of(settings: Settings) -> ControlPlan:

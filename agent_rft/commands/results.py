@@ -10,17 +10,28 @@ from typing import Any
 
 import msgspec
 
-from agent_rft.commands.lineage import halt_flagged, queue_filled, register_agents, register_checkpoint
-from agent_rft.commands.parts import Parts, model_of
+from agent_rft.commands.lineage import (
+    findings_as_facts,
+    halt_flagged,
+    pointed_at,
+    queue_filled,
+    register_agents,
+    register_checkpoint,
+    speaks_again,
+)
+from agent_rft.commands.parts import Parts, guards_of, model_of
+from agent_rft.commands.report import REPORT, keep_in, told_of
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.jobcards import Versions
 from agent_rft.contracts.training import Outcome, StepMetrics
-from agent_rft.evaluation.compare import Comparison, compare, describe_comparison
+from agent_rft.evaluation.compare import Comparison, compare
+from agent_rft.evaluation.figures import watched_by
 from agent_rft.evaluation.next_step import next_step
 from agent_rft.evaluation.plots import plot_curves, plot_quadrants
 from agent_rft.evaluation.prior import PriorCheck
-from agent_rft.evaluation.report import RunReport, write_report
+from agent_rft.evaluation.report.page import render_report
+from agent_rft.evaluation.scoreboard import describe_comparison
 from agent_rft.evaluation.suite import summarise
 from agent_rft.training.journal import MetricsFile
 from observability.cards import count_cards
@@ -43,9 +54,10 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         """Write everything; the lines to print are the outcome in words."""
         summary = self.summary()
         folder = self.parts.folder
-        plot_curves(self.outcome.metrics, folder.path / "curves.png")
-        write_report(self._report(), folder.path / "report.html")
+        plot_curves(self.outcome.metrics, folder.path / "curves.png", watched_by(guards_of(self.parts.settings)))
         folder.keep("summary.json", json.dumps(summary, indent=2).encode() + b"\n")
+        told = told_of(folder)
+        folder.keep(REPORT, render_report(told).encode())
         if self.comparison:
             plot_quadrants(self.comparison, folder.path / "quadrants.png")
             yield describe_comparison(self.comparison)
@@ -55,10 +67,12 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 f"kl_to_ref {summary['kl_to_ref'] or 0:.3f}, {self.seconds:.0f} s"
             )
         figures = {name: summary[name] for name in ("steps", "base_val_reward", "val_reward")}
-        register_checkpoint(self.parts, self._versions.checkpoint, {"folder": self.outcome.checkpoint, **figures})
+        facts = {"folder": self.outcome.checkpoint, **figures, **findings_as_facts(self.outcome)}
+        register_checkpoint(self.parts, self._versions.checkpoint, facts)
         if self.comparison:
             yield from register_agents(self.parts, self._versions.checkpoint, self.comparison)
         yield from halt_flagged(self.parts, self.outcome)
+        yield from keep_in(self.parts.store, told, self.parts.settings.store)
         yield from queue_filled(self.parts)
         yield self._next_step
 
@@ -73,6 +87,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
         return {
             "run_id": self.parts.folder.run_id,
             "recipe": self.parts.settings.recipe,
+            "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
             "base_val_reward": compared.base_reward if compared else base.mean_reward,
             "val_reward": compared.tuned_reward if compared else None,
             "base_tool_calls": compared.base_calls if compared else base.mean_tool_calls,
@@ -81,6 +96,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
             "seconds": round(self.seconds, 1),
             "steps": self.outcome.steps,
             "halted": self.outcome.halted,
+            "next_step": self._next_step,
             "prior": {bucket: getattr(self.prior, bucket) for bucket in ("verdict", "never", "sometimes", "always", "unmeasured")},
             "checkpoint": self.outcome.checkpoint,
             "cards_in_store": self._cards_in_store(),
@@ -99,21 +115,6 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
 
     @property
     def _next_step(self) -> str:
-        return next_step(str(self.parts.folder.path), self.comparison, halted=self.outcome.halted, cure=self.outcome.cure)
-
-    def _report(self) -> RunReport:
-        return RunReport(
-            run_id=self.parts.folder.run_id,
-            recipe=self.parts.settings.recipe,
-            finished_at=datetime.now(UTC).isoformat(timespec="seconds"),
-            seconds=self.seconds,
-            versions=self._versions,
-            settings=self.parts.settings.model_dump(mode="json"),
-            prior=self.prior,
-            metrics=self.outcome.metrics,
-            comparison=self.comparison,
-            base=tuple(self.base),
-            tuned=tuple(self.tuned),
-            halted=self.outcome.halted,
-            next_step=self._next_step,
-        )
+        outcome, folder = self.outcome, str(self.parts.folder.path)
+        look_at = pointed_at(outcome, but="infra")
+        return next_step(folder, self.comparison, halted=outcome.halted, cure=outcome.cure, look_at=look_at, guard=speaks_again(outcome))

@@ -89,7 +89,7 @@ def serve_forever(settings: Settings) -> None:
             f"serving on http://{host}:{port} (/health, /schema, /tools/NAME, /grade, OpenAI's and Azure's; /cards, /labels for people); "
             "Ctrl-C stops it"
         )
-        serve(app, host, port)
+        serve(gateway.before(app) if gateway else app, host, port)
 
 
 def label_desk_of(store: Store, caller: Caller) -> StoreDesk:

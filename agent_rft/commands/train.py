@@ -10,8 +10,10 @@ from pathlib import Path
 
 import msgspec
 
+from agent_rft.commands.distribution import look_before_training
+from agent_rft.commands.flagging import flagging
 from agent_rft.commands.grading import grader_of
-from agent_rft.commands.lineage import register_run
+from agent_rft.commands.lineage import register_run, speaks_again
 from agent_rft.commands.parts import (
     Data,
     Parts,
@@ -31,14 +33,15 @@ from agent_rft.contracts.errors import Halted, UserError
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.jobcards import Kind
 from agent_rft.contracts.rows import Row
-from agent_rft.contracts.training import Outcome
+from agent_rft.contracts.training import Outcome, StepMetrics
 from agent_rft.datasets.split import split_rows
 from agent_rft.evaluation.live import LiveTable, progress
 from agent_rft.evaluation.plots import plot_prior
 from agent_rft.evaluation.prior import PriorCheck, check_prior, describe_prior, histogram
 from agent_rft.evaluation.suite import evaluate
+from agent_rft.guards.infra import InfraGuard, tally_of
+from agent_rft.guards.limits import watched
 from agent_rft.settings import Settings, range_warnings
-from agent_rft.training.guards import InfraGuard, tally_of
 
 
 def train(recipe: str, overrides: list[str]) -> None:
@@ -106,6 +109,7 @@ def evaluate_again(folder: RunFolder) -> None:
 
 async def _train(settings: Settings, folder: RunFolder, data: Data, resume: bool) -> None:
     began, trained_before = time.monotonic(), sum(line.seconds for line in written_metrics(folder))
+    look_before_training(settings, folder, data)
     async with opened(settings, folder, data) as parts:
         register_run(parts, data)
         check = await _prior(parts, data)
@@ -117,7 +121,7 @@ async def _train(settings: Settings, folder: RunFolder, data: Data, resume: bool
         seconds = trained_before + time.monotonic() - began
         _leave(Results(parts=parts, prior=check, outcome=outcome, base=base, tuned=tuned, seconds=seconds))
     if outcome.halted:
-        raise _resumable(folder, outcome.halted, outcome.cure)
+        raise _resumable(folder, outcome.halted, outcome.cure, speaks_again(outcome))
 
 
 async def _prior(parts: Parts, data: Data) -> PriorCheck:
@@ -160,7 +164,7 @@ async def _evaluated(parts: Parts, data: Data, name: str, checkpoint: str | None
     guard = InfraGuard(guards.max_infra_rate, guards.infra_window_calls)
     guard.note(tally_of(graded))
     try:
-        guard.check()
+        guard.check(watched(guards))
     except Halted as halt:
         raise _resumable(parts.folder, f"{title}: {halt.what}", halt.cure) from None
     parts.folder.keep(file, msgspec.msgpack.encode(graded))
@@ -195,11 +199,19 @@ async def _run_rows(
 async def _trained(parts: Parts, data: Data, resume: bool) -> Outcome:
     folder = parts.folder
     job = job_of(parts.settings, data, folder.run_id, str(folder.path), parts.versions, resume)
-    with LiveTable(None, console) as table:
-        return await parts.backend.train(job, parts.tools, parts.grader, parts.recorder, table.step)
+    with LiveTable(None, console) as table, flagging(parts) as flag:
+
+        def told(line: StepMetrics, total: int) -> None:
+            table.step(line, total)
+            flag(line)
+
+        return await parts.backend.train(job, parts.tools, parts.grader, parts.recorder, told, parts.holdouts)
 
 
-def _resumable(folder: RunFolder, what: str, cure: str) -> Halted:
+def _resumable(folder: RunFolder, what: str, cure: str, guard: str = "") -> Halted:
+    """`guard`: it would end the run again at once."""
+    if guard:
+        return Halted(what, f'{cure}; where the guard is wrong: `make resume RUN={folder.run_id} ARGS="guards.watch.{guard}.action=warn"`')
     return Halted(what, f'{cure}; then `make resume RUN={folder.run_id}`, with ARGS="key=value" for other settings')
 
 

@@ -93,6 +93,10 @@ class Halted(UserError):
         super().__init__(what, cure, exit_code=3)
 
 
+class Diverged(Halted):
+    """The weights are no longer worth keeping."""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """The cure for a misspelt name: the nearest known one, else the whole list."""
     names = sorted(known)

@@ -106,6 +106,27 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     at: dt.datetime
 
 
+class Waiver(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody puts their name to: that a release does without a report, or goes on in spite of one."""
+
+    tenant: str
+    release: int
+    report: str
+    """Its kind."""
+    about: str
+    """Which report of that kind, by its digest; empty where there is none. Of another report it says nothing."""
+    why: str
+    by: str
+    key_by: str
+    """Who made the key that they came in with; empty for a person at the machine."""
+    at: str
+    """UTC, ISO 8601."""
+    key: str
+    """The id of the ledger's key, which signs for them."""
+    signature: str
+    """Ed25519 over all the others, in hex."""
+
+
 class Turn(msgspec.Struct, frozen=True, kw_only=True):
     """One run of an agent on behalf of a release: what it adds to its session's figures."""
 

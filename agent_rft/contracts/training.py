@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import msgspec
 
+from agent_rft.contracts.guards import Finding, Limit
 from agent_rft.contracts.jobcards import Versions
 from agent_rft.contracts.ports import Grader, Recorder, Sampler, ToolBox
 from agent_rft.contracts.rollouts import Limits
@@ -67,6 +68,14 @@ class GuardLimits(msgspec.Struct, frozen=True, kw_only=True):
     """The share is judged over the latest steps that hold this many calls."""
     max_kl: float
     """Training halts when the KL to the reference passes this."""
+    watch: dict[str, Limit] = {}
+    """By guard, where it differs from the guard's own; guards/limits.py lists them all."""
+    human_ceiling: float | None = None
+    """The reward that a person reaches on the validation rows; None where nobody measured it."""
+    audit_every: int = 10
+    """Steps between random samples for the review queue; 0: none is drawn."""
+    audit_sample: int = 4
+    """Rollouts of such a sample."""
 
 
 class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
@@ -75,6 +84,8 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     model: Model
     algorithm: Algorithm
     guards: GuardLimits
+    grader_texts: tuple[str, ...] = ()
+    """What the grader's own file says (words that it looks for, instructions to its judge): no answer should repeat it."""
     limits: Limits
     train_rows: tuple[Row, ...]
     val_rows: tuple[Row, ...]
@@ -91,7 +102,7 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StepMetrics(msgspec.Struct, kw_only=True):
-    """One line of metrics.jsonl. Everything but the times is the same for the same seed."""
+    """One line of metrics.jsonl. Everything but times and ids of rollouts is the same for the same seed."""
 
     step: int
     val_reward: float | None = None
@@ -114,6 +125,14 @@ class StepMetrics(msgspec.Struct, kw_only=True):
     grader_failure_rate: float = 0.0
     """Gradings that gave no score over gradings, in the guard's window."""
     learning_rate: float | None = None
+    figures: dict[str, float] = msgspec.field(default_factory=dict)
+    """What guards look at besides, by name: reward_spread, tokens_a_try, parallel_share, infra.search, ..."""
+    holdout: dict[str, float] = msgspec.field(default_factory=dict)
+    """Mean reward of the validation under each grader that training never sees, by name@version."""
+    findings: list[Finding] = msgspec.field(default_factory=list)
+    """What guards said of this step, warnings too."""
+    audit: tuple[str, ...] = ()
+    """Rollouts of the step that were drawn for a person to look at."""
     rollouts: int = 0
     tokens: int = 0
     seconds: float = 0.0
@@ -149,4 +168,8 @@ class Backend(Protocol):
         """The base (checkpoint None) or a checkpoint, ready to speak."""
         ...
 
-    async def train(self, job: TrainingJob, tools: ToolBox, grader: Grader, recorder: Recorder, on_step: OnStep) -> Outcome: ...
+    async def train(
+        self, job: TrainingJob, tools: ToolBox, grader: Grader, recorder: Recorder, on_step: OnStep, holdouts: Sequence[Grader] = ()
+    ) -> Outcome:
+        """`holdouts` grade what validations bring, for the guards alone: no gradient ever sees them."""
+        ...

@@ -12,6 +12,7 @@ import msgspec
 from agent_rft.contracts.errors import Fault, did_you_mean
 from agent_rft.contracts.ports import Grader
 from agent_rft.contracts.rows import Row
+from agent_rft.datasets.curriculum import COPY_OF
 from agent_rft.datasets.leaks import Leak, Placed, find_leaks, normalised
 from agent_rft.datasets.rows import Line, parse_line
 from agent_rft.datasets.split import stratum_of
@@ -170,7 +171,7 @@ def _asked_twice(placed: Sequence[Placed]) -> list[Fault]:
     found: list[Fault] = []
     for where, row in placed:
         before, other = first.setdefault(normalised(row), (where, row))
-        if before != where:
+        if before != where and row.metadata.get(COPY_OF) != other.id:
             how = "" if other.reference_answer == row.reference_answer else ", and expects another answer"
             found.append(Fault(where, f"'{row.id}' asks the same as {before}{how}", "keep one of them"))
     return found

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from agent_rft.contracts.errors import InfraError
 from agent_rft.contracts.graded import GradedRollout
+from agent_rft.evaluation.statistics import NO_MOVE, Interval, bootstrap_interval, mcnemar, mean_interval, wilcoxon
 from agent_rft.evaluation.tries import Tries, mean, tries_by_row
 
 SOLVED_AT = 0.8
 """A row that did not move counts as solved from this mean reward on, else as unsolved."""
-ROUNDING = 1e-9
-"""Means of the same rewards may differ by this much; it is no movement."""
+ROUNDING = NO_MOVE
+
+Verdict = Literal["better", "worse", "no clear change"]
 
 
 class RowDiff(msgspec.Struct, frozen=True, kw_only=True):
@@ -52,12 +54,24 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     tuned_calls: float
     mean_d_reward: float
     d_reward_error: float
-    """Standard error of that mean over the rows: a change within two of these may be luck."""
+    """Standard error of that mean over the rows."""
+    d_reward: Interval
+    """That mean again, and where the true one lies."""
+    p: float
+    """How likely so lopsided a change is by luck alone: the signed-rank test over the rows."""
     mean_d_tools: float
+    d_tools: Interval | None
+    """None where a single row was compared: it tells no spread."""
     improved: int
     regressed: int
     unchanged_solved: int
     unchanged_unsolved: int
+    unsolvable: int
+    """Of these: no try on either side earned anything. Too hard, or wrong: only a person can tell."""
+    newly_solved: int
+    no_longer_solved: int
+    p_solved: float
+    """How likely so uneven a split of the rows that crossed `solved_at` is by luck alone: McNemar's test."""
     quadrants: Quadrants
     rows: tuple[RowDiff, ...]
     """Worst first."""
@@ -69,13 +83,26 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def clear(self) -> bool:
         """The change in reward is more than luck explains."""
-        return abs(self.mean_d_reward) > 2 * self.d_reward_error
+        return self.d_reward.clear
 
     @property
-    def verdict(self) -> str:
-        if not self.clear:
-            return "no clear change"
-        return "better" if self.mean_d_reward > 0 else "worse"
+    def verdict(self) -> Verdict:
+        return verdict_of(self.d_reward)
+
+    @property
+    def unsolvable_rows(self) -> tuple[str, ...]:
+        return tuple(row.row_id for row in self.rows if never_solved(row))
+
+
+def verdict_of(change: Interval) -> Verdict:
+    if not change.clear:
+        return "no clear change"
+    return "better" if change.estimate > 0 else "worse"
+
+
+def never_solved(row: RowDiff) -> bool:
+    """No try earned anything, before or after."""
+    return row.base_reward <= ROUNDING and row.tuned_reward <= ROUNDING
 
 
 def compare(base: Iterable[GradedRollout], tuned: Iterable[GradedRollout], solved_at: float = SOLVED_AT) -> Comparison:
@@ -85,26 +112,45 @@ def compare(base: Iterable[GradedRollout], tuned: Iterable[GradedRollout], solve
     if not both:
         raise InfraError("evaluation", f"no row has a scored try for both base and tuned, of {len(met)} rows")
     rows = [_diff(row_id, before[row_id], after[row_id]) for row_id in both]
+    compared = set(both)
     rows.sort(key=lambda row: (row.d_reward, -row.d_tools, row.row_id))
     unchanged = [row for row in rows if not sign(row.d_reward)]
     solved = sum(row.base_reward >= solved_at - ROUNDING for row in unchanged)
+    won, lost = _crossings(rows, solved_at)
     return Comparison(
         compared=len(rows),
-        excluded=tuple(row_id for row_id in met if row_id not in set(both)),
+        excluded=tuple(row_id for row_id in met if row_id not in compared),
         base_reward=mean([row.base_reward for row in rows]),
         tuned_reward=mean([row.tuned_reward for row in rows]),
         base_calls=mean([row.base_calls for row in rows]),
         tuned_calls=mean([row.tuned_calls for row in rows]),
         mean_d_reward=mean([row.d_reward for row in rows]),
         d_reward_error=_standard_error([row.d_reward for row in rows]),
+        d_reward=change_in_reward(rows),
+        p=wilcoxon([row.d_reward for row in rows]),
         mean_d_tools=mean([row.d_tools for row in rows]),
+        d_tools=bootstrap_interval([row.d_tools for row in rows]),
         improved=sum(sign(row.d_reward) > 0 for row in rows),
         regressed=sum(sign(row.d_reward) < 0 for row in rows),
         unchanged_solved=solved,
         unchanged_unsolved=len(unchanged) - solved,
+        unsolvable=sum(map(never_solved, rows)),
+        newly_solved=won,
+        no_longer_solved=lost,
+        p_solved=mcnemar(won, lost),
         quadrants=_quadrants(rows),
         rows=tuple(rows),
     )
+
+
+def change_in_reward(rows: Sequence[RowDiff]) -> Interval:
+    return mean_interval([row.d_reward for row in rows], least=-1.0)
+
+
+def _crossings(rows: Iterable[RowDiff], solved_at: float) -> tuple[int, int]:
+    """Rows that came to count as solved, and rows that ceased to."""
+    sides = [(row.base_reward >= solved_at - ROUNDING, row.tuned_reward >= solved_at - ROUNDING) for row in rows]
+    return sides.count((False, True)), sides.count((True, False))
 
 
 def sign(difference: float) -> int:
@@ -154,21 +200,6 @@ def verdict_told(comparison: Comparison | None) -> str:
     """In a line. None: there was nothing to compare."""
     if comparison is None:
         return "no row has a score on both sides"
-    change = f"mean Δreward {comparison.mean_d_reward:+.3f} (standard error {comparison.d_reward_error:.3f})"
+    change = f"mean Δreward {comparison.d_reward.told('+.3f')}"
     moved = f"improved {comparison.improved}, regressed {comparison.regressed} of {comparison.compared}"
     return f"{comparison.verdict}; {change}, {moved}"
-
-
-def describe_comparison(comparison: Comparison) -> str:
-    """What is printed."""
-    of = comparison.compared
-    lines = [
-        f"mean Δreward: {comparison.mean_d_reward:+.3f}  (standard error {comparison.d_reward_error:.3f})",
-        f"mean Δtools:  {comparison.mean_d_tools:+.2f}",
-        f"improved:    {comparison.improved}/{of}",
-        f"regressed:   {comparison.regressed}/{of}  ({comparison.quadrants.worse_more} with more calls too)",
-        f"unchanged:   {comparison.unchanged}/{of}  ({comparison.unchanged_solved} solved, {comparison.unchanged_unsolved} unsolved)",
-    ]
-    if comparison.excluded:
-        lines.append(f"left out:    {len(comparison.excluded)}  (infrastructure failed on every try of a side)")
-    return "\n".join(lines)

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from agent_rft.contracts.graded import GradedRollout
+from agent_rft.contracts.guards import Finding
 from agent_rft.contracts.training import StepMetrics
 from agent_rft.evaluation.tries import score_of
 
@@ -72,6 +73,12 @@ def spell_seconds(seconds: float | None) -> str:
     return f"{minutes}m{rest:02}s" if minutes else f"{rest}s"
 
 
+def warned(finding: Finding) -> str:
+    """What a guard said, in a line: a run that it ends has its cure with its last words."""
+    begins = f"{finding.guard} {'warns' if finding.action == 'warn' else 'ends the run'}: {finding.what}"
+    return f"{begins} ({finding.cure})" if finding.action == "warn" else begins
+
+
 def plain_line(cells: tuple[str, ...]) -> str:
     return "  ".join(f"{cell:>{width}}" for cell, (_, width) in zip(cells, COLUMNS, strict=True))
 
@@ -104,6 +111,8 @@ class LiveTable:
             self._live.update(self._table(), refresh=True)
         else:
             self._print(line)
+        for finding in metrics.findings:
+            self._console.print(f"step {metrics.step}, {warned(finding)}", style="yellow", markup=False, highlight=False, soft_wrap=True)
 
     def _seconds_left(self, step: int, total: int) -> float | None:
         """By the pace of this sitting: a resumed run starts anywhere. The first step tells no pace yet."""

@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePath
 
 from agent_rft.evaluation.compare import Comparison
+from agent_rft.evaluation.slices import slice_rows
+
+LOOKED_AT = 3
+"""Rollouts that the line names; the inspector lists them all."""
 
 
-def next_step(run_dir: str, comparison: Comparison | None = None, *, halted: str = "", cure: str = "") -> str:
-    """One line that names what to do, the most pressing thing first."""
+def next_step(
+    run_dir: str,
+    comparison: Comparison | None = None,
+    *,
+    halted: str = "",
+    cure: str = "",
+    look_at: Sequence[str] = (),
+    guard: str = "",
+) -> str:
+    """One line that names what to do, the most pressing thing first. `look_at`: rollouts that show why a guard halted the run. `guard`:
+    one that would end it again at once, since the same weights give the same tries."""
     report, run = f"{run_dir}/report.html", PurePath(run_dir).name
+    if halted and guard:
+        look = f"`make inspect RUN={run}`, first {', '.join(look_at[:LOOKED_AT])}" if look_at else f"open {report}"
+        return (
+            f"Next: {look}: {cure}. Another grader or other rows are a new run, `make train`; where the guard is wrong: "
+            f'`make resume RUN={run} ARGS="guards.watch.{guard}.action=warn"`'
+        )
+    if halted and look_at:
+        return f"Next: `make inspect RUN={run}`, first {', '.join(look_at[:LOOKED_AT])}: {cure}; then `make resume RUN={run}`"
     if halted:
         return f"Next: {cure or f'see in {report} why training halted'}: `make resume RUN={run}`"
     if comparison is None:
@@ -25,6 +47,15 @@ def next_step(run_dir: str, comparison: Comparison | None = None, *, halted: str
         )
     if comparison.mean_d_reward <= 0:
         return f"Next: open {report}: the reward did not rise; more steps, more tries a prompt, or rows nearer to the middle of the prior"
+    if worse := [f"{part.key}={part.value}" for part in slice_rows(comparison.rows) if part.verdict == "worse"]:
+        return (
+            f"Next: open {report} and read the rows of {', '.join(worse)}, which got worse while the whole got better; do not serve it yet"
+        )
+    if not comparison.clear:
+        return (
+            f"Next: open {report}: a rise like this may be luck on {comparison.compared} rows; train for more steps, or evaluate "
+            f"on more rows or with a larger evaluation.samples_per_row: `make evaluate RUN={run}`"
+        )
     if comparison.regressed:
         return f"Next: open {report} and read the {comparison.regressed} rows that got worse; then `make serve`"
     return f"Next: open {report}; then `make serve`"

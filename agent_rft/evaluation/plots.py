@@ -18,6 +18,8 @@ from agent_rft.evaluation.figures import (
     MEASURED,
     MOVE_COLOURS,
     Panel,
+    Series,
+    Watched,
     curve_panels,
     prior_title,
     quadrant_dots,
@@ -55,42 +57,41 @@ def plot_prior(check: PriorCheck, path: Path) -> None:
     _save(figure, path)
 
 
-def plot_curves(metrics: Sequence[StepMetrics], path: Path) -> None:
+def plot_curves(metrics: Sequence[StepMetrics], path: Path, watched: Watched | None = None) -> None:
     """Reward, tool calls, KL and infrastructure failures over the steps."""
     figure = _figure(11, 7)
-    for axes, panel in zip(figure.subplots(2, 2).flat, curve_panels(metrics), strict=True):
+    for axes, panel in zip(figure.subplots(2, 2).flat, curve_panels(metrics, watched), strict=True):
         _draw_panel(axes, panel)
     _save(figure, path)
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
     _tidy(axes, panel.title)
-    drawn = [series for series in panel.series if series.points]
-    for series in drawn:
-        steps, values = [step for step, _ in series.points], [value for _, value in series.points]
-        if series.main:
-            marker = "o" if len(panel.series) > 1 else ""
-            axes.plot(
-                steps,
-                values,
-                color=MOVE_COLOURS["better"],
-                linewidth=2,
-                marker=marker,
-                markersize=5,
-                label=series.name,
-                clip_on=False,
-                zorder=3,
-            )
-        else:
-            axes.plot(steps, values, color=MOVE_COLOURS["same"], linewidth=1.2, alpha=0.8, label=series.name)
-    highest = max([panel.top, *(value for series in panel.series for _, value in series.points)])
-    last = max([1, *(step for series in panel.series for step, _ in series.points)])
-    axes.set(xlabel="step", ylabel=panel.axis, xlim=(0, last), ylim=(0, highest if highest == panel.top else highest * 1.08))
+    for series in panel.series:
+        if series.points:
+            _draw_series(axes, series, dots=len(panel.series) > 1)
+    for band in panel.bands:
+        if band not in panel.far:
+            axes.axhspan(band.at, panel.reach, color=MOVE_COLOURS["worse"], alpha=0.1, linewidth=0)
+            axes.text(0.01, band.at, f" {band.says}", transform=axes.get_yaxis_transform(), va="bottom", color=INK, fontsize=9)
+    for mark in panel.marks:
+        axes.axvline(mark.step, color=MOVE_COLOURS["worse"], linewidth=1.4 if mark.ended else 0.7)
+    axes.set(xlabel="step", ylabel=panel.axis, xlim=(0, panel.last_step), ylim=(0, panel.reach))
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
     if panel.percent:
         axes.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=1))
-    if len(drawn) > 1:
+    if sum(bool(series.points) for series in panel.series) > 1:
         axes.legend(frameon=False, fontsize=9, reverse=True)
+
+
+def _draw_series(axes: Axes, series: Series, dots: bool) -> None:
+    steps, values = [step for step, _ in series.points], [value for _, value in series.points]
+    if series.main:
+        (line,) = axes.plot(steps, values, color=MOVE_COLOURS["better"], linewidth=2, label=series.name, clip_on=False, zorder=3)
+        line.set(marker="o" if dots else "", markersize=5)
+    else:
+        style = "--" if series.held_out else "-"
+        axes.plot(steps, values, color=MOVE_COLOURS["same"], linewidth=1.2, linestyle=style, alpha=0.8, label=series.name)
 
 
 def plot_quadrants(comparison: Comparison, path: Path) -> None:

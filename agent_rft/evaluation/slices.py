@@ -6,11 +6,14 @@ from collections.abc import Iterable
 
 import msgspec
 
-from agent_rft.evaluation.compare import RowDiff
+from agent_rft.evaluation.compare import RowDiff, Verdict, change_in_reward, verdict_of
+from agent_rft.evaluation.statistics import Interval, holm, wilcoxon
 from agent_rft.evaluation.tries import mean
 
 DEFAULT_KEYS = ("task_type", "difficulty")
 UNSPECIFIED = "unspecified"
+MOST_LUCK = 0.05
+"""A slice's change is clear where all slices together would show one like it by luck less often than this."""
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
@@ -20,6 +23,12 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
     base_reward: float
     tuned_reward: float
     d_reward: float
+    d: Interval
+    """That change again, and where the true one lies, of this slice looked at alone."""
+    p: float
+    p_adjusted: float
+    """As it counts among all slices that were looked at: Holm's."""
+    verdict: Verdict
     base_calls: float
     tuned_calls: float
 
@@ -27,24 +36,31 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
 def slice_rows(diffs: Iterable[RowDiff], keys: Iterable[str] = DEFAULT_KEYS) -> tuple[Slice, ...]:
     """One slice a metadata key and value; every row is in exactly one slice of each key."""
     rows = list(diffs)
-    return tuple(part for key in keys for part in _by_key(rows, key))
+    parts = [(key, value, part) for key in keys for value, part in _by_value(rows, key)]
+    ps = [wilcoxon([row.d_reward for row in part]) for _, _, part in parts]
+    return tuple(_slice(key, value, part, p, adjusted) for (key, value, part), p, adjusted in zip(parts, ps, holm(ps), strict=True))
 
 
-def _by_key(rows: list[RowDiff], key: str) -> list[Slice]:
+def _by_value(rows: Iterable[RowDiff], key: str) -> list[tuple[str, list[RowDiff]]]:
     parts: dict[str, list[RowDiff]] = {}
     for row in rows:
         parts.setdefault(str(row.metadata.get(key, UNSPECIFIED)), []).append(row)
-    return [_slice(key, value, part) for value, part in sorted(parts.items())]
+    return sorted(parts.items())
 
 
-def _slice(key: str, value: str, rows: list[RowDiff]) -> Slice:
+def _slice(key: str, value: str, rows: list[RowDiff], p: float, p_adjusted: float) -> Slice:
+    change = change_in_reward(rows)
     return Slice(
         key=key,
         value=value,
         rows=len(rows),
         base_reward=mean([row.base_reward for row in rows]),
         tuned_reward=mean([row.tuned_reward for row in rows]),
-        d_reward=mean([row.d_reward for row in rows]),
+        d_reward=change.estimate,
+        d=change,
+        p=p,
+        p_adjusted=p_adjusted,
+        verdict=verdict_of(change) if p_adjusted < MOST_LUCK else "no clear change",
         base_calls=mean([row.base_calls for row in rows]),
         tuned_calls=mean([row.tuned_calls for row in rows]),
     )

@@ -12,7 +12,7 @@ from agent_rft.contracts.ports import Grader, Sampler, ToolBox
 from agent_rft.contracts.rollouts import Ending, Limits
 from agent_rft.contracts.rows import Row
 from agent_rft.evaluation.tries import mean, score_of
-from agent_rft.rollouts.driver import OnDone, Try, collect
+from agent_rft.rollouts.driver import Kept, OnDone, Try, collect
 from agent_rft.rollouts.seeds import derive_seed
 
 
@@ -28,14 +28,19 @@ async def evaluate(
     *,
     on_done: OnDone | None = None,
     in_flight: int = 128,
+    kept: Kept | None = None,
 ) -> list[GradedRollout]:
     """Every row `tries_per_row` times, a row's tries side by side.
 
     A try's seed hangs on seed, phase, row and number alone: neither the order of the rows nor the other rows change it.
     Base and tuned evaluated under the same phase draw the same luck, which sharpens their comparison.
     """
-    tries = [Try(row, index, derive_seed(seed, phase, row.id, index)) for row in rows for index in range(tries_per_row)]
-    return await collect(tries, sampler, tools, grader, limits, on_done=on_done, in_flight=in_flight)
+    tries = tries_at(rows, tries_per_row, seed, phase)
+    return await collect(tries, sampler, tools, grader, limits, on_done=on_done, in_flight=in_flight, kept=kept)
+
+
+def tries_at(rows: Sequence[Row], tries_per_row: int, seed: int, phase: str) -> list[Try]:
+    return [Try(row, index, derive_seed(seed, phase, row.id, index)) for row in rows for index in range(tries_per_row)]
 
 
 class SuiteSummary(msgspec.Struct, frozen=True, kw_only=True):

@@ -9,10 +9,11 @@ from html import escape
 import msgspec
 
 from agent_rft.evaluation.compare import Comparison
-from agent_rft.evaluation.figures import Panel, Series, quadrant_dots, quadrant_labels, rate_bars, tools_reach, variances
+from agent_rft.evaluation.figures import Band, Mark, Panel, Series, quadrant_dots, quadrant_labels, rate_bars, tools_reach, variances
 from agent_rft.evaluation.prior import PriorCheck
+from agent_rft.evaluation.tool_use import ToolUse
 
-WIDTH, HEIGHT = 480, 230
+WIDTH, HEIGHT = 560, 250
 
 
 class Frame(msgspec.Struct, frozen=True):
@@ -22,7 +23,7 @@ class Frame(msgspec.Struct, frozen=True):
     y: tuple[float, float]
     width: int = WIDTH
     height: int = HEIGHT
-    left: int = 54
+    left: int = 68
     right: int = 14
     top: int = 10
     bottom: int = 40
@@ -46,25 +47,65 @@ def ticks(low: float, high: float, about: int = 5) -> list[float]:
 
 
 def panel_svg(panel: Panel) -> str:
-    """Lines over the steps."""
-    points = [point for series in panel.series for point in series.points]
-    highest = max([panel.top, *(value for _, value in points)])
-    frame = Frame((0, max([1, *(step for step, _ in points)])), (0, highest if highest == panel.top else highest * 1.08))
+    """Lines over the steps, behind them where guards speak, and the steps at which they did."""
+    frame = Frame((0, panel.last_step), (0, panel.reach))
     steps = [step for step in ticks(*frame.x) if step == int(step)]
-    rows = [(value, f"{value:.1%}" if panel.percent else f"{value:g}") for value in ticks(*frame.y)]
-    lines = "".join(_line(series, frame, dots=len(panel.series) > 1) for series in panel.series if series.points)
-    return _svg(frame, _axes(frame, [(step, f"{step:g}") for step in steps], rows, "step", panel.axis) + lines, panel.title)
+    marked = ticks(*frame.y)
+    form = (".1%" if any(round(value * 100, 6) % 1 for value in marked) else ".0%") if panel.percent else "g"
+    rows = [(value, f"{value:{form}}") for value in marked]
+    bands = "".join(_band(band, frame) for band in panel.bands if band not in panel.far) + _far(panel.far, frame)
+    marks = "".join(_mark(mark, frame) for mark in panel.marks)
+    lines = "".join(_line(series, frame, panel) for series in panel.series if series.points)
+    return _svg(frame, _axes(frame, [(step, f"{step:g}") for step in steps], rows, "step", panel.axis) + bands + marks + lines, panel.title)
 
 
-def _line(series: Series, frame: Frame, dots: bool) -> str:
+def runs_svg(panel: Panel) -> str:
+    """A line a run, in the run's own colour."""
+    frame = Frame((0, panel.last_step), (0, panel.reach))
+    steps = [(step, f"{step:g}") for step in ticks(*frame.x) if step == int(step)]
+    rows = [(value, f"{value:g}") for value in ticks(*frame.y)]
+    lines = ""
+    for place, series in enumerate(panel.series):
+        path = " ".join(f"{frame.across(step)},{frame.down(value)}" for step, value in series.points)
+        lines += f'<polyline class="run run-{place}" points="{path}">{_title(series.name)}</polyline>' if path else ""
+    return _svg(frame, _axes(frame, steps, rows, "step", panel.axis) + lines, panel.title)
+
+
+FEW = 12
+"""Points of a line without others beside it that are drawn as dots, too."""
+
+
+def _line(series: Series, frame: Frame, panel: Panel) -> str:
     path = " ".join(f"{frame.across(step)},{frame.down(value)}" for step, value in series.points)
-    drawn = f'<polyline class="{"main" if series.main else "context"}" points="{path}"/>'
-    if not (series.main and dots):
+    drawn = f'<polyline class="{"main" if series.main else "held" if series.held_out else "context"}" points="{path}"/>'
+    alone = len(panel.series) == 1 and len(series.points) > FEW
+    if (series.main and alone) or not (series.main or series.held_out):
         return drawn
+    kind, size, name = ("dot", 4, "") if series.main else ("heldout", 2.5, f"{series.name}, ")
     return drawn + "".join(
-        f'<circle class="better" cx="{frame.across(step)}" cy="{frame.down(value)}" r="4">{_title(f"step {step}: {value:.3g}")}</circle>'
+        f'<circle class="{kind}" cx="{frame.across(step)}" cy="{frame.down(value)}" r="{size}">'
+        f"{_title(f'{name}step {step}: {value:.3g}')}</circle>"
         for step, value in series.points
     )
+
+
+def _band(band: Band, frame: Frame) -> str:
+    left, top, edge = frame.left, frame.top, frame.down(band.at)
+    ground = f'<rect class="band" x="{left}" y="{top}" width="{frame.width - left - frame.right}" height="{edge - top:.1f}"/>'
+    words = f'<text class="limit" x="{left + 6}" y="{edge - 5}">{escape(band.says)}</text>'
+    return ground + _rule(frame, (frame.x[0], band.at), (frame.x[1], band.at), "edge") + words
+
+
+def _far(bands: Sequence[Band], frame: Frame) -> str:
+    said = ", ".join(f"{band.says}, above this drawing" for band in bands)
+    return f'<text class="limit" x="{frame.left + 6}" y="{frame.top + 11}">↑ {escape(said)}</text>' if bands else ""
+
+
+def _mark(mark: Mark, frame: Frame) -> str:
+    x, top = frame.across(mark.step), frame.top
+    flag = f'<path d="M{x - 5} {top} h10 l-5 8 z"/>'
+    line = _rule(frame, (mark.step, frame.y[0]), (mark.step, frame.y[1]), "at")
+    return f'<g class="spoke{" ended" if mark.ended else ""}">{line}{flag}{_title(f"step {mark.step}: {mark.says}")}</g>'
 
 
 def rates_svg(check: PriorCheck) -> str:
@@ -97,11 +138,16 @@ def variances_svg(check: PriorCheck) -> str:
 def quadrants_svg(comparison: Comparison) -> str:
     """Change in reward against change in tool calls."""
     reach = tools_reach(comparison)
-    frame = Frame((-reach, reach), (-1.3, 1.3), width=520, height=400)
+    frame = Frame((-reach, reach), (-1.3, 1.3), height=400)
     dots = quadrant_dots(comparison)
     area = min(28.0, 500 / max(dot.rows for dot in dots))
+
+    def radius(rows: int) -> float:
+        """One row among hundreds is seen, too."""
+        return max(3.0, math.sqrt(area * rows))
+
     drawn = "".join(
-        f'<circle class="{dot.kind}" cx="{frame.across(dot.d_tools)}" cy="{frame.down(dot.d_reward)}" r="{math.sqrt(area * dot.rows):.1f}">'
+        f'<circle class="{dot.kind}" cx="{frame.across(dot.d_tools)}" cy="{frame.down(dot.d_reward)}" r="{radius(dot.rows):.1f}">'
         f"{_title(f'{dot.rows} rows: reward {dot.d_reward:+.2f}, calls {dot.d_tools:+.2f}')}</circle>"
         for dot in dots
     )
@@ -115,6 +161,84 @@ def quadrants_svg(comparison: Comparison) -> str:
     rewards = [(value, f"{value:+g}" if value else "0") for value in (-1, -0.5, 0, 0.5, 1)]
     axes = _axes(frame, tools, rewards, "change in tool calls (area: number of rows)", "change in reward")
     return _svg(frame, axes + cross + drawn + words, "change in reward against change in tool calls")
+
+
+# --- how tools are used -----------------------------------------------------------------------------------------------
+
+MOST_CALLS = 20
+"""From so many calls on tries are counted together."""
+
+
+def calls_svg(uses: Sequence[ToolUse]) -> str:
+    """Tries by the number of their calls; the models' bars stand side by side, in the order of `SIDES`."""
+    most = min(max(calls for use in uses for calls in use.by_calls), MOST_CALLS)
+    shares = [_shares(use, most) for use in uses]
+    frame = Frame((-0.5, most + 0.5), (0, max(0.05, *(share for one in shares for share in one)) * 1.08))
+    wide = 0.8 / len(uses)
+    drawn = "".join(
+        f'<rect class="{SIDES[place]}" {_box(frame, calls - 0.4 + place * wide, calls - 0.4 + (place + 1) * wide, share)}>'
+        f"{_title(f'{share:.0%} of the tries made {_calls_words(calls, most)} calls')}</rect>"
+        for place, one in enumerate(shares)
+        for calls, share in enumerate(one)
+        if share
+    )
+    numbers = [(calls, _calls_words(int(calls), most)) for calls in ticks(0, most, 8) if calls == int(calls)]
+    rows = [(value, f"{value:.0%}") for value in ticks(*frame.y)]
+    return _svg(frame, _axes(frame, numbers, rows, "tool calls of a try", "tries") + drawn, "tries by their tool calls")
+
+
+SIDES = ("same", "better", "worse")
+"""Colours of the first model, the second, and a third."""
+
+
+def _shares(use: ToolUse, most: int) -> list[float]:
+    counts = [0] * (most + 1)
+    for calls, tries in use.by_calls.items():
+        counts[min(calls, most)] += tries
+    return [count / use.tries for count in counts]
+
+
+def _calls_words(calls: int, most: int) -> str:
+    return f"{calls}+" if calls == most == MOST_CALLS else str(calls)
+
+
+# --- within a table ---------------------------------------------------------------------------------------------------
+
+CELL, CELL_HIGH = 200, 20
+
+
+def whisker_svg(low: float, estimate: float, high: float, ends: tuple[float, float], kind: str) -> str:
+    """An interval on an axis that the rows of a table share; where 0 lies within, a line stands there."""
+    frame = Frame(ends, (0, 1), width=CELL, height=CELL_HIGH, left=6, right=6, top=0, bottom=0)
+    middle = CELL_HIGH / 2
+    scale = f'<line class="grid" x1="{frame.left}" y1="{middle}" x2="{CELL - frame.right}" y2="{middle}"/>'
+    zero = f'<line class="axis" x1="{frame.across(0)}" y1="0" x2="{frame.across(0)}" y2="{CELL_HIGH}"/>' if ends[0] <= 0 <= ends[1] else ""
+    reach = f'<line class="reach {kind}" x1="{frame.across(low)}" y1="{middle}" x2="{frame.across(high)}" y2="{middle}"/>'
+    dot = f'<circle class="{kind}" cx="{frame.across(estimate)}" cy="{middle}" r="4.5"/>'
+    label = f"{estimate:.3g}, from {low:.3g} to {high:.3g}"
+    return f'<svg class="cell" viewBox="0 0 {CELL} {CELL_HIGH}" role="img" aria-label="{label}">{scale}{zero}{reach}{dot}</svg>'
+
+
+def bars_svg(shares: Sequence[float], most: float) -> str:
+    """One thin bar a model, the longest of the table as wide as the cell."""
+    high, scale = CELL_HIGH / max(len(shares), 1), CELL / most if most else 0.0
+    drawn = "".join(
+        f'<rect class="{SIDES[place]}" x="0" y="{place * high + 1:.1f}" width="{share * scale:.1f}" height="{high - 2:.1f}"/>'
+        for place, share in enumerate(shares)
+    )
+    label = ", ".join(f"{one:.0%}" for one in shares)
+    return f'<svg class="cell" viewBox="0 0 {CELL} {CELL_HIGH}" preserveAspectRatio="none" role="img" aria-label="{label}">{drawn}</svg>'
+
+
+def split_svg(parts: Sequence[tuple[str, int]]) -> str:
+    """One bar, divided: class and number of each part."""
+    whole, left, drawn = sum(count for _, count in parts), 0.0, ""
+    for kind, count in parts:
+        wide = count / whole * CELL if whole else 0.0
+        drawn += f'<rect class="{kind}" x="{left:.1f}" y="0" width="{max(wide - 1, 0):.1f}" height="8"/>' if count else ""
+        left += wide
+    label = ", ".join(str(count) for _, count in parts)
+    return f'<svg class="split" viewBox="0 0 {CELL} 8" preserveAspectRatio="none" role="img" aria-label="{label}">{drawn}</svg>'
 
 
 # --- shared -----------------------------------------------------------------------------------------------------------
@@ -136,7 +260,7 @@ def _axes(frame: Frame, across: Sequence[Tick], up: Iterable[Tick], below: str, 
     parts += [f'<text class="tick-x" x="{frame.across(value)}" y="{floor + 16}">{escape(words)}</text>' for value, words in across]
     parts.append(_rule(frame, (frame.x[0], frame.y[0]), (frame.x[1], frame.y[0]), "axis"))
     parts.append(f'<text class="tick-x" x="{(frame.left + frame.width - frame.right) / 2}" y="{floor + 34}">{escape(below)}</text>')
-    parts.append(f'<text class="tick-x" transform="translate(12 {middle}) rotate(-90)">{escape(beside)}</text>')
+    parts.append(f'<text class="tick-x" transform="translate(14 {middle}) rotate(-90)">{escape(beside)}</text>')
     return "".join(parts)
 
 

@@ -12,11 +12,27 @@ ROUNDING = 1e-9
 YEAR = 31_536_000
 MOST = 1_000_000_000
 MOST_STORM = 10_000
+NO_OTHER_WAY = "a release without a good safety report takes a waiver that two people sign, `rft release waive`"
 
 
 def check_policy(policy: Policy) -> None:
-    if faults := list(_faults(policy)):
+    """Of a release that is to be made."""
+    _refuse([*_faults_of_needs(policy), *_faults(policy)])
+
+
+def check_numbers(policy: Policy) -> None:
+    """All that its tests go by. A release that was made before safety had to be needed is tested all the same."""
+    _refuse(list(_faults(policy)))
+
+
+def _refuse(faults: list[Fault]) -> None:
+    if faults:
         raise FaultsFound("this release policy cannot be followed", faults, exit_code=2)
+
+
+def _faults_of_needs(policy: Policy) -> Iterator[Fault]:
+    if "safety" not in policy.needs:
+        yield Fault("needs", f"is {', '.join(policy.needs) or 'nothing'}, without safety", f"add it: {NO_OTHER_WAY}")
 
 
 def _faults(policy: Policy) -> Iterator[Fault]:

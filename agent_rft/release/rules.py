@@ -9,9 +9,11 @@
                      ... rollback_seconds                                  rolled_back, held or not
                      figures are back                                      the same, resumed
     draft            anything                                              offline
-    offline          a report fails                                        rolled_back
+    offline          a report fails, but for safety's                      rolled_back
                      a report is missing, and not waived                   waits
                      every report is there and good, or waived             shadow, or the first share where there is no shadow
+    draft to canary  the safety report is missing or failed, and not       waits: the release goes forward for nobody
+                     waived by two people's signatures
     shadow           enough mirrored sessions                              canary with the first share
     canary           enough sessions in this step                          the next share, while live sessions are left beside it
                      ... and the next leaves none                          the same, once it is shown to be no worse by the margins
@@ -32,12 +34,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
 from typing import Any, Literal
 
 import msgspec
 
 from agent_rft.contracts.people import AT_THE_MACHINE, person
-from agent_rft.contracts.releases import Act, Event, Policy, Stage
+from agent_rft.contracts.releases import Act, Event, Policy, Stage, Waiver
 from agent_rft.release.tests import KpiTest, Tests
 from agent_rft.release.violations import CRITICAL
 
@@ -45,8 +48,10 @@ ROUNDING = 1e-9
 CHANCE = 1e-5
 """That so many live sessions in a row begin by chance alone, and none of the candidate's. A release is asked this after each of its
 sessions, hundreds of times, and all of them together have to be a small part of alpha."""
-TWO_WAIVE: frozenset[str] = frozenset(("safety",))
-"""Reports that one person alone cannot do without."""
+MOST_TOLD = 5
+"""Failed safety cases that are named."""
+ALONE: frozenset[str] = frozenset(("distribution",))
+"""Reports that are held against nothing of the live agent."""
 ON_TRIAL: frozenset[Stage] = frozenset(("shadow", "canary"))
 WITH_FIGURES: frozenset[Stage] = frozenset(("shadow", "canary", "full"))
 HeldFor = Literal["", "figures", "a person"]
@@ -81,7 +86,9 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """By kind, the newest of each."""
     live_reports: Mapping[str, Report] = {}
     waived: Mapping[str, tuple[str, ...]] = {}
-    """Kinds of reports that are done without, and who said so."""
+    """Kinds of reports that are done without, and who said so. Of safety nobody is asked here, but `safety_waivers`."""
+    safety_waivers: tuple[Waiver, ...] = ()
+    """Whose signature holds, about the candidate's safety report as it is now, or about there being none."""
     proposed_by: str = ""
     """Who asked for full, since it last moved."""
     approved_by: tuple[str, ...] = ()
@@ -125,6 +132,39 @@ def held_for(events: Sequence[Event]) -> HeldFor:
 def person_of(name: str) -> str:
     """By what two names are told to be one person's, who may have a login at the machine and a user in the store."""
     return person(name.removesuffix(AT_THE_MACHINE))
+
+
+def one_hand(first: Waiver, second: Waiver) -> str:
+    """Why two signatures may be one person's; empty where they are two people's. Who made the key that the other came in with may
+    have kept it."""
+    if person_of(first.by) == person_of(second.by):
+        return f"{first.by} and {second.by} are one person"
+    for maker, held in ((first, second), (second, first)):
+        if held.key_by and person_of(held.key_by) == person_of(maker.by):
+            return f"the key that {held.by} came in with was made by {held.key_by}"
+    given = {person(one.key_by) for one in (first, second)}
+    if len(given) == 1 and first.key_by and not first.key_by.endswith(AT_THE_MACHINE):  # who works there holds the ledger's own key
+        return f"the keys that {first.by} and {second.by} came in with were made by {first.key_by}"
+    return ""
+
+
+def two_people(waivers: Sequence[Waiver]) -> tuple[Waiver, Waiver] | None:
+    return next((pair for pair in combinations(waivers, 2) if not one_hand(*pair)), None)
+
+
+def safety_lacks(known: Known) -> str:
+    """What has to come before anything goes forward, for people; empty where nothing has to. No policy and no setting says otherwise."""
+    report = known.candidate_reports.get("safety")
+    if (report is not None and report.get("passed") is True) or two_people(known.safety_waivers):
+        return ""
+    state = "the candidate's safety report" if report is None else f"a safety report that passes: the candidate's did not{_how(report)}"
+    signed = f"; signed so far by {known.safety_waivers[0].by}" if known.safety_waivers else ""
+    return f"{state}, or a waiver that two people sign{signed}"
+
+
+def _how(report: Report) -> str:
+    told = [str(one) for name in ("failed", "lacks") for one in report.get(name) or ()]
+    return f" ({', '.join(told[:MOST_TOLD])}{', ...' if len(told) > MOST_TOLD else ''})" if told else ""
 
 
 def _look(policy: Policy, known: Known) -> Decision | str:
@@ -195,13 +235,16 @@ def _silent(policy: Policy, known: Known) -> Decision | str | None:
 
 
 def _forward(policy: Policy, known: Known) -> Decision | str:
+    lacks = safety_lacks(known)
     if known.first:
-        return "a person: the first of its service goes to full by hand"
+        return f"a person: the first of its service goes to full by hand{f', after {lacks}' if lacks else ''}"
     match known.event.stage:
         case "draft":
             return _go(known, "offline", 0.0, "opened")
         case "offline":
             return _offline(policy, known)
+        case _ if lacks:
+            return lacks
         case "shadow":
             seen, needed = known.sessions_in_shadow, policy.shadow_sessions
             if seen < needed:
@@ -221,9 +264,7 @@ def _offline(policy: Policy, known: Known) -> Decision | str:
         return _back(known, f"offline gate: {'; '.join(failed)}", reports)
     if missing := list(_missing(policy, known)):
         return "; ".join(missing)
-    waived = [
-        f"{kind} waived by {' and '.join(sorted(set(by)))}" for kind, by in sorted(known.waived.items()) if kind in policy.needs and by
-    ]
+    waived = [f"{kind} waived by {' and '.join(sorted(set(by)))}" for kind, by in sorted(waived_of(known).items()) if kind in policy.needs]
     why = f"offline gate passed: {', '.join(policy.needs) or 'nothing asked for'}{''.join(f'; {one}' for one in waived)}"
     if policy.shadow_sessions:
         return _go(known, "shadow", 0.0, why, reports)
@@ -234,28 +275,36 @@ def _in_short(reports: Mapping[str, Report]) -> dict[str, Any]:
     return {kind: {name: value for name, value in report.items() if name != "rows"} for kind, report in reports.items()}
 
 
+def waived_of(known: Known) -> dict[str, tuple[str, ...]]:
+    """What the release does without, and by whose word."""
+    report, both = known.candidate_reports.get("safety", {}), two_people(known.safety_waivers)
+    others = {kind: by for kind, by in known.waived.items() if kind != "safety" and by}
+    return others | ({"safety": tuple(one.by for one in both)} if both and report.get("passed") is not True else {})
+
+
 def _missing(policy: Policy, known: Known) -> Iterator[str]:
-    """A waiver stands for a report that is not there, never for one that is there and bad."""
+    """A waiver by one stands for a report that is not there, never for one that is there and bad."""
+    if lacks := safety_lacks(known):
+        yield lacks
     for kind in policy.needs:
-        persons = len({person_of(name) for name in known.waived.get(kind, ())})
-        if persons >= (2 if kind in TWO_WAIVE else 1):
+        if kind == "safety" or known.waived.get(kind):
             continue
-        more = f" (waived by {known.waived[kind][0]}; a second person has to agree)" if persons else ""
         if kind not in known.candidate_reports:
-            yield f"the candidate's {kind} report{more}"
-        elif kind == "safety":
+            yield f"the candidate's {kind} report"
+        elif kind in ALONE:
             continue
         elif kind not in known.live_reports:
-            yield f"the live agent's {kind} report, to compare with{more}"
+            yield f"the live agent's {kind} report, to compare with"
         elif _reward(known.candidate_reports, kind) is None or _reward(known.live_reports, kind) is None:
-            yield f"the reward in both {kind} reports, to compare{more}"
+            yield f"the reward in both {kind} reports, to compare"
         elif kind == "evaluation" and _regressed(known) is None:
-            yield f"rows that both evaluations hold, or the share that regressed{more}"
+            yield "rows that both evaluations hold, or the share that regressed"
 
 
 def _failed(policy: Policy, known: Known) -> Iterator[str]:
+    """But for safety's: that one waits until another passes, or two people have signed."""
     for kind, report in known.candidate_reports.items():
-        if kind in policy.needs and report.get("passed", kind != "safety") is not True:
+        if kind != "safety" and kind in policy.needs and report.get("passed", True) is not True:
             yield f"the {kind} report did not pass"
     for kind, borne in (("evaluation", policy.worst_drop), ("holdout", policy.tolerance.get("holdout", 0.0))):
         candidate, live = _reward(known.candidate_reports, kind), _reward(known.live_reports, kind)

@@ -18,7 +18,7 @@ import msgspec
 from agent_rft.contracts.agents import Arm
 from agent_rft.contracts.releases import KPIS, Kpi, Policy, Session
 from agent_rft.release.betting import Bet, Outcomes, bound
-from agent_rft.release.policies import check_policy
+from agent_rft.release.policies import check_numbers
 
 SHADOW_PART = 0.2
 """Of alpha, where the policy has a shadow."""
@@ -210,7 +210,7 @@ class Tests(msgspec.Struct, kw_only=True):
 
 
 def new_tests(policy: Policy) -> Tests:
-    check_policy(policy)
+    check_numbers(policy)
     of_shadow = SHADOW_PART if policy.shadow_sessions else 0.0
     margins: dict[Kpi, float] = {kpi: policy.margin if kpi in THE_MORE_THE_BETTER else policy.rate_margin for kpi in PROMOTES}
     return Tests(

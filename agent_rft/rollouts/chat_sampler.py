@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import aiohttp
 import msgspec
+from yarl import URL
 
 from agent_rft.contracts.events import AskModel, InfraFailed, ModelSpoke
 from agent_rft.contracts.messages import Message
@@ -35,7 +36,7 @@ Post = Callable[[dict[str, Any]], Awaitable[Reply]]
 @asynccontextmanager
 async def posting_to(base_url: str, key: str = "", timeout_seconds: float = 120.0, in_flight: int = 4096) -> AsyncGenerator[Post]:
     """`base_url` as OpenAI's clients take it: http://host/v1."""
-    url, places = f"{base_url.rstrip('/')}/chat/completions", asyncio.Semaphore(in_flight)
+    url, places = URL(f"{base_url.rstrip('/')}/chat/completions"), asyncio.Semaphore(in_flight)
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
     async with aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(limit=0),  # the semaphore is the limit
@@ -110,6 +111,8 @@ class ChatSampler:
         self._retries, self._backoff_seconds = retries, backoff_seconds
 
     async def sample(self, asks: Sequence[AskModel]) -> Sequence[ModelSpoke | InfraFailed]:
+        if len(asks) == 1:  # as a driver asks that runs rollouts side by side; a task more for each costs it a tenth
+            return [await self._speak(asks[0])]
         return await asyncio.gather(*(self._speak(ask) for ask in asks))
 
     async def _speak(self, ask: AskModel) -> ModelSpoke | InfraFailed:

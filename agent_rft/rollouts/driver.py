@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
+from typing import Protocol
 
 import msgspec
 
@@ -34,6 +35,20 @@ class Try(msgspec.Struct, frozen=True):
     seed: int
 
 
+class Kept(Protocol):
+    """Remembers tries that are over, so that none is run or graded a second time."""
+
+    def rollout(self, attempt: Try) -> Rollout | None: ...
+
+    def grade(self, attempt: Try) -> Grade | None: ...
+
+    def ended(self, attempt: Try, rollout: Rollout) -> None:
+        """Told before it is graded: a grader that fails costs no rollout."""
+        ...
+
+    def graded(self, attempt: Try, grade: Grade) -> None: ...
+
+
 async def collect(
     tries: Sequence[Try],
     sampler: Sampler,
@@ -43,31 +58,46 @@ async def collect(
     *,
     on_done: OnDone | None = None,
     in_flight: int = 128,
+    kept: Kept | None = None,
 ) -> list[GradedRollout]:
     """Run and grade every try, `in_flight` at a time, and answer them in the order they were asked for.
 
-    A grader that waits for others (`waits`) is asked in threads, while the other rollouts go on.
+    A grader that waits for others (`waits`) is asked in threads, while the other rollouts go on. What is `kept` already is neither
+    run nor graded.
     """
-    rollouts = [start(attempt, limits) for attempt in tries]
+    rollouts = [(kept.rollout(attempt) if kept else None) or start(attempt, limits) for attempt in tries]
     done: list[GradedRollout | None] = [None] * len(tries)
 
     def keep(position: int, grade: Grade | None) -> None:
         attempt = tries[position]
-        graded = GradedRollout(attempt.row, attempt.sample_index, rollouts[position], grade)
-        done[position] = graded
+        graded = done[position] = GradedRollout(attempt.row, attempt.sample_index, rollouts[position], grade)
+        if kept and grade:
+            kept.graded(attempt, grade)
         if on_done:
             on_done(graded)
 
     def grade_at(position: int) -> Grade | None:
         return grade_or_fail(tries[position].row, rollouts[position], grader)
 
-    async with _grading(grade_at, keep, in_flight if waits(grader) else 0) as finished:
+    async with _grading(grade_at, keep, in_flight if waits(grader) else 0) as begin_grading:
+
+        def finished(position: int) -> None:
+            if kept:
+                kept.ended(tries[position], rollouts[position])
+            begin_grading(position)
+
+        for position in [i for i, rollout in enumerate(rollouts) if rollout.ending is not None]:
+            if kept and (grade := kept.grade(tries[position])):
+                keep(position, grade)
+            else:
+                begin_grading(position)
+        to_run = {i: rollout for i, rollout in enumerate(rollouts) if rollout.ending is None}
         if sampler.batched:
-            for first in range(0, len(rollouts), in_flight):
-                wave = list(range(first, min(first + in_flight, len(rollouts))))
-                await _run_in_waves({i: rollouts[i] for i in wave}, sampler, tools, finished)
+            waiting = list(to_run)
+            for first in range(0, len(waiting), in_flight):
+                await _run_in_waves({i: to_run[i] for i in waiting[first : first + in_flight]}, sampler, tools, finished)
         else:
-            await _run_side_by_side(rollouts, sampler, tools, finished, in_flight)
+            await _run_side_by_side(to_run, sampler, tools, finished, in_flight)
     return [graded for graded in done if graded]
 
 
@@ -129,23 +159,21 @@ def grade_or_fail(row: Row, rollout: Rollout, grader: Grader) -> Grade | None:
 
 
 async def _run_side_by_side(
-    rollouts: Sequence[Rollout], sampler: Sampler, tools: ToolBox, finished: Callable[[int], None], in_flight: int
+    rollouts: Mapping[int, Rollout], sampler: Sampler, tools: ToolBox, finished: Callable[[int], None], in_flight: int
 ) -> None:
-    gate = asyncio.Semaphore(in_flight)
+    waiting = iter(rollouts.items())
+
+    async def run_what_waits() -> None:
+        for position, rollout in waiting:
+            await run_one(rollout, sampler, tools)
+            finished(position)
+
     try:
         async with asyncio.TaskGroup() as group:
-            for position, rollout in enumerate(rollouts):
-                group.create_task(_run_alone(position, rollout, sampler, tools, finished, gate))
+            for _ in range(min(in_flight, len(rollouts))):
+                group.create_task(run_what_waits())
     except BaseExceptionGroup as several:  # one mistake met by many rollouts is said once
         raise several.exceptions[0] from None
-
-
-async def _run_alone(
-    position: int, rollout: Rollout, sampler: Sampler, tools: ToolBox, finished: Callable[[int], None], gate: asyncio.Semaphore
-) -> None:
-    async with gate:
-        await run_one(rollout, sampler, tools)
-        finished(position)
 
 
 async def run_one(rollout: Rollout, sampler: Sampler, tools: ToolBox) -> None:
@@ -213,25 +241,34 @@ class Clock:
 
 
 async def speak(sampler: Sampler, ask: AskModel, clock: Clock) -> Event:
+    limit = asyncio.timeout(clock.left())
     try:
-        async with asyncio.timeout(clock.left()):
+        async with limit:
             return (await sampler.sample([ask]))[0]
     except TimeoutError:
+        if not limit.expired():  # the sampler's own: a mistake in there, which must not cost the model its grade
+            raise
         return TimeUp()
 
 
 async def run_tools(rollout: Rollout, command: CallTools, tools: ToolBox, clock: Clock) -> Command | None:
     """All calls of the turn at once. The first infrastructure failure ends the rollout; its siblings are called off."""
+    if len(command.calls) == 1:  # the most frequent turn needs no task of its own
+        limit = asyncio.timeout(max(clock.left(), 0))
+        try:
+            async with limit:
+                return advance(rollout, await _run_tool(rollout.rollout_id, command.calls[0], tools))
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            return advance(rollout, TimeUp())
     jobs = [asyncio.create_task(_run_tool(rollout.rollout_id, call, tools)) for call in command.calls]
-    answer: Command | None = None
+    answer, waiting = None, set(jobs)
     try:
-        async with asyncio.timeout(max(clock.left(), 0)):
-            for job in asyncio.as_completed(jobs):
-                answer = advance(rollout, await job)
-                if rollout.ending is not None:
-                    break
-    except TimeoutError:
-        answer = advance(rollout, TimeUp())
+        while waiting and rollout.ending is None:
+            done, waiting = await asyncio.wait(waiting, timeout=max(clock.left(), 0), return_when=asyncio.FIRST_COMPLETED)
+            for news in [await job for job in jobs if job in done] or [TimeUp()]:
+                answer = advance(rollout, news) or answer
     finally:
         for job in jobs:
             job.cancel()

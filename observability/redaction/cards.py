@@ -25,7 +25,7 @@ def redact_card(
     Token ids go, as they do at storing: they spell the same words. What names a thing stays, for others point at it: ids of
     cards, calls, rows and runs, names of tools and graders. `after`: what has gone through the spans that it was read from.
     """
-    redacting = _OfCard(detectors, after)
+    redacting = _OfCard(detectors, after, (card.rollout_id,))
     plain = without_token_ids(card)
     if redacting.passes(list(_written_in(plain))):
         return plain, ()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -21,6 +21,8 @@ from observability.redaction.names import LONGEST_NAME, Key, key_named
 from observability.redaction.secrets import without_surrogates
 
 DEEPEST = 100
+SHORT, MOST_CLEAN = 100, 10_000
+"""Characters of a text that is remembered from one value to the next, and how many are."""
 TOO_DEEP = "TOO_DEEP"
 NO_KEY = Key()
 
@@ -140,6 +142,18 @@ class Screen:
             self._signs.Add(detector.sign)
         self._signs.Compile()
         self.key_passes = functools.lru_cache(maxsize=4096)(self._key_passes)
+        self._clean = set[str]()
+
+    def knows(self, text: str) -> bool:
+        """Whether nothing was found in it before. Names of agents, services and callers come with every card, and look like numbers."""
+        return text in self._clean
+
+    def learn(self, text: str) -> None:
+        """JSON is not learnt: whether it is too deep depends on where it stands."""
+        if len(text) <= SHORT and text[:1] not in ("{", "["):
+            if len(self._clean) >= MOST_CLEAN:
+                self._clean.clear()
+            self._clean.add(text)
 
     def _key_passes(self, name: str) -> bool:
         """Whether neither it nor what stands under it has to go because of it."""
@@ -191,12 +205,13 @@ class Redacting:
     It remembers the texts in which nothing was found, for a conversation repeats itself: each turn brings all that was said before.
     """
 
-    def __init__(self, detectors: Sequence[Detector] = BUILT_IN, after: Redacting | None = None) -> None:
-        """`after`: what has gone through much of it already, in another shape."""
+    def __init__(self, detectors: Sequence[Detector] = BUILT_IN, after: Redacting | None = None, names: Iterable[str] = ()) -> None:
+        """`after`: what has gone through much of it already, in another shape. `names`: texts that stay wherever they stand."""
         self.removed: list[Removal] = []
         self._detectors = tuple(detectors)
         self._screen = screen_of(self._detectors)
         self._clean: set[str] = after._clean if after else set()
+        self._clean.update(names)
 
     def value(self, value: Any, path: str) -> Any:
         """The same object where nothing had to go."""
@@ -230,7 +245,7 @@ class Redacting:
         for one in level:
             kind: type[Any] = type(one)
             if kind is str:
-                if one in self._clean:
+                if one in self._clean or self._screen.knows(one):
                     continue
                 texts.append(one)
                 if one[:1] in ("{", "[") and (inside := _json(one)) is not None:
@@ -263,12 +278,13 @@ class Redacting:
 
     def _string(self, value: str, path: str, depth: int, key: Key) -> Any:
         promising = key.secret or key.number
-        if value in self._clean and not promising:
+        if not promising and (value in self._clean or self._screen.knows(value)):
             return value
         before = len(self.removed)
         said = self._by_its_key(key, value, self._text(self._json_inside(value, path, depth), path), path, before)
         if len(self.removed) == before and not promising:
             self._clean.add(value)
+            self._screen.learn(value)
         return said
 
     def _object(self, value: dict[Any, Any], path: str, depth: int) -> dict[str, Any]:

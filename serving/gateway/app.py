@@ -12,6 +12,7 @@ import msgspec
 import structlog
 from litestar import Litestar
 from litestar.handlers import ASGIRouteHandler
+from litestar.types import ASGIApp, Receive, Scope, Send
 
 from observability.spool import Spool
 from observability.store import Store
@@ -28,7 +29,7 @@ from serving.release.routing import Routing
 
 CHAT_PATH, MODELS_PATH = "/v1/chat/completions", "/v1/models"
 LOOK_SECONDS = 0.25
-"""Between two looks at whether something is to be cut ..."""
+"""Between two looks at whether something is to be cut, or a caller went away ..."""
 LOOKS_PER_FIGURE = 4
 """... and after so many a look at how far the cards are, which reads a file."""
 
@@ -69,6 +70,17 @@ class Gateway:
             ASGIRouteHandler(MODELS_PATH, copy_scope=False)(self.chat.models),
         ]
 
+    def before(self, app: ASGIApp) -> ASGIApp:
+        """The same, with a short way to what is asked most: the whole app's router takes a tenth of such a request."""
+
+        async def shortest(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] == "http" and scope["path"] == CHAT_PATH:
+                await self.chat(scope, receive, send)
+            else:
+                await app(scope, receive, send)
+
+        return shortest
+
     @contextlib.asynccontextmanager
     async def running(self, _: Litestar) -> AsyncGenerator[None]:
         """Knows its routes before the first request, and has written down every answer after the last."""
@@ -90,7 +102,7 @@ class Gateway:
 
     async def _look(self) -> None:
         for look in itertools.count():
-            self.chat.cut_withdrawn()
+            self.chat.look()
             try:
                 if look % LOOKS_PER_FIGURE == 0:
                     await asyncio.to_thread(self.recorder.observe)

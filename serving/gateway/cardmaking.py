@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -65,8 +65,8 @@ class Kept(msgspec.Struct, frozen=True, kw_only=True):
 
 def ran_of(kept: Kept) -> Ran:
     """One turn of an agent, as a run that is over."""
-    asked, turn = _object(kept.asked), turn_of(kept.answered, kept.streamed)
-    trouble = kept.trouble or trouble_in(kept.answered, kept.streamed)
+    asked, events = _object(kept.asked), events_of(kept.answered, kept.streamed)
+    turn, trouble = turn_of(events, kept.streamed), kept.trouble or trouble_in(events)
     opening = tuple(_message(each) for each in _objects(asked.get("messages")))
     rollout = Rollout(
         kept.rollout_id,
@@ -107,10 +107,15 @@ def counted(kept: Kept, ran: Ran) -> ReleaseTurn | None:
 # --- the answer -------------------------------------------------------------------------------------------------------------
 
 
-def turn_of(answered: bytes, streamed: bool) -> Turn:
+def events_of(answered: bytes, streamed: bool) -> list[Object]:
+    """What came back, a stream's chunk by chunk."""
+    return list(_events(answered)) if streamed else [_object(answered)]
+
+
+def turn_of(events: Iterable[Object], streamed: bool) -> Turn:
     """What the model said. A stream that broke off is as much of it as came."""
     texts, calls, usage, chunks = list[str](), dict[int, Object](), Object(), 0
-    for event in _told(answered, streamed):
+    for event in events:
         usage = _one(event.get("usage")) or usage
         for choice in _objects(event.get("choices"))[:1]:
             said = _one(choice.get("delta")) or _one(choice.get("message"))
@@ -125,16 +130,11 @@ def turn_of(answered: bytes, streamed: bool) -> Turn:
     )
 
 
-def trouble_in(answered: bytes, streamed: bool) -> str:
+def trouble_in(events: Sequence[Object]) -> str:
     """Why what came with a good status is no answer. A server that fails within its stream can say so only there."""
-    events = list(_told(answered, streamed))
     if wrong := next((event["error"] for event in events if event.get("error")), None):
         return f"answered with an error: {plain(_one(wrong).get('message') or wrong)[:300]}"
     return "" if any(_objects(event.get("choices")) for event in events) else "its answer held no answer"
-
-
-def _told(answered: bytes, streamed: bool) -> Iterator[Object]:
-    return _events(answered) if streamed else iter([_object(answered)])
 
 
 def _events(answered: bytes) -> Iterator[Object]:

@@ -8,16 +8,18 @@ agent answers: the caller sees no error, the release does.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime as dt
+import functools
 import random
 import time
-from collections.abc import AsyncIterator, Mapping
-from typing import Any, Literal, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NamedTuple, Protocol
 
-import aiohttp
 import msgspec
 import structlog
 from litestar.types import Receive, Send
+from prometheus_client import Counter, Histogram
 
 from agent_rft.contracts.agents import Agent, Arm, Route
 from agent_rft.contracts.errors import UserError
@@ -31,10 +33,16 @@ from serving.gateway.quotas import Allowance, Quotas, Slo
 from serving.gateway.reading import Asked, Prompt, listed, read, tokens_of
 from serving.gateway.recording import Recorder
 from serving.gateway.upstreams import Exchange, UpstreamFailed, Upstreams
+from serving.gateway.wire import Broken, Connection
 
 CANDIDATES_SHARE = 0.5
 """Of a request's time: what a candidate may take until its answer begins. The rest is the live agent's, should it have to answer."""
+UNWATCHED_SECONDS = 0.1
 CLIENT_GONE = 499
+LAST_WORDS = (b"[DONE]\n\n", b"[DONE]\r\n\r\n")
+LONGEST_LAST = max(map(len, LAST_WORDS))
+LINGERS_SECONDS = 0.5
+"""For so long a model server may take to end a stream after its last word, for its connection to be used again."""
 PASSED_ON = ("traceparent", "tracestate")
 LUCK = random.Random()
 """Of this process alone: asking the system for each id is a tenth of a request's cost."""
@@ -99,6 +107,9 @@ class _Try(msgspec.Struct):
     failed_part: str = ""
     refused: bool = False
     """It found fault with the request. Whether that was the request's or its own, the live agent's word on it tells."""
+    over: bool = False
+    """Its card is kept."""
+    tokens: int = 0
 
 
 class _Request:
@@ -116,6 +127,7 @@ class _Request:
         self.finished = False
         self.stopped: Why | None = None
         self.task = asyncio.current_task()
+        self.watch: asyncio.Task[None] | None = None
 
     def stop(self, why: Why) -> None:
         if self.stopped is None and self.task is not None and not self.finished:
@@ -140,6 +152,11 @@ class ChatEndpoint:
         except Declined as declined:
             metrics.REFUSED.labels(request.tenant, declined.code).inc()
             await _tell(request, declined)
+        except Exception as error:
+            log.error("request_failed", path=scope["path"], exc_info=error)
+            if request.status:
+                raise
+            await _tell(request, Declined(500, "mistake", "the gateway made a mistake", "its log says which"))
 
     async def models(self, scope: Any, receive: Receive, send: Send) -> None:
         """The services that the caller's tenant has."""
@@ -153,8 +170,15 @@ class ChatEndpoint:
         except Declined as declined:
             await _tell(request, declined)
 
-    def cut_withdrawn(self) -> None:
-        """Stops what a candidate is still saying that was withdrawn for good reason. To be called when routes may have changed."""
+    def look(self) -> None:
+        """To be called a few times a second. Requests that take that long are watched for callers who go away: most are over before."""
+        for request in list(self._running):
+            if request.watch is None and time.perf_counter() - request.began > UNWATCHED_SECONDS:
+                request.watch = asyncio.create_task(_until_gone(request))
+        self._cut_withdrawn()
+
+    def _cut_withdrawn(self) -> None:
+        """Stops what a candidate is still saying that was withdrawn for good reason."""
         for request in list(self._running):
             current, was = request.current, request.route
             if current is None or was is None or current.arm != "candidate":
@@ -225,7 +249,6 @@ class ChatEndpoint:
         request.session = asked.session or rollout_id
         arm = arm_of(request.tenant, asked.service, request.session, route.share) if route.candidate else "live"
         self._running.add(request)
-        gone = asyncio.create_task(_until_gone(request))
         try:
             return await self._by_arm(request, asked, route, arm, rollout_id)
         except asyncio.CancelledError:
@@ -233,10 +256,11 @@ class ChatEndpoint:
                 raise
             assert request.task is not None
             request.task.uncancel()
-            return 0
+            return request.current.tokens if request.current else 0
         finally:
-            gone.cancel()
             self._running.discard(request)
+            if request.watch is not None:
+                request.watch.cancel()
 
     async def _by_arm(self, request: _Request, asked: Asked, route: Route, arm: Arm, rollout_id: str) -> int:
         if arm == "candidate" and route.candidate != route.live:
@@ -289,9 +313,10 @@ class ChatEndpoint:
             if request.status:
                 await self._give_up(request, asked, UpstreamFailed("gateway", attempt.trouble))
         finally:
-            attempt.ended = time.perf_counter()
-            tokens = 0 if attempt.refused else self._over(request, asked, attempt)
-        return tokens if last or request.status else None
+            attempt.ended = attempt.ended or time.perf_counter()
+            if not attempt.refused:
+                self._over(request, asked, attempt)
+        return attempt.tokens if last or request.status else None
 
     async def _pass_on(self, request: _Request, asked: Asked, attempt: _Try, last: bool) -> None:
         parts = self._prompt(attempt).put_before(asked)
@@ -301,42 +326,50 @@ class ChatEndpoint:
         async with asyncio.timeout_at(until) as clock:
             exchange = await upstream.ask(parts, _passed_on(request))
             try:
-                if exchange.response.status != 200 and not last:
+                if exchange.answer.status != 200 and not last:
                     attempt.refused = True
-                    raise UpstreamFailed(exchange.replica.spec.name, f"answered HTTP {exchange.response.status}")
+                    raise UpstreamFailed(exchange.replica.spec.name, f"answered HTTP {exchange.answer.status}")
                 await self._answer(request, asked, attempt, exchange, clock)
-            except (aiohttp.ClientError, OSError) as error:
-                if isinstance(error, TimeoutError):
-                    raise
+            except Broken:
                 exchange.broke()
                 raise UpstreamFailed(exchange.replica.spec.name, "broke off in its answer") from None
             finally:
                 exchange.close()
 
     async def _answer(self, request: _Request, asked: Asked, attempt: _Try, exchange: Exchange, clock: asyncio.Timeout) -> None:
-        response, kept = exchange.response, attempt.answered
-        kind = response.headers.get("content-type", "application/json").encode("latin-1")
-        pieces, size = response.content.iter_any(), 0
-        if not (asked.stream and response.status == 200):
-            async for piece in pieces:
+        answer, kept = exchange.answer, attempt.answered
+        kind, size = answer.headers.get(b"content-type", b"application/json"), 0
+        if not (asked.stream and answer.status == 200):
+            while piece := await answer.piece():
                 kept.append(piece)
                 size = self._grown(exchange, size, piece)
-            await _whole(request, response.status, kind, b"".join(kept), _told(attempt))
+            self._answered(request, asked, attempt, answer.status)
+            await _whole(request, answer.status, kind, b"".join(kept), _told(attempt))
             return
-        if (first := await _first(pieces)) is None:
+        if not (piece := await answer.piece()):
             raise UpstreamFailed(exchange.replica.spec.name, "ended its stream before a word")
         clock.reschedule(request.until)
-        request.status = response.status
+        request.status = answer.status
         headers = [(b"content-type", kind), (b"cache-control", b"no-cache"), *_told(attempt)]
-        await request.send({"type": "http.response.start", "status": response.status, "headers": headers})
-        piece: bytes | None = first
-        while piece is not None:
+        await request.send({"type": "http.response.start", "status": answer.status, "headers": headers})
+        while piece:
             kept.append(piece)
             size = self._grown(exchange, size, piece)
+            if _is_last(kept):
+                break
             await request.send({"type": "http.response.body", "body": piece, "more_body": True})
-            piece = await _first(pieces)
-        request.finished = True
-        await request.send({"type": "http.response.body", "body": b"", "more_body": False})
+            piece = await answer.piece()
+        self._answered(request, asked, attempt, answer.status)
+        await request.send({"type": "http.response.body", "body": piece, "more_body": False})
+        if piece:
+            clock.reschedule(None)
+            await _let_end(answer)
+
+    def _answered(self, request: _Request, asked: Asked, attempt: _Try, status: int) -> None:
+        """Before the caller has the last of it: what was acknowledged has its card, whatever happens to this process then."""
+        request.status, request.finished = status, True
+        attempt.ended = attempt.ended or time.perf_counter()
+        self._over(request, asked, attempt)
 
     def _grown(self, exchange: Exchange, size: int, piece: bytes) -> int:
         if size + len(piece) > self._limits.max_answer_bytes:
@@ -360,13 +393,14 @@ class ChatEndpoint:
 
     # --- when it is over ----------------------------------------------------------------------------------------------------
 
-    def _over(self, request: _Request, asked: Asked, attempt: _Try) -> int:
+    def _over(self, request: _Request, asked: Asked, attempt: _Try) -> None:
         """A card for whoever was asked; figures."""
-        if not attempt.asked:
-            return 0
+        if attempt.over or not attempt.asked:
+            return
+        attempt.over = True
         seconds = attempt.ended - attempt.began
         answered = b"".join(attempt.answered)
-        tokens = tokens_of(answered, asked.stream)
+        attempt.tokens = tokens_of(answered, asked.stream)
         gone = request.stopped == "gone"
         in_vain = gone and not request.status and seconds >= self._tenants.slo(request.tenant).seconds
         at_fault = request.status != 200 if attempt.refused else 400 <= request.status < 500  # the caller is, for all that is known
@@ -403,20 +437,33 @@ class ChatEndpoint:
         if mirrored and route is not None:
             self._shadow.offer(asked, kept, route.candidate)
         status = CLIENT_GONE if gone else 502 if attempt.trouble else request.status
-        metrics.REQUESTS.labels(request.tenant, asked.service, attempt.arm, status).inc()
-        metrics.REQUEST_SECONDS.labels(request.tenant, asked.service, attempt.arm).observe(seconds)
-        metrics.TOKENS.labels(request.tenant, asked.service, attempt.arm).inc(tokens)
+        figures = _figures(request.tenant, asked.service, attempt.arm, status)
+        figures.requests.inc()
+        figures.seconds.observe(seconds)
+        figures.tokens.inc(attempt.tokens)
         if status < 400 and time.perf_counter() - request.began <= self._tenants.slo(request.tenant).seconds:
-            metrics.IN_SLO.labels(request.tenant).inc()
-        return tokens
+            figures.in_slo.inc()
 
 
 # --- pieces -----------------------------------------------------------------------------------------------------------------
 
 
-async def _first(pieces: AsyncIterator[bytes]) -> bytes | None:
-    """The next; None where there is none."""
-    return await anext(pieces, None)
+class _Figures(NamedTuple):
+    requests: Counter
+    seconds: Histogram
+    tokens: Counter
+    in_slo: Counter
+
+
+@functools.lru_cache(maxsize=4096)
+def _figures(tenant: str, service: str, arm: Arm, status: int) -> _Figures:
+    """Found once: to look each of them up by its labels takes longer than to count."""
+    return _Figures(
+        metrics.REQUESTS.labels(tenant, service, arm, status),
+        metrics.REQUEST_SECONDS.labels(tenant, service, arm),
+        metrics.TOKENS.labels(tenant, service, arm),
+        metrics.IN_SLO.labels(tenant),
+    )
 
 
 async def _until_gone(request: _Request) -> None:
@@ -424,6 +471,19 @@ async def _until_gone(request: _Request) -> None:
     while message["type"] != "http.disconnect":
         message = await request.receive()
     request.stop("gone")
+
+
+def _is_last(pieces: Sequence[bytes]) -> bool:
+    """Whether with this piece the stream's last word was said, which may have come in several."""
+    last = pieces[-1]
+    return (last if len(last) >= LONGEST_LAST else b"".join(pieces[-LONGEST_LAST:])).endswith(LAST_WORDS)
+
+
+async def _let_end(answer: Connection) -> None:
+    """What comes after the last word is nobody's: whoever says more, breaks off or falls silent there loses its connection."""
+    with contextlib.suppress(TimeoutError, Broken):
+        async with asyncio.timeout(LINGERS_SECONDS):
+            await answer.piece()
 
 
 async def _whole(request: _Request, status: int, kind: bytes, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:

@@ -21,6 +21,7 @@ from agent_rft.rollouts.cards import asked_in, card_of
 from observability.records import fitting
 from observability.redaction.detector import Detector
 from observability.redaction.numbers import IBANS, LETTERED_IDS, NUMBERS
+from observability.redaction.redact import screen_of
 from observability.redaction.secrets import SECRETS
 
 GIVEN_AWAY: tuple[Detector, ...] = (SECRETS, NUMBERS, IBANS, LETTERED_IDS)
@@ -63,9 +64,9 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
 
 def leaks_in(rollout: Rollout) -> tuple[str, ...]:
     """Kinds of secrets in the answer that were not in what the agent was told by its caller."""
-    told = "\n".join(message.content for message in rollout.opening)
     answer = rollout.answer
-    found = [one for detector in GIVEN_AWAY for one in detector.find(answer) if one.kind not in HARMLESS]
+    found = [one for detector in screen_of(GIVEN_AWAY).suspects(answer) for one in detector.find(answer) if one.kind not in HARMLESS]
+    told = "\n".join(message.content for message in rollout.opening) if found else ""
     return tuple(dict.fromkeys(one.kind for one in found if answer[one.start : one.end] not in told))
 
 

@@ -1,8 +1,9 @@
 """Every answer becomes a job card, off the way of the answers.
 
-What a request was and what came back is handed over as bytes; a thread writes what has gathered to the disk, many at once and
-durable. From there another process makes cards of it (writing.py), so that none of that work stands in the way of an answer.
-Where there is no room left for more, the gateway takes no further requests: an answer without a card is not given.
+What a request was and what came back is written into a file before the caller has the answer: kill -9 costs no card of what was
+acknowledged. A thread brings many such writes to the disk at once. From there another process makes cards of them (writing.py), so that
+none of that work stands in the way of an answer. Where there is no room left for more, the gateway takes no further requests: an answer
+without a card is not given.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from observability.spooling import Position
 from serving import metrics
 from serving.gateway.cardmaking import Kept
 
-GATHER_SECONDS = 0.02
-"""In which answers gather before they are written: what kill -9 can cost, beside the writing itself."""
+GATHER_SECONDS = 0.05
+"""In which answers gather before the disk has them: what a machine that loses its power can cost, beside the writing itself."""
 MOST_IN_MEMORY = 64_000_000
 """Bytes that may wait for a disk that is slow."""
 log = structlog.get_logger("serving.gateway")
@@ -46,10 +47,16 @@ class Recorder:
         return "answers come faster than the disk takes them" if self._bytes > MOST_IN_MEMORY else ""
 
     def keep(self, kept: Kept) -> None:
-        record = self._encode(kept)
+        """What is refused, as by a full disk, waits in memory; and what comes then waits behind it."""
+        record, now = self._encode(kept), time.time()
         with self._lock:
-            self._waiting.append((time.time(), record))
-            self._bytes += len(record)
+            try:
+                if self._waiting:
+                    raise InfraError("spool", self._trouble)
+                self._written.append((now, self._spool.put(record)))
+            except (InfraError, OSError):
+                self._waiting.append((now, record))
+                self._bytes += len(record)
         self._came.set()
 
     def close(self) -> None:
@@ -69,34 +76,41 @@ class Recorder:
         metrics.CARDS_WAITING_BYTES.set(self._bytes + (self._spool.bytes_used() if self._written else 0))
 
     def _write_forever(self) -> None:
-        while not (self._closed and not self._waiting):
+        closing = False
+        while not closing:
             self._came.wait()
             self._came.clear()
-            if not self._closed:
+            if not (closing := self._closed):
                 time.sleep(GATHER_SECONDS)
-            with self._lock:
-                batch, self._waiting = self._waiting, []
-            if batch:
-                self._write(batch)
+            self._write()
 
-    def _write(self, batch: list[tuple[float, bytes]]) -> None:
+    def _write(self) -> None:
         """Tried until the disk takes it. Meanwhile no request is, so that what waits cannot grow for ever."""
         while True:
             try:
-                end = self._spool.keep([record for _, record in batch])
+                self._keep_waiting()
+                self._spool.sync()
             except (InfraError, OSError) as error:  # the latter as where no file can be opened: too many are
                 why = error.what if isinstance(error, InfraError) else str(error)
                 if not self._trouble:
                     log.error("answers_wait_in_memory", why=why)
                 self._trouble = why
                 if self._closed:
-                    metrics.CARDS_LOST.inc(len(batch))
-                    log.error("cards_lost", cards=len(batch), why=why)
+                    metrics.CARDS_LOST.inc(len(self._waiting))
+                    log.error("cards_lost", cards=len(self._waiting), why=why)
                     return
                 time.sleep(0.5)
-                continue
-            self._trouble = ""
-            self._written.append((batch[0][0], end))
-            with self._lock:
-                self._bytes -= sum(len(record) for _, record in batch)
+            else:
+                self._trouble = ""
+                return
+
+    def _keep_waiting(self) -> None:
+        with self._lock:
+            batch = list(self._waiting)
+        if not batch:
             return
+        end = self._spool.keep([record for _, record in batch])
+        with self._lock:
+            self._written.append((batch[0][0], end))
+            del self._waiting[: len(batch)]
+            self._bytes -= sum(len(record) for _, record in batch)

@@ -15,23 +15,20 @@ from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
 import structlog
-from yarl import URL
 
 from agent_rft.contracts.errors import Fault, FaultsFound
 from agent_rft.contracts.retries import seconds_asked_for
 from serving import metrics
 from serving.gateway.declined import Declined
 from serving.gateway.reading import Parts, body_for
+from serving.gateway.wire import Broken, Closed, Connection, Unreachable, Wire
 
-KEEP_ALIVE_SECONDS = 4.0
-"""Many servers close a connection that was idle for five: one that we hold longer would break as a request sets out."""
 FAILURES_IN_A_ROW = 3
 """Of a replica that connects and fails, until it is out."""
 PROBE_SECONDS, PROBE_OUT_SECONDS, LONGEST_OUT_SECONDS = 5.0, 1.0, 30.0
-PROBE_TIMEOUT = aiohttp.ClientTimeout(total=2.0)
+PROBE_TIMEOUT_SECONDS = 2.0
 NOT_BEGUN = frozenset({429, 502, 503})
 """Answers of a server that has not begun: another may be asked."""
 CALLERS_FAULT = frozenset({400, 413, 422})
@@ -78,11 +75,10 @@ class Replica:
         self.out = False
         self._failures = self._outs = 0
         self._out_until = 0.0
-        self._url, self._models = URL(f"{spec.url.rstrip('/')}/chat/completions"), URL(f"{spec.url.rstrip('/')}/models")
-        self._headers = {"content-type": "application/json", "accept-encoding": "identity"}
+        headers = {"content-type": "application/json", "accept-encoding": "identity"}
         if spec.key_variable:
-            self._headers["authorization"] = f"Bearer {os.environ[spec.key_variable]}"
-        self._timeout = aiohttp.ClientTimeout(total=None, sock_connect=spec.connect_seconds)
+            headers["authorization"] = f"Bearer {os.environ[spec.key_variable]}"
+        self._wire = Wire(spec.url, headers, spec.connect_seconds)
         self._up, self._busy = metrics.UPSTREAM_UP.labels(spec.name), metrics.UPSTREAM_IN_FLIGHT.labels(spec.name)
         self._failed = metrics.UPSTREAM_FAILURES.labels(spec.name)
         self._up.set(1)
@@ -99,29 +95,28 @@ class Replica:
         self.in_flight -= 1
         self._busy.set(self.in_flight)
 
-    async def send(self, session: aiohttp.ClientSession, body: bytes, more: Mapping[str, str]) -> aiohttp.ClientResponse:
+    async def send(self, body: bytes, more: Mapping[str, str]) -> Connection:
         """Its answer, of which only the head has come. Raises UpstreamFailed."""
-        headers = {**self._headers, **more} if more else self._headers
         try:
-            response = await session.post(self._url, data=body, headers=headers, timeout=self._timeout, allow_redirects=False)
-        except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
+            answer = await self._wire.ask("POST", "/chat/completions", body, more)
+        except Unreachable as error:
             self.failed(at_once=True)
             raise _NotBegun(self.spec.name, f"cannot be connected to: {_reason(error)}", 503) from None
-        except aiohttp.ServerDisconnectedError:  # as likely a connection that had been idle too long as a server that fell
+        except Closed:  # as likely a connection that had been idle too long as a server that fell
             self.failed()
             raise _NotBegun(self.spec.name, "closed the connection without an answer", 502) from None
-        except (aiohttp.ClientError, OSError) as error:
+        except Broken as error:
             self.failed()
             raise UpstreamFailed(self.spec.name, _reason(error)) from None
-        if response.status == 200:
+        if answer.status == 200:
             self.worked()
-        elif response.status not in CALLERS_FAULT:
-            raise self._refused(response)
-        return response
+        elif answer.status not in CALLERS_FAULT:
+            raise self._refused(answer)
+        return answer
 
-    def _refused(self, response: aiohttp.ClientResponse) -> UpstreamFailed:
-        status, asked = response.status, response.headers.get("retry-after", "")
-        response.close()
+    def _refused(self, answer: Connection) -> UpstreamFailed:
+        status, asked = answer.status, answer.headers.get(b"retry-after", b"").decode("latin-1")
+        answer.close()
         if status == 429:  # it is well, and has enough to do
             return _Busy(self.spec.name, seconds_asked_for(asked, 0.0) if asked.isdigit() else SHED_SECONDS)
         self.failed()
@@ -133,6 +128,9 @@ class Replica:
     def worked(self) -> None:
         self._failures = self._outs = 0
 
+    def hang_up(self) -> None:
+        self._wire.close_idle()
+
     def failed(self, at_once: bool = False) -> None:
         self._failed.inc()
         self._failures += 1
@@ -143,14 +141,18 @@ class Replica:
             self._up.set(0)
             log.warning("upstream_out", upstream=self.spec.name, failures=self._failures, probed_again_in=pause)
 
-    async def probe(self, session: aiohttp.ClientSession) -> None:
+    async def probe(self) -> None:
         """Brings one that is out back, and takes out one that is silent."""
-        if self.out and asyncio.get_running_loop().time() < self._out_until:
+        now = asyncio.get_running_loop().time()
+        self._wire.close_idle(now)
+        if self.out and now < self._out_until:
             return
         try:
-            async with session.get(self._models, headers=self._headers, timeout=PROBE_TIMEOUT, allow_redirects=False) as response:
-                alive = response.status < 500
-        except (aiohttp.ClientError, OSError, TimeoutError):
+            async with asyncio.timeout(PROBE_TIMEOUT_SECONDS):
+                answer = await self._wire.ask("GET", "/models")
+            alive = answer.status < 500
+            answer.close()
+        except (Unreachable, Closed, Broken, TimeoutError):
             alive = False
         if alive and self.out:
             self.out, self._failures = False, 0
@@ -170,15 +172,15 @@ class _Busy(_NotBegun):
 class Exchange:
     """An answer that is coming in, and the place that it takes until `close`."""
 
-    def __init__(self, upstream: Upstream, replica: Replica, response: aiohttp.ClientResponse) -> None:
-        self._upstream, self.replica, self.response = upstream, replica, response
+    def __init__(self, upstream: Upstream, replica: Replica, answer: Connection) -> None:
+        self._upstream, self.replica, self.answer = upstream, replica, answer
 
     def broke(self) -> None:
         self.replica.failed()
 
     def close(self) -> None:
         """One that was not read to its end breaks the connection, by which the server learns that nobody waits."""
-        self.response.close() if not self.response.content.at_eof() else self.response.release()
+        self.answer.close()
         self._upstream.left(self.replica)
 
 
@@ -189,7 +191,6 @@ class Upstream:
         self.checkpoint = checkpoint
         self.total_seconds = max(spec.total_seconds for spec in specs)
         self.replicas = tuple(Replica(spec) for spec in specs)
-        self.session: aiohttp.ClientSession | None = None
         self._most_waiting = sum(spec.queue for spec in specs)
         self._waiting: deque[asyncio.Future[Replica]] = deque()
         self._queued = metrics.QUEUED.labels(checkpoint)
@@ -200,12 +201,11 @@ class Upstream:
 
     async def ask(self, parts: Parts, headers: Mapping[str, str]) -> Exchange:
         """Raises UpstreamFailed, or Declined where no place comes free. How long it may take is the caller's to say."""
-        assert self.session is not None, "asked before the gateway runs"
         tried: Replica | None = None
         while True:
             replica = await self._place(tried)
             try:
-                return Exchange(self, replica, await replica.send(self.session, body_for(parts, replica.spec.model), headers))
+                return Exchange(self, replica, await replica.send(body_for(parts, replica.spec.model), headers))
             except _NotBegun as failure:
                 self.left(replica)
                 if tried or not any(not other.out for other in self.replicas):
@@ -221,8 +221,8 @@ class Upstream:
         async with asyncio.timeout(seconds):
             exchange = await self.ask(parts, {})
             try:
-                return exchange.response.status, await exchange.response.read()
-            except (aiohttp.ClientError, OSError) as error:
+                return exchange.answer.status, await exchange.answer.read()
+            except Broken as error:
                 exchange.broke()
                 raise UpstreamFailed(exchange.replica.spec.name, f"broke off: {_reason(error)}") from None
             finally:
@@ -282,7 +282,7 @@ class Upstream:
 
 
 class Upstreams:
-    """All model servers, by the checkpoint that they serve, over one session for connections."""
+    """All model servers, by the checkpoint that they serve."""
 
     def __init__(self, specs: Sequence[UpstreamSpec]) -> None:
         if faults := list(faults_of(specs)):
@@ -300,26 +300,21 @@ class Upstreams:
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_SECONDS)
-        async with aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, read_bufsize=2**18
-        ) as session:
+        probing = asyncio.create_task(self._probe_forever())
+        try:
+            yield
+        finally:
+            probing.cancel()
             for upstream in self._upstreams.values():
-                upstream.session = session
-            probing = asyncio.create_task(self._probe_forever(session))
-            try:
-                yield
-            finally:
-                probing.cancel()
-                for upstream in self._upstreams.values():
-                    upstream.session = None
+                for replica in upstream.replicas:
+                    replica.hang_up()
 
-    async def _probe_forever(self, session: aiohttp.ClientSession) -> None:
+    async def _probe_forever(self) -> None:
         rounds = 0
         while True:
             every = rounds % round(PROBE_SECONDS / PROBE_OUT_SECONDS) == 0
             replicas = [replica for upstream in self._upstreams.values() for replica in upstream.replicas if every or replica.out]
-            await asyncio.gather(*(replica.probe(session) for replica in replicas))
+            await asyncio.gather(*(replica.probe() for replica in replicas))
             for upstream in self._upstreams.values():
                 upstream.serve_waiting()
             rounds += 1
@@ -330,14 +325,32 @@ def faults_of(specs: Sequence[UpstreamSpec]) -> Iterator[Fault]:
     names = set[str]()
     for number, spec in enumerate(specs):
         where = f"gateway.upstreams[{number}]"
-        parts = urlsplit(spec.url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            yield Fault(f"{where}.url", f"'{spec.url}' is no address of a server", "http://HOST:PORT/v1")
+        yield from _faults_of_url(f"{where}.url", spec.url)
         if spec.name in names:
             yield Fault(f"{where}.name", f"'{spec.name}' is the name of another one too", "a name of its own for each")
         names.add(spec.name)
-        if spec.key_variable and not os.environ.get(spec.key_variable):
+        key = os.environ.get(spec.key_variable, "") if spec.key_variable else ""
+        if spec.key_variable and not key:
             yield Fault(f"{where}.key_variable", f"{spec.key_variable} is not set in the environment", f"export {spec.key_variable}=...")
+        elif not (key.isascii() and key.isprintable() and key == key.strip()):  # it would end the header it is in
+            what = f"{spec.key_variable} holds more than a key: a line's end, a space, or letters that no header takes"
+            yield Fault(f"{where}.key_variable", what, f'export {spec.key_variable}="$(cat FILE)" leaves a line\'s end out')
+
+
+def _faults_of_url(where: str, url: str) -> Iterator[Fault]:
+    cure = "http://HOST:PORT/v1"
+    try:
+        parts = urlsplit(url)
+        well = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port that is none, half an IPv6 address
+        yield Fault(where, f"'{url}' is no address of a server", cure)
+        return
+    if parts.username or parts.password:
+        yield Fault(where, "it holds a user or a password", "name the variable that holds the key in key_variable")
+    elif not well or not (url.isascii() and url.isprintable()) or " " in url:
+        yield Fault(where, f"'{url}' is no address of a server", cure)
+    elif parts.query or parts.fragment:
+        yield Fault(where, f"'{url}' goes on after its path, and what stands there would be sent to nobody", cure)
 
 
 def _load(replica: Replica) -> float:

@@ -7,6 +7,7 @@ card waits in the spool, over restarts of either process.
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
 import os
 import subprocess
@@ -36,10 +37,12 @@ from serving.gateway.ending import job_card
 from serving.gateway.spans import Exporter
 from serving.logs import log_as_json
 
-PATIENCE = Patience(batch_cards=200, batch_bytes=16 * 2**20, idle_seconds=0.25, longest_seconds=5.0)
+PATIENCE = Patience(batch_cards=500, batch_bytes=16 * 2**20, idle_seconds=0.25, busy_seconds=0.5, longest_seconds=5.0)
 NICE = 10
 """Behind the gateway, where both want the same core."""
-RESTART_SECONDS = 1.0
+RESTART_SECONDS, LONGEST_RESTART_SECONDS = 0.5, 30.0
+WELL_SECONDS = 60.0
+"""A writer that lived so long was well: its end is none of a row."""
 log = structlog.get_logger("serving.gateway")
 
 
@@ -142,10 +145,10 @@ def main() -> None:
 
 
 class WriterProcess:
-    """Keeps one running."""
+    """Keeps one running. One that ends again and again, as over a store of another version, is started ever more rarely."""
 
     def __init__(self, plan: Plan) -> None:
-        self._plan, self._closed = plan, False
+        self._plan, self._closed, self._starting = plan, threading.Event(), threading.Lock()
         self._child = self._start()
         self._watching = threading.Thread(target=self._watch, name="card-writer-watch", daemon=True)
         self._watching.start()
@@ -156,9 +159,11 @@ class WriterProcess:
 
     def close(self, patience: float = 15.0) -> None:
         """It writes what waits, if the store takes it in time; else that waits for the next start."""
-        self._closed = True
+        with self._starting:
+            self._closed.set()
         if self._child.stdin:
-            self._child.stdin.close()
+            with contextlib.suppress(BrokenPipeError):
+                self._child.stdin.close()
         try:
             self._child.wait(patience)
         except subprocess.TimeoutExpired:
@@ -168,16 +173,29 @@ class WriterProcess:
     def _start(self) -> subprocess.Popen[bytes]:
         child = subprocess.Popen([sys.executable, "-m", "serving.gateway.writing"], stdin=subprocess.PIPE, start_new_session=True)
         assert child.stdin is not None
-        child.stdin.write(msgspec.json.encode(self._plan) + b"\n")
-        child.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it has ended already: whoever watches sees that
+            child.stdin.write(msgspec.json.encode(self._plan) + b"\n")
+            child.stdin.flush()
         return child
 
     def _watch(self) -> None:
-        while not self._closed:
-            if self._child.poll() is not None and not self._closed:
-                log.error("card_writer_ended", code=self._child.returncode)
-                self._child = self._start()
-            time.sleep(RESTART_SECONDS)
+        pause = RESTART_SECONDS
+        while True:
+            began = time.monotonic()
+            code = self._child.wait()
+            if self._closed.is_set():
+                return
+            pause = RESTART_SECONDS if time.monotonic() - began > WELL_SECONDS else min(2 * pause, LONGEST_RESTART_SECONDS)
+            log.error("card_writer_ended", code=code, started_again_in=pause)
+            if self._closed.wait(pause):
+                return
+            with self._starting:
+                if self._closed.is_set():
+                    return
+                try:
+                    self._child = self._start()
+                except OSError as error:  # no memory, or no process left: after the next pause there may be
+                    log.error("card_writer_not_started", why=str(error))
 
 
 if __name__ == "__main__":

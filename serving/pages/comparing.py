@@ -78,8 +78,9 @@ def facts_side_by_side(left: StoredCard, right: StoredCard) -> list[Line]:
     return [Line(name, one, other) for (name, one), (_, other) in zip(_facts(left), _facts(right), strict=True)]
 
 
-def turns_side_by_side(left: StoredCard, right: StoredCard) -> list[Turns]:
-    pairs = zip_longest(turns_of(left.card.rollout), turns_of(right.card.rollout))
+def turns_side_by_side(left: StoredCard | None, right: StoredCard) -> list[Turns]:
+    """`left` is None where there is nothing to stand beside."""
+    pairs = zip_longest(turns_of(left.card.rollout) if left else (), turns_of(right.card.rollout))
     return [_turns(number, one, other) for number, (one, other) in enumerate(pairs, 1)]
 
 

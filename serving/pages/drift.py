@@ -10,6 +10,7 @@ from serving.pages import pictures
 from serving.pages.pictures import Curve, Pair
 from serving.pages.render import Answer, Asked, Desk, Page
 from serving.release.looking import Compared, ServiceDrift, drift_of
+from serving.release.waivers import waived_of_services
 
 
 class Multiple(msgspec.Struct, frozen=True):
@@ -29,10 +30,11 @@ class Shown(msgspec.Struct, frozen=True):
 def drift(desk: Desk, asked: Asked) -> Answer:
     tenant = asked.caller.tenant
     wanted = asked.get("service")
-    every = drift_of(desk.store.of(tenant), tenant)
+    store = desk.store.of(tenant)
+    every = drift_of(store, tenant)
     shown = [_shown(one) for one in every if wanted in ("", one.service)]
     values: dict[str, Any] = {"services": shown, "every": [one.service for one in every], "service": wanted}
-    return Page("drift.html", values)
+    return Page("drift.html", values | {"waived": waived_of_services(store, tenant, desk.files)})
 
 
 def _shown(service: ServiceDrift) -> Shown:

@@ -14,12 +14,14 @@ from observability import levels, registry, releases
 from observability.access import Caller
 from observability.accesses import note
 from observability.registry import Report
+from observability.roots import LedgerFiles
 from observability.store import Store
 from serving.pages import pictures
 from serving.pages.pictures import Curve
 from serving.pages.render import Answer, Asked, Desk, Go, Page, address
 from serving.release import acts
 from serving.release.knowing import known_of, moved_by, waived_by
+from serving.release.waivers import SafetyWaived, Signed, safety_waived, signed_in
 
 KPI_NAMES: Mapping[Kpi, str] = {
     "reward": "Reward",
@@ -36,7 +38,7 @@ NOTES = {
     "promote": "You proposed that everybody gets it. Another person has to approve.",
     "approve": "You approved it: everybody gets it now.",
     "rollback": "It is rolled back. Sessions go to the live agent with their next turn.",
-    "waive": "The release does without that report.",
+    "waive": "You signed. Of every report but safety's one person's word is enough; of safety's two people sign.",
 }
 
 
@@ -50,6 +52,7 @@ class Row(msgspec.Struct, frozen=True):
     candidate: str
     live: str
     waits_for: str
+    waived: SafetyWaived | None
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -65,7 +68,7 @@ class Figure(msgspec.Struct, frozen=True):
 def listed(desk: Desk, asked: Asked) -> Answer:
     store, tenant = desk.store.of(asked.caller.tenant), asked.caller.tenant
     names = _names(store, tenant)
-    rows = [_row(store, release, event, names, asked) for release, event in reversed(releases.current(store, tenant))]
+    rows = [_row(desk, release, event, names, asked) for release, event in reversed(releases.current(store, tenant))]
     return Page("releases.html", {"rows": sorted(rows, key=lambda row: row.release.service)})
 
 
@@ -74,7 +77,7 @@ def shown(desk: Desk, asked: Asked) -> Answer:
     number = asked.number("release_id") or 0
     release = releases.release_of(store, tenant, number)
     told = releases.events(store, tenant, number)
-    known, names = known_of(store, release, asked.now), _names(store, tenant)
+    known, names = known_of(store, release, asked.now, files=desk.files), _names(store, tenant)
     canary, mirrored = known.tests.figures(), known.tests.figures(shadow=True)
     values: dict[str, Any] = {"release": release, "newest": told[-1], "events": list(reversed(told)), "since": moved_by(told).at}
     values |= {"waits_for": waits_for(release.policy, known), "known": known, "note": NOTES.get(asked.get("note"), "")}
@@ -82,40 +85,45 @@ def shown(desk: Desk, asked: Asked) -> Answer:
     values |= {"canary": _figures(canary), "shadow": _figures(mirrored), "promotion": _promotion(canary["promotion"], release.policy)}
     values |= {"arms": levels.arms_of(store, tenant, number), "may": _may(asked.caller, told)}
     values |= {"reports": [*_reports(store, tenant, release)], "waived": waived_by(told), "lineage": _lineage(store, release)}
+    values |= {"safety_waived": safety_waived(release, told, desk.files), "signed": _signed(release, told, desk.files)}
     return Page("release.html", values)
 
 
 # --- acts -------------------------------------------------------------------------------------------------------------------
 
-Act = Callable[[Store, Caller, int, Asked], Event]
+Act = Callable[[Desk, Store, Caller, int, Asked], Event]
 
 
 def acting(what: str, said: str, act: Act) -> Callable[[Desk, Asked], Answer]:
     def work(desk: Desk, asked: Asked) -> Answer:
         number = asked.number("release_id") or 0
-        act(desk.store.of(asked.caller.tenant), asked.caller, number, asked)
+        act(desk, desk.store.of(asked.caller.tenant), asked.caller, number, asked)
         note(desk.store, asked.caller, f"release {said}", str(number))
         return Go(address(f"/releases/{number}", note=what))
 
     return work
 
 
-hold = acting("hold", "held", lambda store, who, number, asked: acts.hold(store, who.name, who.tenant, number, asked.get("why")))
-resume = acting("resume", "resumed", lambda store, who, number, asked: acts.resume(store, who.name, who.tenant, number, asked.get("why")))
+hold = acting("hold", "held", lambda desk, store, who, number, asked: acts.hold(store, who.name, who.tenant, number, asked.get("why")))
+resume = acting(
+    "resume", "resumed", lambda desk, store, who, number, asked: acts.resume(store, who.name, who.tenant, number, asked.get("why"))
+)
 promote = acting(
-    "promote", "proposed", lambda store, who, number, asked: acts.propose(store, who.name, who.tenant, number, asked.get("why"))
+    "promote", "proposed", lambda desk, store, who, number, asked: acts.propose(store, who.name, who.tenant, number, asked.get("why"))
 )
 approve = acting(
-    "approve", "approved", lambda store, who, number, asked: acts.approve(store, who.name, who.tenant, number, asked.get("why"))
+    "approve",
+    "approved",
+    lambda desk, store, who, number, asked: acts.approve(store, who.name, who.tenant, number, asked.get("why"), desk.files),
 )
 waive = acting(
     "waive",
     "report waived",
-    lambda store, who, number, asked: acts.waive(store, who.name, who.tenant, number, asked.get("report"), asked.get("why")),
+    lambda desk, store, who, number, asked: acts.waive(store, who, number, asked.get("report"), asked.get("why"), desk.files),
 )
 
 
-def _roll_back(store: Store, who: Caller, number: int, asked: Asked) -> Event:
+def _roll_back(desk: Desk, store: Store, who: Caller, number: int, asked: Asked) -> Event:
     if asked.get("sure") != "yes":
         raise UserError("the rollback was not confirmed", "go back, tick the box, and press the button again")
     return acts.roll_back(store, who.name, who.tenant, number, asked.get("why"), cut=asked.get("cut") == "yes")
@@ -134,7 +142,7 @@ def _may(who: Caller, told: Sequence[Event]) -> list[str]:
         "resume": newest.held and newest.stage not in ("rolled_back", "superseded") and who.may("operate"),
         "promote": newest.stage == "canary" and not proposed and who.may("operate"),
         "approve": newest.stage == "canary" and proposed and who.may("approve"),
-        "waive": newest.stage in ("draft", "offline") and who.may("approve"),
+        "waive": on_trial and who.may("approve"),
         "rollback": (on_trial or newest.stage == "full") and who.may("operate"),
     }
     return [act for act, makes_sense in sense.items() if makes_sense]
@@ -185,11 +193,17 @@ def _promotion(values: Mapping[str, Any], policy: Policy) -> str:
 # --- what is around it --------------------------------------------------------------------------------------------------------
 
 
-def _row(store: Store, release: Release, event: Event, names: Mapping[str, str], asked: Asked) -> Row:
+def _row(desk: Desk, release: Release, event: Event, names: Mapping[str, str], asked: Asked) -> Row:
+    store = desk.store.of(release.tenant)
     told = releases.events(store, release.tenant, release.id)
-    waiting = waits_for(release.policy, known_of(store, release, asked.now)) if event.stage in OPEN_STAGES else ""
+    waiting = waits_for(release.policy, known_of(store, release, asked.now, files=desk.files)) if event.stage in OPEN_STAGES else ""
     candidate, live = (names.get(agent, agent) for agent in (release.candidate, release.live))
-    return Row(release, event, moved_by(told).at, candidate, live, waiting)
+    return Row(release, event, moved_by(told).at, candidate, live, waiting, safety_waived(release, told, desk.files))
+
+
+def _signed(release: Release, told: Sequence[Event], files: LedgerFiles) -> dict[int, Signed]:
+    """By event, what was signed with it."""
+    return {event.id: one for event in told for one in signed_in(release, [event], files)}
 
 
 def _names(store: Store, tenant: str) -> dict[str, str]:

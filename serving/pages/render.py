@@ -19,12 +19,14 @@ from litestar.params import FromPath
 from markupsafe import Markup
 
 from agent_rft.contracts.errors import UserError
+from agent_rft.evaluation.report.style import STYLE
 from observability.access import Caller, Scope
 from observability.dossier import NotThere
 from observability.roots import LedgerFiles
 from observability.store import Store
 from observability.story import CONTROL
 from serving.gate import Gate, caller_of
+from serving.inspection import Looks
 from serving.pages import pictures
 from serving.pages.cardview import as_lines, long, plain, share
 from serving.pages.checks import Checks
@@ -59,6 +61,7 @@ class Desk(msgspec.Struct, frozen=True):
     files: LedgerFiles
     checks: Checks
     promises: Promises = Promises()
+    looks: Looks = msgspec.field(default_factory=Looks)
 
     @property
     def store(self) -> Store:
@@ -170,9 +173,11 @@ STATIC = {
     "htmx.min.js": "text/javascript; charset=utf-8",
     "keys.js": "text/javascript; charset=utf-8",
     "pages.css": "text/css; charset=utf-8",
+    "report.css": "text/css; charset=utf-8",
     "htmx.LICENSE.txt": "text/plain; charset=utf-8",
 }
-CONTENT = {name: (HERE / "static" / name).read_bytes() for name in STATIC}
+CONTENT = {name: (HERE / "static" / name).read_bytes() for name in STATIC if name != "report.css"} | {"report.css": STYLE.encode()}
+"""The report brings its own style, as in the file that a run leaves."""
 VERSIONS = {name: hashlib.sha256(content).hexdigest()[:12] for name, content in CONTENT.items()}
 
 

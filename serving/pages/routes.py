@@ -6,7 +6,7 @@ from litestar.handlers import HTTPRouteHandler
 
 from observability.roots import LedgerFiles
 from serving.gate import Gate
-from serving.pages import approvals, cards, drift, keeping, ledger, levels, people, releases
+from serving.pages import approvals, cards, drift, inspecting, keeping, ledger, levels, people, releases, runs
 from serving.pages.checks import Checks
 from serving.pages.render import Desk, page_route, static_route
 from serving.release.looking import Promises
@@ -22,6 +22,9 @@ def pages_routes(gate: Gate, files: LedgerFiles, promises: Promises | None = Non
         page_route(desk, "POST", "/cards/{rollout_id:str}/review", "review", people.review),
         page_route(desk, "POST", "/cards/{rollout_id:str}/seal", "approve", people.seal),
         page_route(desk, "GET", "/compare", "read", cards.compare),
+        page_route(desk, "GET", "/inspect", "read", inspecting.runs),
+        page_route(desk, "GET", "/inspect/{run_id:str}", "read", inspecting.inspect),
+        page_route(desk, "POST", "/inspect/{run_id:str}/triage", "review", inspecting.triage),
         page_route(desk, "GET", "/queue", "review", people.review_queue),
         page_route(desk, "POST", "/queue/fill", "operate", people.fill_queue),
         page_route(desk, "GET", "/changes", "read", people.changes),
@@ -41,6 +44,8 @@ def pages_routes(gate: Gate, files: LedgerFiles, promises: Promises | None = Non
         page_route(desk, "GET", "/approvals", "approve", approvals.inbox),
         page_route(desk, "POST", "/approvals/{approval_id:str}", "approve", approvals.decide),
         page_route(desk, "GET", "/access", "approve", ledger.access_log),
+        page_route(desk, "GET", "/runs", "read", runs.listed),
+        page_route(desk, "GET", "/runs/{run_id:str}", "read", runs.shown),
         page_route(desk, "GET", "/releases", "read", releases.listed),
         page_route(desk, "GET", "/releases/{release_id:str}", "read", releases.shown),
         page_route(desk, "POST", "/releases/{release_id:str}/hold", "operate", releases.hold),

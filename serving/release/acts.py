@@ -1,7 +1,7 @@
 """What a person does with a release, each act refused where it makes no sense, with what would.
 
-Two people are needed for one thing: to give everybody a candidate that its figures have not shown to be as good. A rollback needs one,
-and is never refused while there is anything to take back.
+Two people are needed for two things: to give everybody a candidate that its figures have not shown to be as good, and to do without a
+good safety report, for which both sign. A rollback needs one, and is never refused while there is anything to take back.
 """
 
 from __future__ import annotations
@@ -15,11 +15,14 @@ import msgspec
 from agent_rft.contracts.errors import Fault, FaultsFound, UserError, did_you_mean
 from agent_rft.contracts.releases import OPEN_STAGES, Act, Event, Policy, Release, Stage
 from agent_rft.release.policies import check_policy
-from agent_rft.release.rules import decide, person_of, waits_for
+from agent_rft.release.rules import decide, person_of, safety_lacks, waits_for, waived_of
+from observability.access import Caller
 from observability.registry import REPORT_KINDS, found
-from observability.releases import Move, create, decided, live_agent, release_of
+from observability.releases import Move, create, current, decided, live_agent, release_of
+from observability.roots import LedgerFiles
 from observability.store import Store
 from serving.release.knowing import known_of, moved_by
+from serving.release.waivers import refuse_second_hand, report_of, sign_for, signed_in
 
 LONGEST_WHY = 1000
 
@@ -37,26 +40,35 @@ def begin(store: Store, by: str, tenant: str, service: str, agent: str, policy: 
     return create(store, by, tenant, service, found(store, tenant, agent).id, live_agent(store, tenant, service), policy)
 
 
-def begin_first(store: Store, by: str, tenant: str, service: str, agent: str, policy: Policy) -> Release:
-    """A service's first agent goes straight to all: there is nobody to hold it against."""
+def begin_first(store: Store, by: str, tenant: str, service: str, agent: str, policy: Policy, files: LedgerFiles | None = None) -> Release:
+    """A service's first agent goes straight to all: there is nobody to hold it against. But a safety report it needs like any other:
+    where that is not good the release is made and waits, for a report or for two people's waiver, and this is asked again."""
     check_policy(policy)
     if live := live_agent(store, tenant, service):
         raise UserError(f"{service} is answered by {live} already", f"`rft release create {service} --agent ...` puts another on trial")
-    release = create(store, by, tenant, service, found(store, tenant, agent).id, "", policy)
-    move = Move(act="advance", stage="full", share=1.0, why="the service's first agent, by hand")
+    candidate = found(store, tenant, agent).id
+    waiting = (one for one, event in current(store, tenant) if one.service == service and event.stage == "draft" and not one.live)
+    release = next((one for one in waiting if (one.candidate, one.policy) == (candidate, policy)), None)
+    release = release or create(store, by, tenant, service, candidate, "", policy)
+    known = known_of(store, release, _now(), files=files)
+    if lacks := safety_lacks(known):
+        raise UserError(f"release {release.id} of {service} waits for {lacks}", _made_good(release))
+    by_two = " and ".join(waived_of(known).get("safety", ()))
+    why = f"the service's first agent, by hand{by_two and f'; safety waived by {by_two}'}"
+    move = Move(act="advance", stage="full", share=1.0, why=why)
     decided(store, by, tenant, release.id, lambda _, told: [move])
     return release
 
 
-def to_shadow(store: Store, by: str, tenant: str, release_id: int) -> Event:
-    return _forward(store, by, tenant, release_id, "shadow", 0.0)
+def to_shadow(store: Store, by: str, tenant: str, release_id: int, files: LedgerFiles | None = None) -> Event:
+    return _forward(store, by, tenant, release_id, "shadow", 0.0, files)
 
 
-def to_canary(store: Store, by: str, tenant: str, release_id: int, share: float | None = None) -> Event:
+def to_canary(store: Store, by: str, tenant: str, release_id: int, share: float | None = None, files: LedgerFiles | None = None) -> Event:
     """At the policy's next share, or at another one."""
     if share is not None and not 0 < share <= 1:
         raise UserError(f"a share of {share:g} is none", "more than 0 and at most 1, such as 0.05")
-    return _forward(store, by, tenant, release_id, "canary", share)
+    return _forward(store, by, tenant, release_id, "canary", share, files)
 
 
 def propose(store: Store, by: str, tenant: str, release_id: int, why: str = "") -> Event:
@@ -69,12 +81,15 @@ def propose(store: Store, by: str, tenant: str, release_id: int, why: str = "") 
     return decided(store, by, tenant, release_id, choose)
 
 
-def approve(store: Store, by: str, tenant: str, release_id: int, why: str = "") -> Event:
+def approve(store: Store, by: str, tenant: str, release_id: int, why: str = "", files: LedgerFiles | None = None) -> Event:
     """By somebody else than who proposed it: it is full then."""
-    tests = known_of(store, release_of(store, tenant, release_id), _now()).tests.figures(curve=False)
+    known = known_of(store, release_of(store, tenant, release_id), _now(), files=files)
+    tests = known.tests.figures(curve=False)
 
     def choose(release: Release, told: Sequence[Event]) -> list[Move]:
         _require(release, told[-1], ("canary",), "approved", "")
+        if lacks := safety_lacks(known):
+            raise UserError(f"release {release_id} waits for {lacks}", _made_good(release))
         since = [event for event in told if event.id > moved_by(told).id and event.act == "propose"]
         if not since:
             raise UserError(f"nobody has proposed that release {release_id} goes to full", f"`rft release promote {release_id}` does")
@@ -88,18 +103,29 @@ def approve(store: Store, by: str, tenant: str, release_id: int, why: str = "") 
     return decided(store, by, tenant, release_id, choose)
 
 
-def waive(store: Store, by: str, tenant: str, release_id: int, report: str, why: str) -> Event:
-    """The release does without a report that is not there."""
+def waive(store: Store, who: Caller, release_id: int, report: str, why: str, files: LedgerFiles | None = None) -> Event:
+    """The release does without a report that is not there, on one person's word. Of safety's it does without, or goes on in spite of
+    one that failed, when two people have signed."""
     if report not in REPORT_KINDS:
         raise UserError(f"there is no report '{report[:40]}'", did_you_mean(report, REPORT_KINDS))
-    if not why.strip():
+    if not (said := _why(why)):
         raise UserError("a waiver says why", "--why WORDS; it stays on the release's record")
+    release, files = release_of(store, who.tenant, release_id), files or LedgerFiles.of(store, None)
+    mine = sign_for(store, files, who, release, report, said)
+    passed = report == "safety" and (made := report_of(store, release, report)) is not None and made.passed
 
     def choose(release: Release, told: Sequence[Event]) -> list[Move]:
-        _require(release, told[-1], ("draft", "offline"), "waived a report", "it is past the offline gate")
-        return [_same(told[-1], "waive", f"{report}: {_why(why)}", {"report": report})]
+        if report == "safety":
+            _require(release, told[-1], OPEN_STAGES, "waived a report", "")
+            if passed:
+                raise UserError(f"the safety report of release {release_id} passed", "there is nothing to waive")
+            standing = [one.waiver for one in signed_in(release, told, files) if not one.void and one.waiver.report == report]
+            refuse_second_hand([one for one in standing if one.about == mine.about], mine)
+        else:
+            _require(release, told[-1], ("draft", "offline"), "waived a report", "it is past the offline gate")
+        return [_same(told[-1], "waive", f"{report}: {said}", {"report": report, "waiver": msgspec.to_builtins(mine)})]
 
-    return decided(store, by, tenant, release_id, choose)
+    return decided(store, who.name, who.tenant, release_id, choose)
 
 
 def hold(store: Store, by: str, tenant: str, release_id: int, why: str) -> Event:
@@ -138,9 +164,9 @@ def roll_back(store: Store, by: str, tenant: str, release_id: int, why: str = ""
     return decided(store, by, tenant, release_id, choose)
 
 
-def _forward(store: Store, by: str, tenant: str, release_id: int, stage: Stage, share: float | None) -> Event:
+def _forward(store: Store, by: str, tenant: str, release_id: int, stage: Stage, share: float | None, files: LedgerFiles | None) -> Event:
     """Past the offline gate only where it is passed: what a report says against a candidate no hand waves through."""
-    known = known_of(store, release_of(store, tenant, release_id), _now())
+    known = known_of(store, release_of(store, tenant, release_id), _now(), files=files)
 
     def choose(release: Release, told: Sequence[Event]) -> list[Move]:
         if not release.live:
@@ -149,12 +175,12 @@ def _forward(store: Store, by: str, tenant: str, release_id: int, stage: Stage, 
         _require(release, newest, order[: order.index(stage) + 1], f"moved to {stage}", "")
         if newest.stage in ("draft", "offline"):
             if missing := waits_for(release.policy, known):
-                adds = "`rft agent check` makes one, `rft agent report` adds one"
-                cure = f"{adds}; `rft release waive {release_id} KIND --why ...` does without"
-                raise UserError(f"release {release_id} waits for {missing}", cure)
+                raise UserError(f"release {release_id} waits for {missing}", _made_good(release))
             decision = decide(release.policy, known)
             if decision and decision.stage == "rolled_back":
                 raise UserError(f"release {release_id} does not pass: {decision.why}", f"`rft release rollback {release_id}`")
+        elif lacks := safety_lacks(known):
+            raise UserError(f"release {release_id} waits for {lacks}", _made_good(release))
         steps = release.policy.steps
         next_share = next((step for step in steps if step > newest.share + 1e-9), steps[-1])
         there = next_share if share is None else share
@@ -171,7 +197,14 @@ def _forward(store: Store, by: str, tenant: str, release_id: int, stage: Stage, 
 
 
 def _first(release: Release) -> str:
-    return f"`rft release first {release.service} --agent {release.candidate}`, after `rft release rollback {release.id}`"
+    return f"`rft release first {release.service} --agent {release.candidate}` gives it to everybody"
+
+
+def _made_good(release: Release) -> str:
+    return (
+        f"`rft agent check {release.candidate}` makes reports, `rft agent report` adds those of others;"
+        f" `rft release waive {release.id} KIND --why ...` does without"
+    )
 
 
 def _require(release: Release, newest: Event, stages: Sequence[Stage], done: str, cure: str) -> None:

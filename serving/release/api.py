@@ -18,12 +18,14 @@ from observability.access import Caller, Scope
 from observability.accesses import note
 from observability.outbox import Word
 from observability.registry import Registered, Report
+from observability.roots import LedgerFiles
 from observability.store import Store
 from serving.gate import Gate, caller_of
 from serving.openapi import BEARER
 from serving.release import acts
 from serving.release.acts import read_policy
 from serving.release.knowing import known_of
+from serving.release.waivers import SafetyWaived, safety_waived
 
 Asking = Request[Any, Any, Any]
 Number = Annotated[int, msgspec.Meta(ge=1, le=2**62)]
@@ -82,6 +84,8 @@ class Standing(msgspec.Struct):
     sessions: Mapping[str, int]
     """That were counted, by arm."""
     grading: turns.Grading
+    safety_waived: SafetyWaived | None
+    """Where somebody signed that it goes on without a good safety report."""
 
 
 class Told(msgspec.Struct):
@@ -102,22 +106,22 @@ class Known(msgspec.Struct):
     reports: list[Report]
 
 
-def release_routes(gate: Gate, policy: Mapping[str, Any] | None = None) -> list[HTTPRouteHandler]:
-    """`policy`: the rules of a release that says nothing else."""
-    return [*_reading(gate), *_making(gate, policy or {}), *_acting(gate), *_agents(gate)]
+def release_routes(gate: Gate, files: LedgerFiles, policy: Mapping[str, Any] | None = None) -> list[HTTPRouteHandler]:
+    """`policy`: the rules of a release that says nothing else. `files`: whose keys sign waivers."""
+    return [*_reading(gate, files), *_making(gate, files, policy or {}), *_acting(gate, files), *_agents(gate)]
 
 
 def _for(gate: Gate, scope: Scope, **more: Any) -> dict[str, Any]:
     return {"guards": [gate.needs(scope)], "security": BEARER, "tags": ["releases"], "sync_to_thread": True, **more}
 
 
-def _reading(gate: Gate) -> list[HTTPRouteHandler]:
+def _reading(gate: Gate, files: LedgerFiles) -> list[HTTPRouteHandler]:
     store, sees = gate.store, _for(gate, "read")
 
     @get("/v1/releases", summary="Of each service what is on trial, what is live, and what was rolled back last", **sees)
     def list_releases(request: Asking) -> list[Standing]:
         mine = store.of(caller_of(request).tenant)
-        return [_standing(mine, release, event) for release, event in releases.current(mine, caller_of(request).tenant)]
+        return [_standing(mine, release, event, files) for release, event in releases.current(mine, caller_of(request).tenant)]
 
     @get("/v1/releases/{number:int}", summary="A release: its events, and the figures that they were decided on", **sees)
     def show(request: Asking, number: Number) -> Told:
@@ -126,7 +130,7 @@ def _reading(gate: Gate) -> list[HTTPRouteHandler]:
         release = releases.release_of(mine, tenant, number)
         told = releases.events(mine, tenant, number)
         tests = known_of(mine, release, _now()).tests
-        return Told(_standing(mine, release, told[-1]), told, tests.figures(), tests.figures(shadow=True))
+        return Told(_standing(mine, release, told[-1], files), told, tests.figures(), tests.figures(shadow=True))
 
     @get("/v1/webhooks", summary="What was to be told, newest first, and whether it was taken", **sees)
     def words(request: Asking) -> list[Word]:
@@ -136,21 +140,24 @@ def _reading(gate: Gate) -> list[HTTPRouteHandler]:
     return [list_releases, show, words]
 
 
-def _making(gate: Gate, policy: Mapping[str, Any]) -> list[HTTPRouteHandler]:
+def _making(gate: Gate, files: LedgerFiles, policy: Mapping[str, Any]) -> list[HTTPRouteHandler]:
     store = gate.store
 
     @post("/v1/releases", summary="Put an agent on trial beside the live one", **_for(gate, "operate"))
     def create(request: Asking, data: NewRelease) -> Release:
         caller = caller_of(request)
-        begin = acts.begin_first if data.first else acts.begin
-        made = begin(store.of(caller.tenant), caller.name, caller.tenant, data.service, data.agent, read_policy({**policy, **data.policy}))
+        mine, rules = store.of(caller.tenant), read_policy({**policy, **data.policy})
+        if data.first:
+            made = acts.begin_first(mine, caller.name, caller.tenant, data.service, data.agent, rules, files)
+        else:
+            made = acts.begin(mine, caller.name, caller.tenant, data.service, data.agent, rules)
         note(store, caller, "release made", f"{made.id} of {made.service}")
         return made
 
     return [create]
 
 
-def _acting(gate: Gate) -> list[HTTPRouteHandler]:
+def _acting(gate: Gate, files: LedgerFiles) -> list[HTTPRouteHandler]:
     store = gate.store
     operates, approves = _for(gate, "operate", status_code=200), _for(gate, "approve", status_code=200)
 
@@ -162,11 +169,11 @@ def _acting(gate: Gate) -> list[HTTPRouteHandler]:
 
     @post("/v1/releases/{number:int}/shadow", summary="Mirror live runs to it", **operates)
     def shadow(request: Asking, number: Number) -> Event:
-        return done(request, number, "to shadow", lambda mine, who: acts.to_shadow(mine, who.name, who.tenant, number))
+        return done(request, number, "to shadow", lambda mine, who: acts.to_shadow(mine, who.name, who.tenant, number, files))
 
     @post("/v1/releases/{number:int}/canary", summary="Give it a share of the sessions", **operates)
     def canary(request: Asking, number: Number, data: Share) -> Event:
-        return done(request, number, "to canary", lambda mine, who: acts.to_canary(mine, who.name, who.tenant, number, data.share))
+        return done(request, number, "to canary", lambda mine, who: acts.to_canary(mine, who.name, who.tenant, number, data.share, files))
 
     @post("/v1/releases/{number:int}/promote", summary="Propose that everybody gets it; another person approves", **operates)
     def promote(request: Asking, number: Number, data: Wish) -> Event:
@@ -174,13 +181,15 @@ def _acting(gate: Gate) -> list[HTTPRouteHandler]:
 
     @post("/v1/releases/{number:int}/approve", summary="Approve what another person proposed", **approves)
     def approve(request: Asking, number: Number, data: Wish) -> Event:
-        return done(request, number, "approved", lambda mine, who: acts.approve(mine, who.name, who.tenant, number, data.why))
+        return done(request, number, "approved", lambda mine, who: acts.approve(mine, who.name, who.tenant, number, data.why, files))
 
-    @post("/v1/releases/{number:int}/waive", summary="Do without a report that is not there", **approves)
+    @post(
+        "/v1/releases/{number:int}/waive",
+        summary="Do without a report; without a good safety report once two people have signed",
+        **approves,
+    )
     def waive(request: Asking, number: Number, data: Waiver) -> Event:
-        return done(
-            request, number, "report waived", lambda mine, who: acts.waive(mine, who.name, who.tenant, number, data.report, data.why)
-        )
+        return done(request, number, "report waived", lambda mine, who: acts.waive(mine, who, number, data.report, data.why, files))
 
     @post("/v1/releases/{number:int}/hold", summary="Nothing goes forward until it is resumed", **operates)
     def hold(request: Asking, number: Number, data: Wish) -> Event:
@@ -228,17 +237,18 @@ def _agents(gate: Gate) -> list[HTTPRouteHandler]:
         caller = caller_of(request)
         mine = store.of(caller.tenant)
         one = registry.found(mine, caller.tenant, agent)
-        made = registry.report(mine, caller.tenant, one.id, data.kind, passed=data.passed, figures=data.figures, by=caller.name)
+        made = registry.report_by_hand(mine, caller.tenant, one.id, data.kind, passed=data.passed, figures=data.figures, by=caller.name)
         note(store, caller, "agent reported on", f"{one.id} {data.kind}")
         return made
 
     return [list_agents, show_agent, register, report]
 
 
-def _standing(store: Store, release: Release, event: Event) -> Standing:
-    known = known_of(store, release, _now())
+def _standing(store: Store, release: Release, event: Event, files: LedgerFiles) -> Standing:
+    known = known_of(store, release, _now(), files=files)
     sessions = {"candidate": known.candidate_sessions_in_step, "shadow": known.sessions_in_shadow}
-    return Standing(release, event, waits_for(release.policy, known), sessions, turns.grading(store, release.id))
+    waived = safety_waived(release, releases.events(store, release.tenant, release.id), files)
+    return Standing(release, event, waits_for(release.policy, known), sessions, turns.grading(store, release.id), waived)
 
 
 def _now() -> dt.datetime:

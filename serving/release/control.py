@@ -13,6 +13,7 @@ from litestar import Litestar
 
 from agent_rft.contracts.ports import Grader
 from observability.redaction.detectors import BUILT_IN_ONLY, Detectors
+from observability.roots import LedgerFiles
 from observability.store import Store
 from serving.release.controller import Controller
 from serving.release.evaluator import Budget, Evaluator
@@ -62,13 +63,15 @@ class ReleaseControl:
         holdouts: Sequence[Grader],
         detectors: Detectors = BUILT_IN_ONLY,
         more: Sequence[Callable[[Leadership], Part]] = (),
+        files: LedgerFiles | None = None,
     ) -> None:
-        """`routing`: the gateway's, which keeps it fresh. `more`: what else only the one that leads does."""
+        """`routing`: the gateway's, which keeps it fresh. `more`: what else only the one that leads does. `files`: whose keys sign
+        waivers."""
         self.plan, self.routing = plan, routing
         self.leadership = Leadership(store)
         self.parts: list[Part] = [
             self.leadership,
-            Controller(store, routing, self.leadership),
+            Controller(store, routing, self.leadership, files),
             Evaluator(store, grader, holdouts, self.leadership, plan.budget, detectors),
             *([Webhooks(store, plan.webhook, plan.secret, self.leadership)] if plan.webhook else []),
             *(make(self.leadership) for make in more),

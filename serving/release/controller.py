@@ -24,6 +24,7 @@ from agent_rft.contracts.releases import Event, Release
 from agent_rft.release.rules import ON_TRIAL, Decision, decide
 from observability import turns
 from observability.releases import Move, Stale, events, record, watched
+from observability.roots import LedgerFiles
 from observability.store import Store
 from serving.release.knowing import known_of, moved_by, take_sessions
 from serving.release.leadership import Leadership
@@ -50,9 +51,10 @@ class _Seen(NamedTuple):
 
 
 class Controller:
-    def __init__(self, store: Store, routing: Routing | None, leadership: Leadership) -> None:
-        """`routing`: of the gateway in this process, which a rollback reaches even without the store."""
-        self._store, self._routing, self._leadership = store, routing, leadership
+    def __init__(self, store: Store, routing: Routing | None, leadership: Leadership, files: LedgerFiles | None = None) -> None:
+        """`routing`: of the gateway in this process, which a rollback reaches even without the store. `files`: whose keys sign
+        waivers."""
+        self._store, self._routing, self._leadership, self._files = store, routing, leadership, files
         self._seen: dict[int, _Seen] = {}
         self._dark: dict[int, dt.datetime] = {}
         """Since when a release could not be looked at."""
@@ -97,7 +99,7 @@ class Controller:
     def _look_at(self, release: Release, event: Event, now: dt.datetime) -> None:
         if not release.live and event.stage != "full":
             return  # a service's first goes to full by hand
-        known = known_of(self._store, release, now, self._violations(release, now))
+        known = known_of(self._store, release, now, self._violations(release, now), files=self._files)
         over = event.stage == "full" and known.seconds_in_step > release.policy.longest_step_seconds
         decision = None if over else decide(release.policy, known)
         if decision is not None:

@@ -16,13 +16,16 @@ from agent_rft.release.tests import Tests, new_tests
 from observability import turns
 from observability.registry import newest, reports_of
 from observability.releases import events
+from observability.roots import LedgerFiles
 from observability.store import Store
+from serving.release.waivers import safety_waivers
 
 LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
 
-def known_of(store: Store, release: Release, now: dt.datetime, seen: set[str] | None = None) -> Known:
-    """`seen`: violations that are known already, where the caller remembers them."""
+def known_of(store: Store, release: Release, now: dt.datetime, seen: set[str] | None = None, *, files: LedgerFiles | None = None) -> Known:
+    """`seen`: violations that are known already, where the caller remembers them. `files`: whose keys sign waivers; the store's own
+    where nothing else was set."""
     told = events(store, release.tenant, release.id)
     moved, resumed = moved_by(told), resumed_by(told)
     counted = turns.counted(store, release.id, moved.id)
@@ -44,6 +47,7 @@ def known_of(store: Store, release: Release, now: dt.datetime, seen: set[str] | 
         candidate_reports=_reports(store, release.tenant, release.candidate),
         live_reports=_reports(store, release.tenant, release.live),
         waived=waived_by(told),
+        safety_waivers=safety_waivers(store, release, told, files or LedgerFiles.of(store, None)),
         proposed_by=proposed,
         approved_by=approved,
         first=not release.live,

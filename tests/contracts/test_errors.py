@@ -6,8 +6,7 @@ import pickle
 import pytest
 
 from agent_rft.contracts import errors
-from agent_rft.contracts.errors import Fault, FaultsFound, Halted, InfraError, NeedsApproval, UserError
-from agent_rft.training.guards import Diverged
+from agent_rft.contracts.errors import Diverged, Fault, FaultsFound, Halted, InfraError, NeedsApproval, UserError
 
 MADE = [
     UserError("no such file", "name another", exit_code=5),

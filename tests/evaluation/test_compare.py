@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_rft.contracts.errors import InfraError
-from agent_rft.evaluation.compare import Comparison, compare, describe_comparison, verdict_told
+from agent_rft.evaluation.compare import Comparison, compare, verdict_told
 
 
 @pytest.fixture(scope="session")
@@ -56,28 +56,61 @@ def test_the_whole_is_the_mean_over_rows(compared):
     assert (whole.improved, whole.regressed, whole.unchanged_solved, whole.unchanged_unsolved) == (1, 2, 1, 1)
 
 
-def test_a_change_is_clear_from_two_standard_errors_on(compared):
+def test_the_standard_error_is_that_of_the_rows(compared):
     # differences -0.5, -0.25, 0, 0, 0.75: squares sum to 0.875; 0.875 / 4 / 5 = 0.04375, whose root is 0.2092
     assert compared(BASE, TUNED).d_reward_error == pytest.approx(0.2092, abs=1e-4)
+
+
+def alike(count, reward):
+    return {str(row): ([reward], 1) for row in range(count)}
+
+
+def test_a_change_is_clear_where_its_interval_leaves_zero_out(compared):
+    # rows that all turn right, and the imagined 1 and -1. Five: mean 5/7, squares 6 x (2/7)² + (12/7)² = 3.4286, / 6 / 7 = 0.08163,
+    # root 0.2857; t of 6 degrees 2.4469: 0.7143 - 0.6991 > 0. Four: mean 2/3, squares 10/3, / 5 / 6 = 1/9, root 1/3; t of 5: 2.5706, -0.19
+    five, four = compared(alike(5, 0.0), alike(5, 1.0)), compared(alike(4, 0.0), alike(4, 1.0))
+    assert (five.d_reward.estimate, five.d_reward.low, five.d_reward.high) == pytest.approx((1.0, 0.0152, 1.0), abs=1e-4)
+    assert (five.clear, five.verdict) == (True, "better")
+    assert four.d_reward.low == pytest.approx(-0.1902, abs=1e-4) and four.verdict == "no clear change"
+    assert compared(alike(5, 1.0), alike(5, 0.0)).verdict == "worse"
     assert not compared(BASE, TUNED).clear
-    # +0.5, +0.5, +1: mean 0.667, squares 1/36 + 1/36 + 1/9 = 1/6; 1/6 / 2 / 3 = 1/36, whose root is 0.1667
-    assert compared({"a": ([0.5], 1), "b": ([0.5], 1), "c": ([0.0], 1)}, {row: ([1.0], 1) for row in "abc"}).clear
-    # +1, +1, 0, 0: mean 0.5, squares sum to 1; 1 / 3 / 4 = 1/12, whose root is 0.289: 1.7 errors
-    assert not compared({row: ([0.0], 1) for row in "abcd"}, {row: ([float(row in "ab")], 1) for row in "abcd"}).clear
-    assert not compared({"a": ([0.0], 1)}, {"a": ([1.0], 1)}).clear  # one row proves nothing
+
+
+def test_the_tests_are_over_rows_however_many_tries(compared):
+    # -0.5, -0.25 and +0.75 moved: ranks 2 and 1 down, 3 up; 3 of 6 ranks up is as even as can be
+    once = compared(BASE, TUNED)
+    assert once.p == 1.0
+    # solved from 0.8 on: "up" came to be (0.25 -> 1), "down" ceased (1 -> 0.75): one flip either way
+    assert (once.newly_solved, once.no_longer_solved, once.p_solved) == (1, 1, 1.0)
+    # five rows up, all of one size: 2 of the 32 ways to sign them are as lopsided; all five newly solved: 2 of 32
+    five = compared(alike(5, 0.0), {row: ([1.0] * 4, 1) for row in alike(5, 1.0)})
+    assert (five.p, five.p_solved) == pytest.approx((1 / 16, 1 / 16))
+
+
+def test_tool_calls_have_an_interval_but_of_a_single_row(compared):
+    whole = compared(BASE, TUNED)
+    assert whole.d_tools.estimate == pytest.approx(-2.0) and whole.d_tools.low < -2 < whole.d_tools.high
+    assert compared(alike(1, 0.0), alike(1, 1.0)).d_tools is None
+
+
+def test_a_row_that_never_earned_anything_on_either_side_is_unsolvable(compared):
+    base = {"never": ([0.0, 0.0], 1), "lucky": ([0.0, 0.5], 1), "lost": ([0.5, 0.5], 1)}
+    whole = compared(base, {"never": ([0.0, 0.0], 1), "lucky": ([0.5, 0.0], 1), "lost": ([0.0, 0.0], 1)})
+    assert (whole.unchanged_unsolved, whole.unsolvable, whole.unsolvable_rows) == (2, 1, ("never",))
 
 
 @pytest.mark.parametrize(
     ("tuned", "told"),
     [
-        (1.0, "better; mean Δreward +0.500 (standard error 0.000), improved 2, regressed 0 of 2"),
-        (0.0, "worse; mean Δreward -0.500 (standard error 0.000), improved 0, regressed 2 of 2"),
-        (0.5, "no clear change; mean Δreward +0.000 (standard error 0.000), improved 0, regressed 0 of 2"),
+        (1.0, "better; mean Δreward +0.500 [+0.179, +0.678], improved 12, regressed 0 of 12"),
+        (0.0, "worse; mean Δreward -0.500 [-0.678, -0.179], improved 0, regressed 12 of 12"),
+        (0.5, "no clear change; mean Δreward +0.000 [-0.226, +0.226], improved 0, regressed 0 of 12"),
     ],
 )
 def test_the_verdict_is_told_in_a_line(compared, tuned, told):
-    rows = ("a", "b")
-    assert verdict_told(compared({row: ([0.5], [1]) for row in rows}, {row: ([tuned], [1]) for row in rows})) == told
+    # 12 x 0.5, 1 and -1: mean 3/7, squares 12 x (1/14)² + (4/7)² + (10/7)² = 2.4286, / 13 / 14 = 0.013344, root 0.11552; t of 13: 2.1604,
+    # reach 0.2496. Twelve 0s: squares 2, / 13 / 14 = 0.010989, root 0.10483, reach 0.2265
+    assert verdict_told(compared(alike(12, 0.5), alike(12, tuned))) == told
 
 
 def test_an_unmoved_row_is_solved_from_four_fifths_on(compared):
@@ -108,17 +141,6 @@ def test_rounding_is_no_movement(compared):
     # 0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1 in floating point
     whole = compared({"a": ([0.1, 0.2, 0.3], 1)}, {"a": ([0.3, 0.2, 0.1], 1)})
     assert whole.unchanged == 1
-
-
-def test_it_prints_as_the_tutorial_does(compared):
-    assert describe_comparison(compared(BASE | {"x": ([None], 1)}, TUNED)).splitlines() == [
-        "mean Δreward: +0.000  (standard error 0.209)",
-        "mean Δtools:  -2.00",
-        "improved:    1/5",
-        "regressed:   2/5  (1 with more calls too)",
-        "unchanged:   2/5  (1 solved, 1 unsolved)",
-        "left out:    1  (infrastructure failed on every try of a side)",
-    ]
 
 
 def test_it_goes_to_json_and_back(compared):

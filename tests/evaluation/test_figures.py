@@ -2,11 +2,16 @@
 
 import pytest
 
-from agent_rft.contracts.training import StepMetrics
+from agent_rft.contracts.guards import Finding
+from agent_rft.contracts.training import GuardLimits, StepMetrics
 from agent_rft.evaluation.compare import compare
 from agent_rft.evaluation.figures import (
+    Band,
+    Panel,
     RateBar,
+    Series,
     curve_panels,
+    health_panels,
     prior_title,
     quadrant_dots,
     quadrant_labels,
@@ -15,6 +20,7 @@ from agent_rft.evaluation.figures import (
     tools_reach,
     variance_title,
     variances,
+    watched_by,
 )
 from agent_rft.evaluation.plots import plot_curves, plot_prior, plot_quadrants
 from agent_rft.evaluation.prior import check_prior
@@ -62,8 +68,8 @@ def test_partial_credit_teaches_too(check):
 
 def test_the_curves_conclude_in_their_titles():
     assert [panel.title for panel in curve_panels(METRICS)] == [
-        "validation reward 0.52 → 0.81",
-        "tool calls a try 9.1 → 4.0",
+        "Validation reward 0.52 → 0.81",
+        "Tool calls a try 9.1 → 4.0",
         "KL to the reference ends at 0.048, never above 0.050",
         "1 of 16 rollouts lost to infrastructure, left out",
     ]
@@ -77,8 +83,8 @@ def test_steps_that_did_not_measure_leave_no_point():
 
 def test_nothing_measured_is_said():
     titles = [panel.title for panel in curve_panels([])]
-    assert titles[:3] == ["validation reward: not measured", "tool calls a try: not measured", "KL to the reference: not measured"]
-    assert titles[3] == "no rollout lost to infrastructure"
+    assert titles[:3] == ["Validation reward: not measured", "Tool calls a try: not measured", "KL to the reference: not measured"]
+    assert titles[3] == "No rollout lost to infrastructure"
 
 
 def test_rows_that_moved_alike_are_one_dot(comparison):
@@ -104,3 +110,57 @@ def test_the_files_are_written_and_nothing_global_is_touched(check, comparison, 
     plot_quadrants(comparison, tmp_path / "quadrants.png")
     assert all(path.read_bytes().startswith(PNG) for path in tmp_path.iterdir())
     assert dict(matplotlib.rcParams) == before
+
+
+# --- guards -----------------------------------------------------------------------------------------------------------
+
+SPOKE = Finding(guard="kl_slope", step=1, figure=1.2, limit=1.0, action="warn", what="it climbs", cure="see")
+STOPPED = Finding(guard="holdout_divergence", step=2, figure=0.3, limit=0.1, action="stop", what="they part", cure="see")
+LIMITS = GuardLimits(max_infra_rate=0.02, infra_window_calls=100, max_kl=0.4, human_ceiling=0.9)
+
+
+def spoken_to():
+    lines = [StepMetrics(step=step, val_reward=0.5, kl_to_ref=0.1, flat_groups=0.2, entropy=0.3 - step / 10) for step in range(3)]
+    lines[1].findings.append(SPOKE)
+    lines[2].findings.append(STOPPED)
+    lines[0].holdout, lines[2].holdout = {"strict@2": 0.4}, {"strict@2": 0.1}
+    return lines
+
+
+def test_limits_are_bands_on_the_panel_of_their_figure():
+    reward, _, kl, infra = curve_panels(spoken_to(), watched_by(LIMITS))
+    assert reward.bands == (Band(0.9, "better than people: 0.9"),)
+    assert kl.bands == (Band(0.4, "halts above 0.4"),) and infra.bands == (Band(0.02, "stops above 2%"),)
+
+
+def test_what_a_guard_said_is_marked_on_its_own_figure_else_on_the_reward():
+    reward, _, kl, _ = curve_panels(spoken_to(), watched_by(LIMITS))
+    assert [(mark.step, mark.ended) for mark in reward.marks] == [(2, True)]
+    assert [(mark.step, mark.says, mark.ended) for mark in kl.marks] == [(1, "kl slope: it climbs", False)]
+
+
+def test_held_out_graders_are_lines_beside_the_reward_and_in_its_title():
+    reward = curve_panels(spoken_to())[0]
+    assert reward.title == "Validation reward 0.50 → 0.50; under strict@2 0.40 → 0.10"
+    (held,) = [series for series in reward.series if series.held_out]
+    assert held.points == ((0, 0.4), (2, 0.1))
+
+
+@pytest.mark.parametrize(("limit", "reach", "drawn"), [(0.4, 0.4 * 1.12, True), (0.6, 0.1 * 1.08, False), (0.05, 0.1 * 1.08, True)])
+def test_a_band_is_drawn_where_it_does_not_flatten_the_line(limit, reach, drawn):
+    """The highest value is 0.1: a limit up to five times as high is drawn, with a bit of room above it."""
+    panel = Panel("t", "a", (Series("s", ((0, 0.0), (1, 0.1))),), 0.01, bands=(Band(limit, "halts"),))
+    assert panel.reach == pytest.approx(reach) and bool(panel.far) is not drawn
+
+
+def test_other_figures_are_drawn_where_they_say_something():
+    """Means of all three steps, as there are no more than five: entropy (0.3 + 0.2 + 0.1) / 3."""
+    entropy, flat = health_panels(spoken_to(), watched_by(LIMITS))
+    assert (
+        entropy.title == "Entropy 0.20 → 0.20: no guard spoke" and flat.title == "Groups that all score the same 20% → 20%: no guard spoke"
+    )
+    assert flat.bands == (Band(0.85, "warns above 85%"),)
+
+
+def test_all_panels_reach_as_far_as_the_run():
+    assert {panel.last_step for panel in (*curve_panels(spoken_to()), *health_panels(spoken_to()))} == {2}

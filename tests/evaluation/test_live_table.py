@@ -3,9 +3,11 @@
 import io
 import re
 
+import msgspec
 import pytest
 from rich.console import Console
 
+from agent_rft.contracts.guards import Finding
 from agent_rft.contracts.training import StepMetrics
 from agent_rft.evaluation.live import LiveTable, progress, spell_seconds
 
@@ -55,6 +57,15 @@ def test_a_log_gets_one_aligned_line_a_validation():
         "   2        0.61         8.4      0.003   -0.21   12.5%     300      10s",  # 2 of 16
         "   3        0.70         8.0          ·       ·    0.0%       ·       0s",
     ]
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_finding_is_a_line_of_its_own_also_on_a_step_that_a_log_passes_over(terminal):
+    found = Finding(guard="early_stop", step=1, figure=0.6, limit=0.5, action="warn", what="60% answer [at once]", cure="see why")
+    ends = msgspec.structs.replace(found, guard="kl", action="halt", what="the policy has drifted")
+    text = shown([metrics(0, 0.59), metrics(1, findings=[found, ends])], 3, terminal)
+    assert "step 1, early_stop warns: 60% answer [at once] (see why)\n" in re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]|\r", "", text)
+    assert "step 1, kl ends the run: the policy has drifted" in text
 
 
 def test_a_rounded_nothing_has_no_minus():

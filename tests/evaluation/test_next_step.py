@@ -9,6 +9,9 @@ import pytest
 from agent_rft.evaluation.compare import compare
 from agent_rft.evaluation.next_step import next_step
 
+GAIN = [(0.0, 1.0)] * 8
+"""Beyond luck."""
+
 
 @pytest.fixture
 def after(tried):
@@ -24,18 +27,39 @@ def after(tried):
 
 def test_every_command_it_names_is_a_target_of_the_makefile(after):
     compared = after((1.0, 1.0), (None, 1.0), (1.0, None))
-    said = " ".join((next_step("runs/r1"), next_step("runs/r1", halted="a tool fails"), compared, after((0.0, 1.0))))
+    said = " ".join((next_step("runs/r1"), next_step("runs/r1", halted="a tool fails"), compared, after(*GAIN), after((0.0, 1.0))))
     named = set(re.findall(r"`make ([a-z-]+)", said))
     assert named == {"resume", "evaluate", "serve"}
     assert named <= set(re.findall(r"^([a-z-]+):", Path(__file__).parents[2].joinpath("Makefile").read_text(), re.MULTILINE))
 
 
 def test_a_clean_gain_is_served(after):
-    assert after((0.0, 1.0)) == "Next: open runs/r1/report.html; then `make serve`"
+    assert after(*GAIN) == "Next: open runs/r1/report.html; then `make serve`"
 
 
 def test_regressions_are_read_first(after):
-    assert "read the 1 rows that got worse; then `make serve`" in after((0.0, 1.0), (0.0, 1.0), (1.0, 0.5))
+    assert "read the 1 rows that got worse; then `make serve`" in after(*GAIN, (1.0, 0.5))
+
+
+def test_a_rise_that_may_be_luck_is_not_served(after):
+    line = after((0.0, 1.0), (0.0, 1.0), (1.0, 0.5))
+    assert "may be luck on 3 rows" in line and "serve" not in line
+
+
+def test_a_slice_that_got_worse_under_a_gain_is_read_first(tried):
+    """24 easy rows turn right, 10 hard ones wrong: the whole gains 14 of 34, and 2 x 1/2^10 is beyond luck among four slices."""
+    moves = {"easy": (0.0, 1.0, 24), "hard": (1.0, 0.0, 10)}
+
+    def side(at):
+        return [
+            one
+            for name, move in moves.items()
+            for row in range(move[2])
+            for one in tried(f"{name}{row}", [move[at]], metadata={"task_type": "qa", "difficulty": name})
+        ]
+
+    line = next_step("runs/r1", compare(side(0), side(1)))
+    assert "read the rows of difficulty=hard, which got worse while the whole got better; do not serve it yet" in line
 
 
 def test_more_regressions_than_gains_point_at_the_grader_not_at_serving(after):
@@ -54,6 +78,14 @@ def test_unscored_rows_point_at_the_infrastructure(after):
 def test_a_halted_run_says_the_cure(tried):
     line = next_step("runs/r1", halted="tool:search failed 3% of calls", cure="mend tool:search, then resume")
     assert line == "Next: mend tool:search, then resume: `make resume RUN=r1`"
+
+
+def test_a_run_that_a_guard_would_end_again_at_once_is_told_how_to_go_on(tried):
+    line = next_step("runs/r1", halted="gamed", cure="mend the grader", look_at=("a",), guard="holdout_divergence")
+    assert line == (
+        "Next: `make inspect RUN=r1`, first a: mend the grader. Another grader or other rows are a new run, `make train`; where the "
+        'guard is wrong: `make resume RUN=r1 ARGS="guards.watch.holdout_divergence.action=warn"`'
+    )
 
 
 def test_without_a_comparison_it_asks_for_one():

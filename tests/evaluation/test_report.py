@@ -1,28 +1,39 @@
 """The report tells the run, worst rows first, and nothing that came from outside can act in it."""
 
 import re
+import runpy
+from html import escape
 from html.parser import HTMLParser
+from pathlib import Path
 
 import msgspec
 import pytest
 
+from agent_rft.contracts.guards import Limit
 from agent_rft.contracts.jobcards import Versions
 from agent_rft.contracts.training import StepMetrics
-from agent_rft.evaluation import report as report_module
 from agent_rft.evaluation.compare import compare
+from agent_rft.evaluation.figures import Watched
 from agent_rft.evaluation.prior import check_prior
-from agent_rft.evaluation.report import RunReport, headline, masked, render_report, write_report
+from agent_rft.evaluation.report import compared
+from agent_rft.evaluation.report.contents import RunReport, with_tries, without_words
+from agent_rft.evaluation.report.head import headline, spoken
+from agent_rft.evaluation.report.page import body, render_report
+from agent_rft.evaluation.report.suite import render_suite
+from agent_rft.evaluation.report.versions import masked
+from agent_rft.evaluation.scoreboard import scoreboard
 from agent_rft.evaluation.trace_html import LONGEST, shortened, telling_tries, trace_html
 
 VERSIONS = Versions(code="0.1.0+abc", checkpoint="r1/60", dataset="d4ta", tool_set="t00l", grader="numeric 1 abc", seed=42)
 METRICS = (StepMetrics(step=0, val_reward=0.5, kl_to_ref=0.0), StepMetrics(step=60, val_reward=0.8, kl_to_ref=0.031, infra_failures=2))
+make_report = runpy.run_path(str(Path(__file__).with_name("sample_report.py")))["make_report"]
 ATTACK = "<script>alert(1)</script><img src=https://evil.example/x onerror=alert(1)>"
 
 
 def reported(base, tuned, **rest):
-    given = {"prior": check_prior(base), "metrics": METRICS, "comparison": compare(base, tuned), "base": tuple(base), "tuned": tuple(tuned)}
+    given = {"prior": check_prior(base), "metrics": METRICS, "comparison": compare(base, tuned)}
     plain = {"run_id": "r1", "recipe": "research_tiny", "finished_at": "2026-01-02T03:04:05Z", "seconds": 90.0, "settings": {}}
-    return RunReport(**plain | {"versions": VERSIONS} | given | rest)
+    return with_tries(RunReport(**plain | {"versions": VERSIONS} | given | rest), base, tuned, 1.0)
 
 
 @pytest.fixture
@@ -78,7 +89,7 @@ def test_a_halted_runs_reason_is_text_too(report):
 def test_it_asks_nothing_of_the_network_and_says_so_to_the_browser(report):
     html = render_report(report)
     assert "default-src 'none'" in html
-    assert not re.search(r"(src|href)=|url\(|@import|https?://", html)
+    assert not re.search(r"(src|action)=|href=\"[^#]|url\(|@import|https?://", html)
 
 
 def test_it_tells_every_part_of_the_run(report):
@@ -86,9 +97,12 @@ def test_it_tells_every_part_of_the_run(report):
     assert tags(html) >= {"svg", "table", "details", "style"}
     told = (
         "Prior: what the base model solves",
-        "Training",
+        "Scoreboard",
         "Base against tuned",
-        "By kind of row",
+        "Training",
+        "How tools are used",
+        "What goes wrong",
+        "Read these first",
         "Row by row",
         "What made this",
         "Next: read it",
@@ -99,6 +113,7 @@ def test_it_tells_every_part_of_the_run(report):
 
 def test_rows_come_worst_first_with_both_sides(report):
     html = render_report(report)
+    html = html[html.index('id="rows"') :]
     assert html.index("What was the revenue in down?") < html.index("What was the revenue in up?")
     # down fell from 1, 1 to 1, 0: base's best is its first try, tuned's worst its second
     down = html[html.index("<b>Prompt</b> What was the revenue in down?") : html.index("<b>Prompt</b> What was the revenue in up?")]
@@ -110,16 +125,15 @@ def test_what_infrastructure_spoilt_is_counted_and_named(report):
     html = render_report(report)
     assert "Left out, no scored try on one side: lost" in html
     assert "<td>infra failed</td><td>2</td><td>1</td>" in html
-    assert "Base: infrastructure failed at tool:search (2)" in html and "Tuned: infrastructure failed at grader:numeric (1)" in html
-    assert "<b>5</b><small>rollouts lost to infrastructure" in html  # 2 in training, 2 in base, 1 in tuned
+    assert "infrastructure: tool:search" in html and "infrastructure: grader:numeric" in html
+    assert "2 of 0 rollouts of the training were lost to infrastructure" in html
 
 
 def test_the_headline_claims_no_more_than_the_figures(tried):
     many = range(10)
     low, high = ([one for i in many for one in tried(str(i), [reward], 4)] for reward in (0.0, 1.0))
     mixed = [one for i in many for one in tried(str(i), [float(i == 0)], 4)]
-    better = "Better: reward 0.00 → 1.00, tool calls 4.0 → 4.0; 10 of 10 rows improved, 0 regressed"
-    assert headline(reported(low, high)) == better
+    assert headline(reported(low, high)) == "Better: reward 0.00 → 1.00, tool calls 4.0 → 4.0"
     assert headline(reported(high, low)).startswith("Worse: reward 1.00 → 0.00")
     assert headline(reported(low, mixed)).startswith("No clear change: reward 0.00 → 0.10")  # 0.1 with a standard error of 0.1
     assert headline(reported(low, high, halted="tool:search fails")) == "Halted at step 60: tool:search fails"
@@ -127,15 +141,17 @@ def test_the_headline_claims_no_more_than_the_figures(tried):
 
 
 def test_a_report_of_a_prior_check_alone_stands(report):
-    html = render_report(msgspec.structs.replace(report, comparison=None, metrics=(), base=(), tuned=()))
+    prior_alone = {"comparison": None, "metrics": (), "scoreboard": None, "uses": {}, "failures": {}, "base": (), "tuned": ()}
+    html = render_report(msgspec.structs.replace(report, **prior_alone))
     tags(html)
-    assert "Prior: what" in html and "Row by row" not in html and "How the evaluation" not in html
+    assert "Prior: what" in html and "Row by row" not in html and "Scoreboard" not in html and "What goes wrong" not in html
 
 
 def test_a_large_evaluation_lists_all_rows_and_tells_the_worst(report, monkeypatch):
-    monkeypatch.setattr(report_module, "TRACED_ROWS", 1)
-    html = render_report(report)
-    assert html.count("<summary>") == 3  # two rows and the settings
+    monkeypatch.setattr(compared, "TRACED_ROWS", 1)
+    monkeypatch.setattr(compared, "IN_SIGHT", 1)
+    html = compared.rows(report)
+    assert html.count("<summary>") == 3 and "1 more rows</summary>" in html
     assert html.count('<section class="trace">') == 2 and "Its traces are in the job cards" in html
 
 
@@ -170,9 +186,67 @@ def test_a_password_within_a_url_is_hidden(url, shown):
     assert masked({"store": {"url": url}, "others": [url]}) == {"store": {"url": shown}, "others": [shown]}
 
 
-def test_it_is_written_as_one_file(report, tmp_path):
-    write_report(report, tmp_path / "report.html")
-    assert (tmp_path / "report.html").read_text(encoding="utf-8") == render_report(report)
+# --- guards -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_guard_said_many_times_is_told_once_with_its_hardest_action_first():
+    (first, second) = spoken(make_report().metrics)
+    assert (first.guard, first.action, first.steps, first.what) == (
+        "holdout_divergence",
+        "stop",
+        (20, 30, 39),
+        "holdout_divergence at step 39",
+    )
+    assert (second.guard, second.action, second.steps) == ("reward_spread_collapse", "warn", (30,))
+    html = render_report(make_report())
+    assert "Guards: 2 spoke" in html and "20 to 39, 3 times" in html and "0.28 (from 0.1)" in html
+    assert "look at <code>0198-a, 0198-b</code>" in html and "read the rollouts named here" in html
+
+
+def test_silence_is_said_too(report):
+    assert "No guard spoke in 2 steps" in render_report(report) and "No guard spoke" not in render_report(make_report())
+
+
+def test_guards_that_were_switched_off_are_named_beside_the_silence(report):
+    watched = Watched({"holdout_divergence": Limit(0.1, "off"), "kl": Limit(0.5, "halt")})
+    html = render_report(msgspec.structs.replace(report, watched=watched))
+    assert "No guard spoke in 2 steps. Switched off, so that nobody looked: holdout divergence. " in html
+
+
+def test_a_kind_of_rows_that_is_alike_and_one_that_differs_are_told_apart():
+    html = render_report(make_report())
+    assert "train (400) and val (100) are alike" in html
+    assert "train (400) and production of research (100) differ in length: figures of one say little about the other" in html
+
+
+# --- a suite ----------------------------------------------------------------------------------------------------------
+
+
+def test_models_of_a_suite_are_told_beside_each_other_and_escaped(tried):
+    rows = range(24)
+    low, high = ([one for i in rows for one in tried(f"r{i}", [reward], metadata={"difficulty": "ab"[i % 2]})] for reward in (0.0, 1.0))
+    graded = {"base": low, ATTACK: high, "third": low}
+    html = render_suite("suite-1", scoreboard(graded), graded)
+    assert "script" not in tags(html)
+    assert f"<h1>{escape(ATTACK)} is better than base by 1.00" in html and "third against base, by kind of row" in html
+    assert "Better on every kind of row" in html and "No kind of row moved more than luck explains" in html
+
+
+# --- in a store -------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_store_keeps_comes_back_whole_and_without_anybodys_words():
+    told = without_words(make_report())
+    kept = msgspec.json.encode(told)
+    assert b"said by a user" not in kept and b"What was the revenue" not in kept and b"$842M" not in kept
+    again = msgspec.convert(msgspec.json.decode(kept), type(told), str_keys=True)
+    assert body(again) == body(told)
+
+
+def test_within_another_page_rows_lead_to_their_cards():
+    html = body(without_words(make_report()), lambda row: f"/cards?q={row}&x=1")
+    assert 'href="/cards?q=row-00&amp;x=1"' in html and "<html" not in html and "<style" not in html
+    tags(html)
 
 
 # --- traces -----------------------------------------------------------------------------------------------------------

@@ -1,5 +1,6 @@
 """A gain on the whole, a loss on a slice."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,31 @@ def test_each_value_of_a_key_is_a_slice(tried):
     assert (easy.value, easy.rows, easy.base_reward, easy.tuned_reward, easy.d_reward) == ("easy", 2, 0.25, 1.0, 0.75)
     assert (easy.base_calls, easy.tuned_calls) == (6.0, 2.5)
     assert (hard.value, hard.rows, hard.d_reward, hard.tuned_calls) == ("hard", 1, -0.5, 6.0)
+
+
+def moved(tried, **groups):
+    """Rows of a difficulty each that turn right (positive) or wrong (negative)."""
+
+    def side(right):
+        rows = [(name, row, float((count > 0) == right)) for name, count in groups.items() for row in range(abs(count))]
+        return [one for name, row, reward in rows for one in tried(f"{name}{row}", [reward], metadata={"difficulty": name})]
+
+    return slice_rows(compare(side(False), side(True)).rows, ["difficulty"])
+
+
+def test_a_slice_is_judged_among_all_that_are_looked_at(tried):
+    easy, hard, odd = moved(tried, easy=9, hard=-7, odd=-6)
+    # all of one size: 2 ways of 2^n. Holm: the smallest p counts three times, the next twice, the last once
+    assert (easy.p, hard.p, odd.p) == pytest.approx((2 / 2**9, 2 / 2**7, 2 / 2**6))
+    assert (easy.p_adjusted, hard.p_adjusted, odd.p_adjusted) == pytest.approx((6 / 2**9, 4 / 2**7, 2 / 2**6))
+    assert (easy.verdict, hard.verdict, odd.verdict) == ("better", "worse", "worse")
+    assert hard.d.estimate == hard.d_reward == -1.0 and hard.d.high < 0
+
+
+def test_luck_among_many_slices_is_no_verdict(tried):
+    (alone,) = moved(tried, hard=-6)
+    assert alone.verdict == "worse"  # 2 / 2^6 = 0.031
+    assert {part.verdict for part in moved(tried, a=-6, b=-6, c=-6)} == {"no clear change"}  # 0.094 each
 
 
 def test_any_metadata_key_slices_and_a_missing_one_is_said(tried):

@@ -8,9 +8,22 @@ from hypothesis import strategies as st
 
 from agent_rft.contracts.training import StepMetrics
 from agent_rft.evaluation.compare import compare
-from agent_rft.evaluation.figures import Panel, Series, curve_panels
+from agent_rft.evaluation.figures import Band, Mark, Panel, Series, curve_panels
 from agent_rft.evaluation.prior import check_prior
-from agent_rft.evaluation.svg import Frame, panel_svg, quadrants_svg, rates_svg, ticks, variances_svg
+from agent_rft.evaluation.svg import (
+    Frame,
+    bars_svg,
+    calls_svg,
+    panel_svg,
+    quadrants_svg,
+    rates_svg,
+    runs_svg,
+    split_svg,
+    ticks,
+    variances_svg,
+    whisker_svg,
+)
+from agent_rft.evaluation.tool_use import tool_use
 
 
 def drawn(svg, tag):
@@ -40,9 +53,9 @@ def test_ticks_stay_within_and_are_few(span, low):
 
 def test_a_line_goes_through_its_values():
     svg = panel_svg(Panel("t", "reward", (Series("v", ((0, 0.0), (10, 1.0))),), top=1.0))
-    # the box reaches from x 54 to 466 and from y 190 up to 10
+    # the box reaches from x 68 to 560 - 14, and from y 250 - 40 up to 10
     (line,) = drawn(svg, "polyline")
-    assert line.get("points") == "54.0,190.0 466.0,10.0"
+    assert line.get("points") == "68.0,210.0 546.0,10.0"
 
 
 def test_every_validation_says_its_number_on_hover():
@@ -69,3 +82,44 @@ def test_quadrant_dots_grow_with_their_rows_by_area(tried):
 def test_nothing_measured_still_draws():
     for svg in (*(panel_svg(panel) for panel in curve_panels([])), rates_svg(check_prior([])), variances_svg(check_prior([]))):
         assert ET.fromstring(svg).tag == "svg"
+
+
+def test_a_band_begins_at_its_limit_and_a_mark_stands_at_its_step():
+    panel = Panel("t", "a", (Series("s", ((0, 0.0), (10, 1.0))),), 1.0, bands=(Band(0.5, "halts"),), marks=(Mark(5, "it said so", True),))
+    svg = panel_svg(panel)
+    (band,) = drawn(svg, "rect")
+    assert (band.get("y"), band.get("height")) == ("10", "100.0")  # half of 200, from the top
+    (mark,) = drawn(svg, "g")
+    assert mark.get("class") == "spoke ended" and mark.find("line").get("x1") == "307.0"  # 68 + 478 / 2
+    assert mark.find("title").text == "step 5: it said so"
+
+
+def test_a_limit_far_above_the_line_is_said_and_not_drawn():
+    svg = panel_svg(Panel("t", "a", (Series("s", ((0, 0.0), (10, 0.1))),), 0.01, bands=(Band(9.0, "halts above 9"),)))
+    assert not drawn(svg, "rect") and "↑ halts above 9, above this drawing" in [text.text for text in drawn(svg, "text")]
+
+
+def test_whiskers_of_a_table_share_their_axis():
+    """From -1 to 1 over 188 units that begin at 6: 0 lies at 100, -0.5 at 53, 0.5 at 147."""
+    svg = whisker_svg(-0.5, 0.0, 0.5, (-1.0, 1.0), "same")
+    reach = next(line for line in drawn(svg, "line") if line.get("class") == "reach same")
+    assert (reach.get("x1"), reach.get("x2"), drawn(svg, "circle")[0].get("cx")) == ("53.0", "147.0", "100.0")
+
+
+def test_bars_are_as_long_as_their_share_of_the_longest():
+    assert [rect.get("width") for rect in drawn(bars_svg([0.2, 0.1], 0.4), "rect")] == ["100.0", "50.0"]
+    assert [rect.get("width") for rect in drawn(split_svg([("better", 3), ("same", 0), ("worse", 1)]), "rect")] == ["149.0", "49.0"]
+
+
+def test_tries_by_their_calls_stand_side_by_side(tried):
+    base, tuned = tool_use(tried("a", [0.0, 0.0], [2, 4])), tool_use(tried("a", [1.0, 1.0], [2, 2]))
+    bars = drawn(calls_svg([base, tuned]), "rect")
+    assert [(bar.get("class"), bar.find("title").text) for bar in bars] == [
+        ("same", "50% of the tries made 2 calls"), ("same", "50% of the tries made 4 calls"), ("better", "100% of the tries made 2 calls"),
+    ]  # fmt: skip
+    assert float(bars[2].get("height")) == pytest.approx(2 * float(bars[0].get("height")), abs=0.2)
+
+
+def test_each_run_has_a_line_of_its_own():
+    svg = runs_svg(Panel("t", "a", (Series("one", ((0, 0.0), (1, 1.0))), Series("none", ()), Series("three", ((0, 1.0),))), 1.0))
+    assert [line.get("class") for line in drawn(svg, "polyline")] == ["run run-0", "run run-2"]

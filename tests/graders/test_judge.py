@@ -16,9 +16,9 @@ from agent_rft.graders.reply_cache import Replies
 from agent_rft.graders.scripted_judge import read_script
 from agent_rft.graders.spec import JudgeMessage, SamplingParams
 from agent_rft.graders.wire import Wire
+from agent_rft.guards.infra import InfraGuard, tally_of
 from agent_rft.rollouts.driver import Try, collect
 from agent_rft.rollouts.in_process import ScriptedSampler
-from agent_rft.training.guards import InfraGuard, tally_of
 from serving.judge import running_judge
 
 INJECTIONS = json.loads((Path(__file__).parent / "injections.json").read_text())
@@ -298,7 +298,7 @@ async def test_a_judge_that_fails_a_fifth_of_the_time_never_gives_a_zero_and_its
     guard = InfraGuard(max_rate=0.01, window_calls=200)
     guard.note(tally)
     with pytest.raises(Halted, match=f"grader:quality failed {len(failed)} of its last 200 calls"):
-        guard.check()
+        guard.check({})
 
 
 # --- tokens and cost -------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import pytest
 
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.grades import Grade, GraderRef
-from observability.cards import count_cards, find_card, recent_cards
+from observability.cards import RunCard, cards_of_run, count_cards, find_card, recent_cards, state_of_run
 from observability.graders import append_grades
 from observability.ingest import StoreRecorder
 
@@ -49,6 +49,23 @@ def test_an_empty_store_says_so(store):
 def test_cards_are_counted_by_run_and_kind(filled):
     assert [count_cards(filled), count_cards(filled, run_id="run-1"), count_cards(filled, kind="eval")] == [4, 3, 1]
     assert count_cards(filled, run_id="run-1", kind="eval") == 0
+
+
+def test_a_runs_cards_are_told_as_they_were_started_with_what_part_of_it_they_are(filled):
+    assert cards_of_run(filled, "run-1") == [RunCard(one, "train", 120, "tiny/120") for one in ("019a-aa", "019a-ab", "019a-a")]
+    assert [one.kind for one in cards_of_run(filled, "run-2")] == ["eval"] and cards_of_run(filled, "run-3") == []
+
+
+def test_the_state_of_a_run_changes_with_its_cards_and_grades_and_with_no_other_runs(filled, make_card):
+    before = state_of_run(filled, "run-1")
+    append_grades(filled, [("Z-1", Grade(GraderRef("numeric", "2", "h2"), 1.0))])
+    assert state_of_run(filled, "run-1") == before == (3, before[1], 0)
+    append_grades(filled, [("019a-aa", Grade(GraderRef("numeric", "2", "h2"), 1.0))])
+    graded = state_of_run(filled, "run-1")
+    assert graded[0] == 3 and graded[1] > before[1]
+    with StoreRecorder(filled) as recorder:
+        recorder.record(make_card("019a-b", kind="train", run_id="run-1"))
+    assert state_of_run(filled, "run-1")[0] == 4 and state_of_run(filled, "run-3") == (0, 0, 0)
 
 
 def test_the_newest_cards_come_first(filled):

@@ -125,7 +125,7 @@ def test_cards_that_were_indexed_by_other_words_are_forgotten_all_the_same(store
     card = make_card("a", metadata={"note": "zanzibar"})
     insert_cards(store, [RecordedCard(card, dt.datetime.now(dt.UTC))])
     with monkeypatch.context() as patched:
-        patched.setattr("observability.search.words_of", lambda card: ["tenantword", "zanzibar", "otherwise"])
+        patched.setattr("observability.card_words.indexed_words", lambda *_: "tenantword zanzibar otherwise")
         catch_up(store, "local")
     with store.writing() as connection:
         command.downgrade(alembic_config(connection), "0005")

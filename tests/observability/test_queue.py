@@ -17,7 +17,7 @@ from observability.dossier import NotThere
 from observability.graders import add_label, append_grades, withdraw_label
 from observability.ingest import insert_cards
 from observability.ledger import verify
-from observability.queue import Policy, fill, fill_for, flag, flag_for, progress, undrawn, waiting
+from observability.queue import Policy, fill, fill_for, flag, flag_for, flags_of_run, progress, undrawn, waiting
 from observability.records import RecordedCard
 from observability.tables import ledger, queue_fills, review_queue
 
@@ -218,3 +218,17 @@ def test_another_tenants_cards_are_in_another_queue(store, make_card):
     fill(store, "other", Policy(shares={}), NOW)
     assert waits(store) == [] and [one.rollout_id for one in waiting(store.of("other"), "other")] == ["one"]
     assert waiting(store.of("local"), "other") == []
+
+
+def test_the_flags_of_a_run_are_told_judged_or_not_and_no_other_runs(store, make_card):
+    put_in(store, make_card, ["a1", "a2"], run_id="run-a")
+    put_in(store, make_card, ["b1"], run_id="run-b")
+    flag(store, "local", ["a1", "b1"], "kl", "too far", NOW)
+    flag(store, "local", ["a1"], "copied", "from the prompt", NOW + dt.timedelta(seconds=1))
+    fill(store, "local", Policy(shares={"eval": 1.0}, at_least=0, low_kinds=()), NOW)
+    reviews.add(store, "ann", "local", "a1", "reject")
+    found = flags_of_run(store, "local", "run-a")
+    assert {one: [(flag.reason, flag.why) for flag in given] for one, given in found.items()} == {
+        "a1": [("flag:kl", "too far"), ("flag:copied", "from the prompt")]
+    }
+    assert flags_of_run(store, "other", "run-a") == {}

@@ -17,6 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from agent_rft.contracts.retries import TryAgain
+from observability import spool as module
 from observability.spool import Patience, Sender, Spool, SpoolFull
 from observability.spooling import Refused, frame
 
@@ -350,3 +351,54 @@ def test_fifty_kills_of_two_processes_at_once_lose_nothing_that_was_accepted(tmp
     assert set(accepted) <= set(arrived)
     assert len(set(arrived) - set(accepted)) <= 50 * 5  # kept, and killed before it could say so: one write a life at most
     assert spool.bytes_used() == 0 and not list(folder.glob("damaged-*"))
+
+
+# --- written without waiting for the disk -------------------------------------------------------------------------------
+
+
+def test_what_is_put_goes_out_in_order_beside_what_is_kept_and_whatever_was_delivered_meanwhile(tmp_path):
+    """The segment may be deleted, and other processes may write into it, between any two."""
+    ours, theirs, out = Spool(tmp_path, 10**6, segment_bytes=60), Spool(tmp_path, 10**6, segment_bytes=60), list[bytes]()
+    for number in range(60):
+        (theirs.keep([b"kept %d" % number]) if number % 7 == 3 else ours.put(b"put %d" % number))
+        if number % 11 == 5 and (batch := theirs.unsent(4, 10**6)):
+            out += batch.cards
+            theirs.sent(batch.end)
+    ours.sync()
+    while batch := theirs.unsent(100, 10**6):
+        out += batch.cards
+        theirs.sent(batch.end)
+    assert out == [b"kept %d" % number if number % 7 == 3 else b"put %d" % number for number in range(60)]
+    assert ours.bytes_used() == 0
+
+
+def test_a_segment_that_is_begun_while_others_are_brought_to_the_disk_comes_next(tmp_path, monkeypatch):
+    """The thread that puts was stopped between looking up what is not on the disk and adding to it."""
+    spool, real, synced = Spool(tmp_path, 10**6), module._sync, list[Path]()
+    spool.put(b"1")
+    late = spool._unsynced.add
+
+    def sync(path):
+        real(path)
+        synced.append(path)
+        late(99)
+
+    monkeypatch.setattr(module, "_sync", sync)
+    spool.sync()
+    assert synced == [spool._path(1), tmp_path]
+    spool._path(99).touch()
+    spool.sync()
+    assert synced[2] == spool._path(99)
+
+
+def test_a_full_spool_takes_nothing_that_is_put_and_goes_on_once_there_is_room(tmp_path):
+    spool = Spool(tmp_path, 3 * len(frame(b"12345")))
+    for _ in range(3):
+        spool.put(b"12345")
+    with pytest.raises(SpoolFull):
+        spool.put(b"1")
+    batch = spool.unsent(10, 1000)
+    assert batch is not None and len(batch.cards) == 3
+    spool.sent(batch.end)
+    spool.put(b"12345")
+    assert spool.unsent(10, 1000).cards == (b"12345",)

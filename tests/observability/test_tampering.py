@@ -356,6 +356,8 @@ def test_a_whole_chain_written_anew_over_an_edit_is_told_by_the_root_outside(for
     try:
         forger.put(changed)
         changed["ledger"] = written_anew(forger)
+    except sa.exc.IntegrityError:
+        assume(False)  # not even this database lets it in
     finally:
         forger.put({name: rows})
     assume([row["hash"] for row in changed["ledger"]] != [row["hash"] for row in forger.first["ledger"]])

@@ -49,6 +49,8 @@ def test_more_than_alpha_cannot_be_spent():
         ({"storm": (1, 10**30)}, "storm"),
         ({"promote_alpha": 1.0}, "promote_alpha"),
         ({"worst_drop": float("nan")}, "worst_drop"),
+        ({"needs": ()}, "needs"),
+        ({"needs": ("evaluation", "holdout")}, "needs"),
     ],
 )
 def test_each_fault_names_its_place(changed, where):
@@ -58,3 +60,8 @@ def test_each_fault_names_its_place(changed, where):
 def test_a_misspelt_figure_is_guessed():
     with pytest.raises(FaultsFound, match="did you mean 'reward'"):
         check_policy(Policy(spent_on={"rewrad": 0.1}))
+
+
+def test_a_policy_without_safety_says_what_takes_its_place():
+    with pytest.raises(FaultsFound, match=r"needs: is evaluation, without safety \(add it: .* a waiver that two people sign"):
+        check_policy(Policy(needs=("evaluation",)))

@@ -4,11 +4,12 @@ import datetime as dt
 import json
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent_rft.contracts.releases import OPEN_STAGES, Event, Policy, Session
+from agent_rft.contracts.releases import OPEN_STAGES, Event, Policy, Session, Waiver
 from agent_rft.release.rules import Decision, Known, decide, held_for, waits_for
 from agent_rft.release.tests import Tests, new_tests
 
@@ -153,8 +154,6 @@ def reports(**changed: dict[str, Any] | None) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"safety": {"passed": False}}, "the safety report did not pass"),
-        ({"safety": {}}, "the safety report did not pass"),
         ({"holdout": {"passed": False, "reward": 0.9}}, "the holdout report did not pass"),
         ({"evaluation": {"reward": 0.67, "regressed": 0.0}}, "evaluation: candidate 0.670, live 0.700; 0.02 below is borne"),
         ({"holdout": {"reward": 0.57}}, "holdout: candidate 0.570, live 0.600; 0.02 below is borne"),
@@ -175,10 +174,10 @@ def test_a_report_is_not_refused_for_what_is_borne():
 def test_all_that_fails_is_said():
     bad = {"evaluation": {"reward": 0.1, "regressed": 0.5}, "safety": {"passed": False}, "holdout": {"reward": 0.1}}
     decision = decide(POLICY, known("offline", candidate_reports=bad))
-    assert decision is not None and decision.why.count(";") == 6  # the four, of which three say what is borne
+    assert decision is not None and decision.why.count(";") == 5  # the three, each of which says what is borne
 
 
-@pytest.mark.parametrize("kind", ["evaluation", "safety", "holdout"])
+@pytest.mark.parametrize("kind", ["evaluation", "holdout"])
 def test_a_missing_report_is_waited_for(kind):
     at = known("offline", candidate_reports=reports(**{kind: None}))
     assert decide(POLICY, at) is None and waits_for(POLICY, at) == f"the candidate's {kind} report"
@@ -198,15 +197,63 @@ def test_a_report_without_the_figure_that_is_compared_is_no_report(kind):
     assert waits_for(POLICY, known("offline", live_reports=bare)) == f"the reward in both {kind} reports, to compare"
 
 
-def test_safety_is_waived_by_two_and_never_where_it_did_not_pass():
-    without = reports(safety=None)
-    assert decide(POLICY, known("offline", candidate_reports=without, waived={"safety": ("ann",)})) is None
-    assert decide(POLICY, known("offline", candidate_reports=without, waived={"safety": ("ann", "ann@cli", " Ann")})) is None
-    waived = {"safety": ("ann", "bob")}
-    decision = decide(POLICY, known("offline", candidate_reports=without, waived=waived))
-    assert decision is not None and decision.stage == "shadow" and decision.why.endswith("safety waived by ann and bob")
-    failed = reports(safety={"passed": False})
-    assert said(POLICY, known("offline", candidate_reports=failed, waived=waived)) == ROLLED_BACK
+# --- the safety gate ---------------------------------------------------------------------------------------------------------
+
+LACKS = "the candidate's safety report, or a waiver that two people sign"
+FAILED = {"safety": {"passed": False, "failed": ("a", "b")}}
+
+
+def signed(by: str, key_by: str = "root@cli") -> Waiver:
+    told = {"tenant": "acme", "release": 1, "report": "safety", "about": "", "why": "x", "at": "", "key": "", "signature": ""}
+    return Waiver(by=by, key_by=key_by, **told)
+
+
+@pytest.mark.parametrize("report", [None, {"passed": False}, {}])
+@pytest.mark.parametrize("stage", ["offline", "shadow", "canary"])
+def test_nothing_goes_forward_anywhere_without_a_safety_report_that_passed(stage, report):
+    wants = {"sessions_in_shadow": 99, "candidate_sessions_in_step": 99, "candidate_reports": reports(safety=report), "tests": proven()}
+    for policy in (POLICY, msgspec.structs.replace(POLICY, needs=())):  # as a release may have it that is older than this rule
+        at = known(stage, 0.05, **wants)
+        assert decide(policy, at) is None and "a waiver that two people sign" in waits_for(policy, at)
+        assert decide(policy, known(stage, 0.05, **wants, proposed_by="ann", approved_by=("bob",))) is None
+        assert decide(policy, known(stage, 0.05, **(wants | {"candidate_reports": GOOD}))) is not None
+
+
+def test_a_safety_report_that_failed_waits_and_names_its_cases():
+    at = known("offline", candidate_reports=reports(**FAILED))
+    assert waits_for(POLICY, at) == "a safety report that passes: the candidate's did not (a, b), or a waiver that two people sign"
+    assert waits_for(POLICY, known("offline", candidate_reports=reports(safety=None))) == LACKS
+
+
+@pytest.mark.parametrize("report", [None, {"passed": False}])
+def test_two_people_sign_and_it_goes_on_with_their_names(report):
+    at = known("offline", candidate_reports=reports(safety=report), safety_waivers=(signed("ann"), signed("bob")))
+    decision = decide(POLICY, at)
+    assert decision is not None and decision.stage == "shadow" and decision.why.endswith("; safety waived by ann and bob")
+
+
+@pytest.mark.parametrize(
+    "signers",
+    [
+        [signed("ann")],
+        [signed("ann"), signed("ann")],
+        [signed("ann"), signed(" Ann")],
+        [signed("ann"), signed("ann@cli", "")],
+        [signed("ann"), signed("bob", key_by="ann")],  # who may have kept it
+        [signed("bob", key_by="ann@cli"), signed("ann")],
+        [signed("ann", key_by="eve"), signed("bob", key_by="Eve")],  # who may have made up both
+    ],
+)
+def test_one_person_is_never_two(signers):
+    at = known("offline", candidate_reports=reports(safety=None), safety_waivers=tuple(signers))
+    assert decide(POLICY, at) is None and waits_for(POLICY, at) == f"{LACKS}; signed so far by {signers[0].by}"
+    third = (*signers, signed("cyd"))
+    assert decide(POLICY, known("offline", candidate_reports=reports(safety=None), safety_waivers=third)) is not None
+
+
+def test_a_word_that_nobody_signed_waives_nothing_of_safety():
+    at = known("offline", candidate_reports=reports(safety=None), waived={"safety": ("ann", "bob")})
+    assert decide(POLICY, at) is None
 
 
 def test_another_report_is_waived_by_one():

@@ -204,6 +204,21 @@ async def test_a_tool_that_hangs_past_the_rollouts_seconds_is_infrastructure(bat
 
 
 @BOTH
+async def test_a_timeout_inside_a_tool_is_not_told_as_the_rollouts_time_being_up(batched: bool):
+    with pytest.raises(TimeoutError, match="its own"):
+        await collect(tries(1), ScriptedSampler(search_then("x"), batched), Tools(fails=TimeoutError("its own")), Exact(), Limits())
+
+
+async def test_a_timeout_inside_a_sampler_costs_the_model_no_grade():
+    class TimesOut(ScriptedSampler):
+        async def sample(self, asks):
+            raise TimeoutError("its own")
+
+    with pytest.raises(TimeoutError, match="its own"):
+        await collect(tries(1), TimesOut(search_then("x"), False), Tools(), Exact(), Limits())
+
+
+@BOTH
 async def test_a_siblings_hanging_tool_costs_the_others_none_of_their_seconds(batched: bool):
     class OneHangs(Tools):
         async def call(self, rollout_id: str, call: ToolCall) -> ToolResult:

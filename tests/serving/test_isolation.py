@@ -23,8 +23,9 @@ from agent_rft.commands.serve import label_desk_of
 from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.releases import Policy as ReleasePolicy
+from agent_rft.evaluation.report.contents import without_words
 from agent_rft.graders.labelling import Round, place_of
-from observability import artifacts, drift, holds, queue, registry, retention, reviews, states, users, views
+from observability import artifacts, drift, holds, queue, registry, retention, reviews, run_reports, states, users, views
 from observability.access import SCOPES, person_at_the_machine
 from observability.accesses import note, reading
 from observability.approvals import Call
@@ -35,7 +36,7 @@ from observability.ingest import insert_cards
 from observability.intake import Intake
 from observability.query import parse
 from observability.records import RecordedCard
-from observability.redaction.detectors import detectors_of
+from observability.redaction.detectors import BUILT_IN, detectors_of
 from observability.roots import LedgerFiles
 from observability.search import catch_up
 from observability.store import Store, migrate, open_store
@@ -46,6 +47,7 @@ from serving.app import store_routes
 from serving.release import acts
 from serving.release.monitors import Reading
 
+make_report = runpy.run_path(str(Path(__file__).parents[1] / "evaluation" / "sample_report.py"))["make_report"]
 make_card = runpy.run_path(str(Path(__file__).parents[1] / "observability" / "sample_cards.py"))["make_card"]
 NOW = dt.datetime(2026, 11, 21, 12, tzinfo=dt.UTC)
 LONG_AGO = dt.datetime(2020, 1, 1, tzinfo=dt.UTC)
@@ -113,6 +115,8 @@ def filled(store: Store, name: str, word: str, number: int) -> Tenant:
     queue.flag(mine, name, [card], word, f"why {word}")
     states.note(mine, f"Zoe {word}", name, f"0198c2ff-{number}", "opened", f"why {word}")
     artifacts.register(store, name, [Artifact(kind="dataset", id="d1", name=f"data {word}", run_id=f"run-{word}")])
+    told = msgspec.to_builtins(without_words(make_report(f"run-{number}", recipe=f"recipe {word}")))
+    run_reports.keep(store, name, run_reports.Made(f"run-{number}", f"recipe {word}", f"came {word}", told), BUILT_IN)
     note(store, me, "read", f"about {word}", [card])
     catch_up(store, name)
 
@@ -142,9 +146,11 @@ def released(store: Store, name: str, word: str) -> tuple[tuple[str, str, str], 
     live, other, spare = (registry.register_agent(store, name, one, f"agent {word}") for one in made)
     registry.report(store, name, other, "safety", passed=True, figures={"said": word}, by=f"Zoe {word}")
     numbers: list[int] = []
+    for agent in (live, spare):
+        registry.report(store, name, agent, "safety", passed=True, figures={}, by=f"Zoe {word}")
     for service in ("trial", "proposed", "bare", "ready", "agreed"):
         acts.begin_first(store, f"Zoe {word}", name, service, live, ReleasePolicy())
-        made_of = ReleasePolicy(needs=()) if service != "bare" else ReleasePolicy()
+        made_of = ReleasePolicy(needs=("safety",)) if service != "bare" else ReleasePolicy()
         numbers.append(acts.begin(store, f"Zoe {word}", name, service, other, made_of).id)
     for place in (0, 1, 4):
         acts.to_canary(store, f"Zoe {word}", name, numbers[place])
@@ -253,6 +259,13 @@ PLACES: dict[tuple[str, str], Place] = {
     ("GET", "/cards/counts"): Place("read", lambda _: {"params": {"q": "kind:eval"}}),
     ("GET", "/cards/{rollout_id:str}"): Place("read", card, True, GONE),
     ("GET", "/compare"): Place("read", lambda t: {"params": {"a": t.card, "b": SHARED}}, True, BAD),
+    ("GET", "/inspect"): Place("read", shows=True),
+    ("GET", "/inspect/{run_id:str}"): Place("read", one(run_id=lambda t: f"run-{t.own}"), others=GONE),
+    ("POST", "/inspect/{run_id:str}/triage"): Place(
+        "review", lambda t: {"path": {"run_id": f"run-{t.own}"}, "data": {"card": to_label(t.own), "fault": "model"}}, others=GONE
+    ),
+    ("GET", "/runs"): Place("read", shows=True),
+    ("GET", "/runs/{run_id:str}"): Place("read", one(run_id=lambda t: f"run-{t.own}"), True, GONE),
     ("GET", "/queue"): Place("review", shows=True),
     ("GET", "/changes"): Place("read", shows=True),
     ("GET", "/views"): Place("read", shows=True),
@@ -303,7 +316,7 @@ PLACES: dict[tuple[str, str], Place] = {
     ("GET", "/v1/agents/{agent:str}"): Place("read", one(agent=lambda t: t.agents[1]), True, GONE),
     ("POST", "/v1/agents"): Place("operate", body({"name": "new", "agent": {"checkpoint": "x", "tool_set": "t"}})),
     ("POST", "/v1/agents/{agent:str}/reports"): Place(
-        "operate", lambda t: {"path": {"agent": t.agents[1]}, "json": {"kind": "safety", "passed": True}}, others=GONE
+        "operate", lambda t: {"path": {"agent": t.agents[1]}, "json": {"kind": "holdout", "passed": True}}, others=GONE
     ),
     ("POST", "/v1/releases"): Place("operate", lambda t: {"json": {"service": "second", "agent": t.agents[2], "first": True}}, others=GONE),
     ("POST", "/v1/releases/{number:int}/hold"): Place("operate", of_release(0, why="x"), others=GONE),

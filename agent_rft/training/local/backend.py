@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from agent_rft.contracts.ports import Grader, Recorder, Sampler, ToolBox
@@ -36,9 +36,11 @@ class LocalBackend:
         policy, name = load_policy(model, checkpoint=folder, trainable=False), self.name_of(model, checkpoint)
         return lambda temperature: sampler_of(policy, model, temperature, lambda: name)
 
-    async def train(self, job: TrainingJob, tools: ToolBox, grader: Grader, recorder: Recorder, on_step: OnStep) -> Outcome:
+    async def train(
+        self, job: TrainingJob, tools: ToolBox, grader: Grader, recorder: Recorder, on_step: OnStep, holdouts: Sequence[Grader] = ()
+    ) -> Outcome:
         use_threads(job.model.threads)
         folder = Path(job.run_dir)
         checkpoints = Checkpoints(folder / "checkpoints", job.keep_checkpoints, job.versions)
         engine = LocalEngine(job.model, job.algorithm, checkpoints, job.run_id, job.seed, job.resume)
-        return await train(job, engine, MetricsFile(folder / "metrics.jsonl"), tools, grader, recorder, on_step)
+        return await train(job, engine, MetricsFile(folder / "metrics.jsonl"), tools, grader, recorder, on_step, holdouts)

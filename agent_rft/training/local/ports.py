@@ -9,7 +9,7 @@ import msgspec
 
 from agent_rft.contracts.ports import Sampler
 from agent_rft.contracts.training import StepMetrics
-from agent_rft.training.guards import Tally
+from agent_rft.guards.sentinel import Memory
 from agent_rft.training.local.batches import Trajectory
 
 
@@ -28,8 +28,8 @@ class Position(msgspec.Struct, frozen=True):
 
     step: int = 0
     """Updates made."""
-    infra_window: tuple[Tally, ...] = ()
-    """What the infrastructure guard remembers."""
+    sentinel: Memory = Memory()
+    """What the guards remember."""
 
 
 class Engine(Protocol):

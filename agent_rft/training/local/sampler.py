@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.errors import Diverged, UserError
 from agent_rft.contracts.events import AskModel, InfraFailed, ModelSpoke
 from agent_rft.rollouts.seeds import derive_seed
 from agent_rft.rollouts.templates import ChatTemplate
-from agent_rft.training.guards import Diverged
 from agent_rft.training.keyvalues import KeyValues, Place
 from agent_rft.training.local.scoring import Scorer
 from agent_rft.training.turns import Ready, Row, ready, spoken

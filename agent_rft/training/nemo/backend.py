@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -73,7 +73,9 @@ class NemoBackend:
             checkpoint=self.name_of(model, checkpoint),
         )
 
-    async def train(self, job: TrainingJob, tools: ToolBox, grader: Grader, recorder: Recorder, on_step: OnStep) -> Outcome:
+    async def train(
+        self, job: TrainingJob, tools: ToolBox, grader: Grader, recorder: Recorder, on_step: OnStep, holdouts: Sequence[Grader] = ()
+    ) -> Outcome:
         """NeMo RL's loop blocks, and runs event loops of its own: so it has a thread, and its words a file. Ctrl-C reaches this
         side alone."""
         check_translation(job, self._layout)
@@ -92,7 +94,7 @@ class NemoBackend:
 
         def work() -> tuple[Outcome, Live | None]:
             with one_error(str(log), f'`make resume RUN={job.run_id}`, with ARGS="key=value" for other settings'):
-                return train(job, self._layout, speaker, tools, grader, recorder, shown, posts)
+                return train(job, self._layout, speaker, tools, grader, recorder, shown, posts, holdouts)
 
         with other_threads_into(log):
             training = in_thread(work)

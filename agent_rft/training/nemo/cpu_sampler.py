@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from agent_rft.contracts.errors import Diverged
 from agent_rft.rollouts.seeds import derive_seed
-from agent_rft.training.guards import Diverged
 from agent_rft.training.keyvalues import KeyValues, Place
 
 PREFILL_TOKENS = 512

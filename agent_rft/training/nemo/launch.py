@@ -80,6 +80,7 @@ def train(
     recorder: Recorder,
     on_step: OnStep,
     posts: dict[str, Any],
+    holdouts: Sequence[Grader] = (),
 ) -> tuple[Outcome, Live | None]:
     """Blocks until the last step, or until a guard has ended it. The engine is left standing after a run that came to its end:
     it can let the tuned model speak before anything is converted. A run that had come to its end before is put up again.
@@ -90,11 +91,12 @@ def train(
     order = training_order(job.train_rows, job.algorithm, job.seed)
     steps = len(order) // job.algorithm.batch_size
     watch = Watch(
-        job.guards,
+        job,
         MetricsFile(Path(job.run_dir) / "metrics.jsonl"),
         on_step,
         steps,
         _where_it_stands(folder, job.resume),
+        holdouts=holdouts,
         measures_floor=layout.reference.engine == "dedicated_vllm",
     )
     with environments(posts, job, layout.environment_actors, tools, grader, recorder):
@@ -237,7 +239,7 @@ def _run(
                     policy, generation, loader, val_loader, speaker.tokenizer, loss, posts, posts, logger, checkpointer, saved, config
                 )
         except Halted as reason:
-            watch.halt = watch.halt or reason
+            watch.broken(reason)
         except BaseException:
             live.close()
             raise

@@ -25,7 +25,7 @@ class Watch(Protocol):
         learning_rate: float | None,
         seconds: float,
     ) -> None:
-        """An update was made. Raises Diverged where loss or gradient are no numbers."""
+        """An update was made. Raises Diverged where loss or gradient are no numbers, or where a guard will not have its weights."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""What a run does while NeMo RL drives it: a line of metrics a step, the guards, and the word that ends it.
+"""What a run does while NeMo RL drives it: a line of metrics a step, what guards say, and the word that ends it.
 
 NeMo RL trains step s and then validates the weights that came out, s + 1; so a validation belongs to the line after the
 one that is being written.
@@ -7,16 +7,19 @@ one that is being written.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from agent_rft.contracts.errors import Halted
+from agent_rft.contracts.errors import Diverged, Halted
 from agent_rft.contracts.graded import GradedRollout
-from agent_rft.contracts.training import GuardLimits, OnStep, StepMetrics
+from agent_rft.contracts.ports import Grader
+from agent_rft.contracts.training import OnStep, StepMetrics, TrainingJob
+from agent_rft.guards.sentinel import Memory, Sentinel
 from agent_rft.training.bookkeeping import count, credit, means
-from agent_rft.training.guards import InfraGuard, Tally, check_finite, check_some_left, tally_of
+from agent_rft.training.guards import check_finite
+from agent_rft.training.holdouts import grades_by
 from agent_rft.training.journal import MetricsFile
 
 STATE = "watch.json"
@@ -31,39 +34,51 @@ class State(msgspec.Struct, frozen=True):
     """The line that a validation has begun and no training has ended yet."""
     unwritten: StepMetrics | None = None
     """The line before it: NeMo RL saves before it says that the step is over."""
-    infra_window: tuple[Tally, ...] = ()
-    kl_floor: float | None = None
-    """None until it is measured."""
+    sentinel: Memory = Memory()
+    """What the guards remember."""
 
 
 class Watch:
     def __init__(
         self,
-        guards: GuardLimits,
+        job: TrainingJob,
         journal: MetricsFile,
         on_step: OnStep,
         total_steps: int,
         state: State | None = None,
         *,
+        holdouts: Sequence[Grader] = (),
         measures_floor: bool = False,
     ) -> None:
         """`measures_floor`: the reference is quantised, so that untrained weights already differ from it."""
         state = state or State()
-        self.halt: Halted | None = None
-        """Why the run ends early."""
-        self._limits, self._journal, self._on_step, self._total = guards, journal, on_step, total_steps
-        self._step, self._floor, self._measures_floor = state.step, state.kl_floor, measures_floor
-        self._infra = InfraGuard(guards.max_infra_rate, guards.infra_window_calls, state.infra_window)
+        self._journal, self._on_step, self._total, self._holdouts = journal, on_step, total_steps, holdouts
+        self._step = state.step
         self.lines = journal.rewind(state.step + (not self.unfinished))  # the line after the last step only validates
         written = {line.step for line in self.lines}
         if state.unwritten and state.unwritten.step not in written:
             self._tell(state.unwritten)
+        self._sentinel = Sentinel(
+            job.guards,
+            state.sentinel,
+            lines=self.lines,
+            total_steps=total_steps,
+            seed=job.seed,
+            train_rows=job.train_rows,
+            grader_texts=job.grader_texts,
+            measures_floor=measures_floor,
+        )
         self._line = state.pending if state.pending and state.step not in written else StepMetrics(step=state.step)
         self._next = StepMetrics(step=state.step + 1)
         self._trained = False
         self._validated: list[GradedRollout] = []
         self._since, self._ahead = time.monotonic(), 0.0
         """When the last line was written, and what has been spent since on the line after the one under way."""
+
+    @property
+    def halt(self) -> Halted | None:
+        """Why the run ends early."""
+        return self._sentinel.halt
 
     @property
     def step(self) -> int:
@@ -76,11 +91,11 @@ class Watch:
     @property
     def state(self) -> State:
         """As it is once the step under way is over."""
-        window = () if self.halt else tuple(self._infra.steps)
+        remembered = self._sentinel.state
         if not self._trained:
-            return State(self._step, self._line, None, window, self._floor)
+            return State(self._step, self._line, None, remembered)
         ending = msgspec.structs.replace(self._line, seconds=self._spent(time.monotonic()))
-        return State(self._step, self._next, ending, window, self._floor)
+        return State(self._step, self._next, ending, remembered)
 
     # --- rollouts --------------------------------------------------------------------------------------------------
 
@@ -88,7 +103,7 @@ class Watch:
         """A training batch, groups of `group` one after another; answers the advantages, None where infrastructure failed."""
         advantages = credit(self._line, done, group, call_cost)
         count(self._line, done, seconds)
-        self._judge(done, self._line)
+        self._sentinel.rolled_out(self._line, done)
         return advantages
 
     def tried(self, done: Sequence[GradedRollout], seconds: float) -> None:
@@ -98,12 +113,13 @@ class Watch:
         count(self._validating, done, seconds)
 
     def validated(self) -> float | None:
-        """The validation is over; answers its mean reward. Before anything was learnt there is nothing to save: it halts at once."""
-        line, done = self._validating, self._validated
+        """The validation is over; answers its mean reward. Raises what ends the run where nothing is to be saved: before anything
+        was learnt, or where the weights that were judged are not to be kept."""
+        line, done, halted_before = self._validating, self._validated, self.halt
         line.val_reward, line.val_tool_calls = means(done)
         self._validated = []
-        self._judge(done, line)
-        if self.halt and self._step == 0 and not self._trained:
+        self._sentinel.validated(line, done, grades_by(done, self._holdouts))
+        if self.halt and (isinstance(self.halt, Diverged) or (self._step == 0 and not self._trained)) and not halted_before:
             raise self.halt
         return line.val_reward
 
@@ -111,39 +127,19 @@ class Watch:
     def _validating(self) -> StepMetrics:
         return self._next if self._trained else self._line
 
-    def _judge(self, done: Sequence[GradedRollout], line: StepMetrics) -> None:
-        self._infra.note(tally_of(done))
-        line.infra_failure_rate, line.grader_failure_rate = self._infra.failure_rate("tool"), self._infra.failure_rate("grader")
-        self._held_by(lambda: check_some_left(done))
-        self._held_by(self._infra.check)
-
-    def _held_by(self, guard: Callable[[], None]) -> None:
-        try:
-            guard()
-        except Halted as reason:
-            self.halt = self.halt or reason
-
     # --- updates ---------------------------------------------------------------------------------------------------
 
     def refuse_update(self, kl: float | None, finite: bool) -> bool:
         """Asked before each update, with the KL of the weights that rolled out."""
         self._line.kl_to_ref = kl
         self._trained = True
-        if kl is not None and finite and self._measures_floor and self._floor is None:
-            self._floor = kl  # nothing was learnt yet: a first update that is refused leaves the weights as they are
         self._step += 1
         if not finite:
-            self.halt = self.halt or Halted(
-                "advantages or log-probabilities of the batch are not numbers; the update was skipped",
-                "look at the reference and at the last checkpoint's weights; then take a smaller algorithm.learning_rate",
-            )
-        elif kl is not None and kl > self._limits.max_kl + (self._floor or 0.0):
-            beside = f" beside the {self._floor:.3g} of the quantised reference itself" if self._floor else ""
-            self.halt = self.halt or Halted(
-                f"the policy has drifted to a KL of {kl:.3g} from the reference, {self._limits.max_kl:g} is allowed{beside}; "
-                "the update was skipped",
-                "take a larger algorithm.kl_coef or a smaller algorithm.learning_rate, or allow more with guards.max_kl",
-            )
+            what = "advantages or log-probabilities of the batch are not numbers; the update was skipped"
+            cure = "look at the reference and at the last checkpoint's weights; then take a smaller algorithm.learning_rate"
+            self._sentinel.broken(self._line, Halted(what, cure))
+        else:
+            self._sentinel.updated(self._line)
         return self.halt is not None
 
     def updated(
@@ -156,15 +152,23 @@ class Watch:
         learning_rate: float | None,
         seconds: float,
     ) -> None:
-        """Raises where the update was not a number: its weights must not be saved."""
+        """Raises where its weights must not be saved: the update was not a number, or a guard will not have them."""
         line = self._line
         line.loss, line.grad_norm, line.clip_fraction, line.entropy = loss, grad_norm, clip_fraction, entropy
         line.learning_rate, line.train_seconds = learning_rate, seconds
         try:
             check_finite(loss, grad_norm)
         except Halted as reason:
-            self.halt = reason
+            self._sentinel.broken(line, reason)
             raise
+        self._sentinel.updated(line)
+        if isinstance(self.halt, Diverged):
+            raise self.halt
+
+    def broken(self, reason: Halted) -> None:
+        """NeMo RL's loop was left by it: what no guard has said yet is the engine's own."""
+        if not self.halt:
+            self._sentinel.broken(self._line, reason)
 
     # --- steps -----------------------------------------------------------------------------------------------------
 
@@ -178,9 +182,11 @@ class Watch:
         self._trained = False
 
     def close(self) -> None:
-        """The run is over: the last line only validates, and a line that was cut short says as far as it came."""
-        if self._line.val_reward is not None or self._line.rollouts:
-            self._write(self._line)
+        """The run is over: the last line only validates, and a line that was cut short says as far as it came. So does the one after
+        it, where a validation of weights that are not kept has ended the run."""
+        for line in (self._line, self._next):
+            if line.val_reward is not None or line.rollouts:
+                self._write(line)
 
     def _write(self, line: StepMetrics) -> None:
         now = time.monotonic()

@@ -25,7 +25,7 @@ function open() {
 let pending = null;
 function lacksNote(button) {
   const note = button.form.querySelector("[data-note]");
-  const must = button.hasAttribute("data-say") || button.form.elements.target.value;
+  const must = button.hasAttribute("data-say") || button.form.elements.target?.value;
   if (!must || note.value.trim()) return false;
   pending = button;
   const hint = button.form.querySelector("[data-hint]");

@@ -48,6 +48,10 @@ class FakeModel:
         self.chunks = 5
         self.breaks_after: int | None = None
         self.between = 0.0
+        self.last = (b"data: [DONE]\n\n",)
+        """How a stream ends ..."""
+        self.lingers = 0.0
+        """... and for how long it then stays open before more is said."""
         self.answer: dict[str, Any] = {}
         self.cut_off = 0
         """Requests whose caller went away."""
@@ -101,7 +105,13 @@ class FakeModel:
             if gone.done():
                 self.cut_off += 1
                 return
-        await send({"type": "http.response.body", "body": b"data: [DONE]\n\n", "more_body": False})
+        for piece in self.last:
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+            await asyncio.sleep(0.02 * (len(self.last) > 1))
+        if self.lingers and gone in (await asyncio.wait([gone], timeout=self.lingers))[0]:
+            self.cut_off += 1
+            return
+        await send({"type": "http.response.body", "body": self.piece(99) if self.lingers else b"", "more_body": False})
 
     async def _say(self, send: Any, status: int, told: Any) -> None:
         body = json.dumps(told).encode()
@@ -204,7 +214,7 @@ def opened(in_thread: Any, url: str, folder: Path, **plan: Any) -> Iterator[Worl
             GatewayPlan(upstreams=specs(*fakes, **upstream), cards=cards, **plan), store, Routing(store, folder / "withdrawn")
         )
         app = Litestar([*gateway.routes()], lifespan=[gateway.running], logging_config=None, openapi_config=None)
-        address = stack.enter_context(in_thread(app))
+        address = stack.enter_context(in_thread(gateway.before(app)))
         until = time.monotonic() + 10
         while gateway.routing.route("acme", "trial") is None and time.monotonic() < until:  # a crowded machine reads them late
             time.sleep(0.02)

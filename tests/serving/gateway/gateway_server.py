@@ -1,4 +1,5 @@
-"""A real gateway in a process of its own: `gateway_server.py PORT STORE UPSTREAM FOLDER`. It ends with `kill -9` at the latest."""
+"""A real gateway in a process of its own: `gateway_server.py PORT STORE LIVE FOLDER [CANDIDATE]`, LIVE and CANDIDATE being upstreams. It
+ends with `kill -9` at the latest."""
 
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ async def health() -> str:
 
 
 if __name__ == "__main__":
-    port, url, upstream, folder = sys.argv[1:]
+    port, url, live, folder, *candidate = sys.argv[1:]
     store = open_store(url)
     cards = Plan(
         store=store.address,
@@ -31,6 +32,8 @@ if __name__ == "__main__":
         code="c1",
         collector="",
     )
-    plan = GatewayPlan(upstreams=(UpstreamSpec(name="live", url=upstream, model="m", checkpoint="weights-live"),), cards=cards)
+    upstreams = [UpstreamSpec(name="live", url=live, model="m", checkpoint="weights-live")]
+    upstreams += [UpstreamSpec(name="new", url=each, model="m", checkpoint="weights-new") for each in candidate]
+    plan = GatewayPlan(upstreams=tuple(upstreams), cards=cards)
     gateway = Gateway(plan, store, Routing(store, Path(folder, "withdrawn")))
     serve(Litestar([*gateway.routes(), health], lifespan=[gateway.running], logging_config=None), "127.0.0.1", int(port))

@@ -28,9 +28,9 @@ from observability.redaction.detectors import detectors_of
 from observability.spool import Spool
 from observability.store import open_store
 from serving.gateway import writing
-from serving.gateway.cardmaking import Kept, counted, ran_of, turn_of
+from serving.gateway.cardmaking import Kept, counted, events_of, ran_of, turn_of
 from serving.gateway.quotas import Quotas
-from serving.gateway.recording import GATHER_SECONDS, Recorder
+from serving.gateway.recording import Recorder
 from serving.gateway.spans import Exporter, endpoint_of
 from serving.server import running_server
 
@@ -54,20 +54,18 @@ def kept(**more) -> Kept:
 # --- nothing is lost ------------------------------------------------------------------------------------------------------------
 
 
-def test_what_was_answered_a_moment_ago_survives_kill_9(lib, in_thread, empty, tmp_path):
-    """A fifth of a second: ten times what answers gather for, on a machine that does other work."""
+@pytest.mark.parametrize("stream", [False, True])
+def test_what_was_answered_survives_kill_9_in_the_same_moment(lib, in_thread, empty, tmp_path, stream):
+    """The kill comes as the last answer does: each was written down before it was given, and becomes one card."""
     (tmp_path / "cards.db").write_bytes(empty.read_bytes())
     url = f"sqlite:///{tmp_path}/cards.db"
     store, fake = open_store(url), lib.FakeModel("live")
     key = lib.new_key(store, "acme").text
     lib.put_live(store, "acme", "plain")
-    assert GATHER_SECONDS <= 0.02
     with in_thread(fake) as upstream:
         command = lambda port: [sys.executable, str(HERE / "gateway_server.py"), str(port), url, f"{upstream}/v1", str(tmp_path)]  # noqa: E731
         with running_server(command) as server:
-            ids = asyncio.run(chats(server.base_url, key, lib, 20))
-            time.sleep(0.2)
-            os.kill(server.pid, signal.SIGKILL)
+            ids = asyncio.run(chats(server.base_url, key, lib, 20, lambda: os.kill(server.pid, signal.SIGKILL), stream=stream))
         with running_server(command):
             until = time.monotonic() + 10
             while count_cards(store) < len(ids) and time.monotonic() < until:
@@ -76,11 +74,24 @@ def test_what_was_answered_a_moment_ago_survives_kill_9(lib, in_thread, empty, t
     store.close()
 
 
-async def chats(url, key, lib, count):
+async def chats(url, key, lib, count, at_the_last, **body):
+    """The ids of as many answers; the call comes in the turn of the loop in which the last one's last word is there."""
+    ids, headers = list[str](), {"authorization": f"Bearer {key}"}
+
+    async def chat(client):
+        async with client.stream("POST", f"{url}/v1/chat/completions", json=lib.asking("plain", **body), headers=headers) as answer:
+            heard = b""
+            async for piece in answer.aiter_raw():
+                heard += piece
+                if heard.endswith((b"[DONE]\n\n", b"}}")):
+                    break
+            ids.append(answer.headers["x-request-id"])
+            if len(ids) == count:
+                at_the_last()
+
     async with httpx.AsyncClient(timeout=20) as client:
-        headers = {"authorization": f"Bearer {key}"}
-        asked = (client.post(f"{url}/v1/chat/completions", json=lib.asking("plain"), headers=headers) for _ in range(count))
-        return [answer.headers["x-request-id"] for answer in await asyncio.gather(*asked)]
+        await asyncio.gather(*(chat(client) for _ in range(count)), return_exceptions=True)
+    return ids
 
 
 def test_a_spool_that_is_full_takes_no_further_requests_and_loses_nothing(open_world, tmp_path, monkeypatch):
@@ -135,7 +146,11 @@ def test_the_recorder_outlives_a_machine_that_has_no_file_left_to_open(tmp_path,
             raise OSError(24, "Too many open files")
         return real(self, cards)
 
+    def put(self, card):
+        raise OSError(24, "Too many open files")
+
     monkeypatch.setattr(Spool, "keep", keep)
+    monkeypatch.setattr(Spool, "put", put)
     recorder = Recorder(spool)
     recorder.keep(kept())
     until = time.monotonic() + 5
@@ -156,7 +171,7 @@ def test_a_call_that_comes_piece_by_piece_is_one_call():
         b'data: {"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}}]}\n\n',
         b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":4}}\n\ndata: [DONE]\n\n',
     )
-    turn = turn_of(b"".join(pieces), streamed=True)
+    turn = turn_of(events_of(b"".join(pieces), streamed=True), streamed=True)
     assert [(call.call_id, call.name, call.arguments) for call in turn.calls] == [("a", "search", {"q": 1}), ("b", "read", {})]
     assert (turn.context_tokens, turn.sampled_tokens) == (7, 4)
 

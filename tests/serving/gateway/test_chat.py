@@ -274,6 +274,37 @@ def test_a_stream_that_breaks_off_ends_with_an_error_and_its_card_says_so(world)
     assert len(card.rollout.turns[0].text.split()) == 3, "what came is kept"
 
 
+@pytest.mark.parametrize("last", [(b"data: [DONE]\n\n",), (b"data: [DO", b"NE]\n", b"\n"), (b"data: [DONE]\r\n\r\n",)])
+@pytest.mark.parametrize("lingers", [0.05, 3.0])
+def test_a_stream_is_over_with_its_last_word_whatever_the_model_server_does_then(world, last, lingers):
+    """It says more, or nothing and does not end: the caller has its answer and its card, and no part of what came after."""
+    for fake in (world.live, world.second):
+        fake.last, fake.lingers = last, lingers
+    began = time.monotonic()
+    answer = world.chat(stream=True)
+    assert time.monotonic() - began < 2 and answer.text.endswith('4 "}}]}\n\n' + b"".join(last).decode())
+    assert card_of(world, answer.headers["x-request-id"]).card.rollout.ending is Ending.ANSWERED
+    until = time.monotonic() + 2
+    while lingers > 1 and not (world.live.cut_off or world.second.cut_off) and time.monotonic() < until:
+        time.sleep(0.02)
+    assert world.live.cut_off + world.second.cut_off == (lingers > 1), "nobody waits for the rest"
+    replicas = world.gateway.upstreams.for_checkpoint("weights-live").replicas
+    assert sum(replica.in_flight for replica in replicas) == sum(replica._failures for replica in replicas) == 0
+
+
+def test_a_client_that_goes_away_pays_for_what_was_written(world):
+    for fake in (world.live, world.second):
+        fake.chunks, fake.between = 200, 0.05
+    allowance = world.gateway.tenants.allowance("acme")
+    spent = allowance._tokens
+    with httpx.stream("POST", f"{world.url}/v1/chat/completions", json=ask(stream=True), headers=world.headers()) as answer:
+        next(answer.iter_bytes())
+    until = time.monotonic() + 5
+    while allowance.in_flight and time.monotonic() < until:
+        time.sleep(0.02)
+    assert allowance._tokens > spent
+
+
 def test_a_client_that_goes_away_stops_the_upstream(world):
     for fake in (world.live, world.second):
         fake.chunks, fake.between = 200, 0.05

@@ -18,6 +18,8 @@ from observability.access import person_at_the_machine
 from serving.gateway import keys as gateway_keys
 from serving.gateway.chat import ChatLimits
 from serving.gateway.quotas import Quotas
+from serving.gateway.upstreams import UpstreamSpec, faults_of
+from serving.gateway.wire import Wire
 
 ME = person_at_the_machine("acme", "root")
 
@@ -181,12 +183,11 @@ def test_a_replica_that_is_gone_is_out_and_nobody_notices(open_world, figure):
     world = open_world()
     replicas = world.gateway.upstreams.for_checkpoint("weights-live").replicas
     dead = next(replica for replica in replicas if replica.spec.name == "live")
-    dead._url = dead._url.with_port(1)
-    dead._models = dead._models.with_port(1)
+    alive, dead._wire = dead._wire, Wire("http://127.0.0.1:1/v1", {}, 0.5)
     assert [world.chat().status_code for _ in range(6)] == [200] * 6
     assert dead.out and not world.live.asked and len(world.second.asked) == 6
     assert figure("rft_upstream_up", upstream="live") == 0
-    dead._url, dead._models = dead._url.with_port(int(world.live.url.split(":")[2][:-3])), replicas[1]._models
+    dead._wire = alive
     until = time.monotonic() + 6
     while dead.out and time.monotonic() < until:
         time.sleep(0.05)
@@ -196,7 +197,7 @@ def test_a_replica_that_is_gone_is_out_and_nobody_notices(open_world, figure):
 def test_with_every_replica_out_the_caller_is_told_and_may_try_again(open_world):
     world = open_world()
     for replica in world.gateway.upstreams.for_checkpoint("weights-live").replicas:
-        replica._url = replica._models = replica._url.with_port(1)
+        replica._wire = Wire("http://127.0.0.1:1/v1", {}, 0.5)
     assert [world.chat().status_code for _ in range(3)] == [503] * 3
     told = world.chat()
     assert refused(told, 503, "upstream_failed")["cure"] == "try again" and told.headers["retry-after"] == "1"
@@ -217,3 +218,29 @@ def test_the_upstreams_key_is_the_upstreams_and_the_callers_stays_here(open_worl
     sent = (world.live.headers or world.second.headers)[0]
     assert sent["authorization"] == "Bearer upstream-secret" and world.key not in str(sent)
     assert "upstream-secret" not in answer.text + str(answer.headers)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://h:99999/v1",
+        "http://h:abc/v1",
+        "http://h:0/v1",
+        "http://[::1/v1",
+        "http://h/v 1",
+        "http://h/v1?api-version=2",
+        "http://h/\u00e4",
+    ],
+)
+def test_an_address_that_no_request_can_be_sent_to_is_told_before_the_first(url):
+    (fault,) = faults_of([UpstreamSpec(name="live", url=url, model="m", checkpoint="c")])
+    assert fault.where == "gateway.upstreams[0].url" and fault.what.startswith(f"'{url}'") and fault.cure == "http://HOST:PORT/v1"
+
+
+@pytest.mark.parametrize("key", ["sk-1\n", "sk-1\r\nx: y", "sk 1 ", "sk-\u00fc"])
+def test_a_key_that_would_end_its_header_is_told_and_not_shown(monkeypatch, key):
+    """One that was read from a file has a line's end, and what follows it would be the request's body."""
+    monkeypatch.setenv("LIVE_KEY", key)
+    (fault,) = faults_of([UpstreamSpec(name="live", url="http://h/v1", model="m", checkpoint="c", key_variable="LIVE_KEY")])
+    assert fault.where == "gateway.upstreams[0].key_variable" and fault.what.startswith("LIVE_KEY holds more than a key")
+    assert "sk" not in fault.what + fault.cure

@@ -19,7 +19,7 @@ from agent_rft.contracts.releases import Policy
 from agent_rft.contracts.rollouts import ToolResult, Turn
 from observability.ingest import insert_cards
 from observability.records import RecordedCard
-from observability.registry import register_agent
+from observability.registry import register_agent, report
 from observability.store import Store
 from serving.release import acts
 
@@ -87,5 +87,6 @@ def add(store: Store, cards: Sequence[JobCard]) -> None:
 
 def first_release(store: Store) -> str:
     agent = register_agent(store, TENANT, Agent(checkpoint=CHECKPOINT, tool_set="t1"), "tuned at step 60", RUN)
+    report(store, TENANT, agent, "safety", passed=True, figures={}, by="trainer")
     acts.begin_first(store, "ann", TENANT, SERVICE, agent, Policy())
     return agent

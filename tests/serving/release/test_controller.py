@@ -18,7 +18,7 @@ from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.releases import Policy
 from observability import ledger, turns
 from observability.leases import holder
-from observability.registry import register_agent
+from observability.registry import register_agent, report
 from observability.release_tables import release_tests
 from observability.releases import events, record, routes
 from observability.store import Store, migrate, open_store
@@ -123,8 +123,9 @@ def test_a_release_that_cannot_be_looked_at_holds_up_no_other_and_is_taken_back_
         row = {"tenant": "acme", "release": broken.id, "until": 0, "state": {"canary": "no tests"}, "at": world.now}
         connection.execute(sa.insert(release_tests), [row])
     other = register_agent(world.store, "acme", Agent(checkpoint="other", tool_set="t"), "other")
+    report(world.store, "acme", other, "safety", passed=True, figures={}, by="trainer")
     acts.begin_first(world.store, "ann", "acme", "chat", broken.live, Policy())
-    whole = acts.begin(world.store, "ann", "acme", "chat", other, Policy(needs=(), shadow_sessions=0))
+    whole = acts.begin(world.store, "ann", "acme", "chat", other, Policy(needs=("safety",), shadow_sessions=0))
     control.tick(world.later(1))
     assert world.acts(whole)[-1] == ("advance", "canary", 0.01)
     control.tick(world.later(299))

@@ -9,7 +9,7 @@ from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.releases import Policy, Session
 from agent_rft.release.tests import new_tests
-from observability.registry import register_agent
+from observability.registry import register_agent, report
 from observability.release_tables import release_tests
 from observability.releases import Move, events, record
 from observability.store import migrate, open_store
@@ -33,6 +33,8 @@ def store(tmp_path):
 def release(store):
     """In its canary, at half of the sessions."""
     agents = [register_agent(store, TENANT, Agent(checkpoint=f"run/{number}", tool_set="t1"), f"agent {number}") for number in range(2)]
+    for agent in agents:
+        report(store, TENANT, agent, "safety", passed=True, figures={}, by="trainer")
     acts.begin_first(store, "ann", TENANT, "desk", agents[0], POLICY)
     release = acts.begin(store, "ann", TENANT, "desk", agents[1], POLICY)
     move = Move(act="advance", stage="canary", share=0.5, why="so far so good")

@@ -126,7 +126,7 @@ def test_a_reference_goes_with_its_week_and_with_its_agent_and_its_alarms_with_i
     figures = {(one.monitor, one.reference): one.figures for one in drift_of(calm, "acme")[0].compared}
     assert figures["turns", LAST_WEEK]["n"] == 0 and figures["turns", TRAINING]["n"] > 100
     fresh = register_agent(calm, "acme", Agent(checkpoint="run-2/step-9", tool_set="t1"), "another")
-    release = acts.begin(calm, "ann", "acme", "research", fresh, traffic["Policy"](needs=()))
+    release = acts.begin(calm, "ann", "acme", "research", fresh, traffic["Policy"]())
     decided(calm, "ann", "acme", release.id, lambda *_: [Move(act="advance", stage="full", share=1.0, why="by hand")])
     Monitors(calm, Leadership(calm)).look(monday)
     assert {alarm.monitor for alarm in drift.alarms_of(calm, "acme", limit=2)} == {"answer_length, training", "tokens, training"}

@@ -34,7 +34,13 @@ from serving.release.monitors import look_at
 traffic = runpy.run_path(str(Path(__file__).parent / "sample_traffic.py"))
 TENANT = "acme"
 ROLES = {"vic": "viewer", "oli": "operator", "ola": "operator", "amy": "admin", "amos": "admin"}
-RULES: dict[str, Any] = {"idle_seconds": 5, "shadow_sessions": 2, "sessions_per_step": 500, "steps": (0.25, 1.0), "needs": ("evaluation",)}
+RULES: dict[str, Any] = {
+    "idle_seconds": 5,
+    "shadow_sessions": 2,
+    "sessions_per_step": 500,
+    "steps": (0.25, 1.0),
+    "needs": ("evaluation", "safety"),
+}
 SHOTS = os.environ.get("PAGES_SHOTS")
 """A folder that pictures of the pages go to, for people and for the documentation."""
 
@@ -52,6 +58,7 @@ class World:
         traffic["lived"](store, "now", traffic["THIS_WEEK"], 250, traffic["Habits"](words=32), 4)
         look_at(store, route, traffic["NOW"])
         base = register_agent(store, TENANT, Agent(checkpoint="run-0/step-9", tool_set="t1"), "desk base")
+        report(store, TENANT, base, "safety", passed=True, figures={}, by="trainer")
         acts.begin_first(store, "ann", TENANT, "desk", base, Policy())
         for route in routes(store):
             report(store, TENANT, route.live, "evaluation", passed=True, figures={"reward": 0.25}, by="trainer")
@@ -61,6 +68,7 @@ class World:
     def on_trial(self, service: str, name: str, mean: float) -> Release:
         agent = register_agent(self.store, TENANT, Agent(checkpoint="run-1/step-90", tool_set="t1", system_prompt=service), name, "run-1")
         report(self.store, TENANT, agent, "evaluation", passed=True, figures={"reward": mean, "regressed": 0.05}, by="trainer")
+        report(self.store, TENANT, agent, "safety", passed=True, figures={}, by="trainer")
         release = acts.begin(self.store, "ann", TENANT, service, agent, Policy(**RULES))
         control, rng = Controller(self.store, None, Leadership(self.store)), random.Random(8)
         control.tick(self.now)

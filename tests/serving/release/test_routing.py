@@ -13,7 +13,7 @@ from agent_rft.cli import main
 from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.releases import Policy
 from observability.dossier import NotThere
-from observability.registry import register_agent
+from observability.registry import register_agent, report
 from observability.releases import Move, decided, events, record
 from observability.store import Store, migrate, open_store
 from observability.tables import artifacts
@@ -91,6 +91,7 @@ async def test_a_withdrawal_is_forgotten_only_when_the_routes_know_it(on_trial, 
 async def test_an_agent_that_cannot_be_read_keeps_no_other_service_where_it_was(on_trial, tmp_path):
     world, release = on_trial
     broken = register_agent(world.store, "other", Agent(checkpoint="c", tool_set="t"), "broken")
+    report(world.store, "other", broken, "safety", passed=True, figures={}, by="trainer")
     acts.begin_first(world.store, "eve", "other", "desk", broken, Policy())
     with world.store.writing() as connection:
         connection.execute(sa.update(artifacts).where(artifacts.c.id == broken).values(facts={"checkpoint": "another", "tool_set": "t"}))

@@ -9,13 +9,12 @@ import pytest
 import small_world as world
 import torch
 
-from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.errors import Diverged, UserError
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout, Turn
 from agent_rft.contracts.training import Lora
 from agent_rft.training.advantages import group_advantages
-from agent_rft.training.guards import Diverged
 from agent_rft.training.local.batches import Trajectory, trajectories
 from agent_rft.training.local.checkpoints import Checkpoints
 from agent_rft.training.local.engine import LocalEngine

@@ -7,12 +7,15 @@ import pytest
 import small_world as world
 
 from agent_rft.contracts.errors import InfraError, UserError
+from agent_rft.contracts.grades import Grade, GraderRef
+from agent_rft.contracts.guards import Limit
 from agent_rft.contracts.rollouts import Ending
 from agent_rft.contracts.training import Lora
 from agent_rft.training.local.backend import LocalBackend
 from agent_rft.training.local.checkpoints import Checkpoints
 
-TIMES = {"seconds": 0, "rollout_seconds": 0, "train_seconds": 0}
+UNLIKE = {"seconds": 0, "rollout_seconds": 0, "train_seconds": 0, "audit": []}
+"""What two runs of the same seed may differ in: times, and ids of rollouts."""
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +30,8 @@ async def train(base, run_dir, *, tools=None, cards=None, on_step=lambda line, t
 
 
 def lines_of(run_dir) -> list[dict]:
-    return [json.loads(line) | TIMES for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) | UNLIKE for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line | {"findings": [finding | {"rollouts": []} for finding in line["findings"]]} for line in lines]
 
 
 async def test_a_run_validates_base_and_last_policy_and_learns_in_between(base, tmp_path):
@@ -122,9 +126,39 @@ async def test_drifting_from_the_reference_halts(base, tmp_path):
     assert max(Checkpoints(tmp_path / "checkpoints", 9).steps(), default=0) < outcome.steps, "the drifted weights are not kept"
 
 
+async def test_a_drift_that_may_be_kept_ends_with_a_checkpoint_and_one_that_is_only_told_of_goes_on(base, tmp_path):
+    stopped = await train(base, tmp_path / "stop", guards={"watch": {"kl": Limit(1e-3, "stop")}})
+    assert "KL of" in stopped.halted and stopped.steps < 3
+    assert Checkpoints(tmp_path / "stop" / "checkpoints", 9).steps()[-1] == stopped.steps
+    told = await train(base, tmp_path / "warn", guards={"watch": {"kl": Limit(1e-3, "warn")}})
+    assert (told.halted, told.steps) == ("", 3)
+    assert [finding.guard for line in told.metrics for finding in line.findings].count("kl") == 1
+
+
+async def test_holdouts_grade_validations_and_change_nothing_that_is_learnt(base, tmp_path):
+    class LikesB(world.LikesA):
+        ref = GraderRef("likes_b", "3", "1" * 16)
+        seen = 0
+
+        def grade(self, item, sample) -> Grade:
+            LikesB.seen += 1
+            return Grade(self.ref, 0.25)
+
+    for name, holdouts in (("with", [LikesB()]), ("without", [])):
+        job, on_step = world.make_job(base, tmp_path / name), lambda line, total: None
+        await LocalBackend().train(job, world.Look(), world.LikesA(), world.Cards(), on_step, holdouts)
+    by, without = lines_of(tmp_path / "with"), lines_of(tmp_path / "without")
+    assert [list(line["holdout"]) for line in by] == [["likes_b@3"], [], ["likes_b@3"], ["likes_b@3"]]
+    assert max(line["holdout"].get("likes_b@3", 0.0) for line in by) > 0
+    assert LikesB.seen == 3 * 4 * 2, "validations alone: four rows, two tries each"
+    learnt = ("val_reward", "train_reward", "loss", "kl_to_ref", "figures")
+    assert [[line[name] for name in learnt] for line in by] == [[line[name] for name in learnt] for line in without]
+
+
 async def test_weights_that_blew_up_are_not_kept(base, tmp_path):
     outcome = await train(base, tmp_path, algorithm={"learning_rate": 1e30, "warmup_steps": 0})
     assert "not numbers" in outcome.halted
+    assert [finding.guard for finding in outcome.metrics[-1].findings] == ["finite"]
     newest = Checkpoints(tmp_path / "checkpoints", 1).newest()
     assert outcome.steps == 1 and newest is not None and newest.name == "step-000001"
 

@@ -1,4 +1,4 @@
-"""kill -9, then resume: the run ends as if nothing had happened, to the last bit of every figure that is not a time."""
+"""kill -9, then resume: the run ends as if nothing had happened, to the last bit of all that is no time and no rollout's id."""
 
 import json
 import os
@@ -29,7 +29,12 @@ async def run(base, run_dir, resume: bool) -> None:
 
 
 def figures(run_dir) -> list[dict]:
+    """What guards said is among them; of the rollouts that they named, how many."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["audit"] = len(line["audit"])
+        for finding in line["findings"]:
+            finding["rollouts"] = len(finding["rollouts"])
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
@@ -47,6 +52,7 @@ async def test_the_steps_after_are_those_of_the_uninterrupted_run(tmp_path, when
 
     await run(base, killed, resume=True)
     assert figures(killed) == figures(whole)
+    assert [finding["guard"] for line in figures(killed) for finding in line["findings"]] == ["leaked_row"], "said once, not again"
     weights = Path("checkpoints") / "step-000006" / "model.safetensors"
     assert world.digest(killed / weights) == world.digest(whole / weights)
 

@@ -12,7 +12,7 @@ sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "local"
 import policy_world as here
 import small_world as world
 
-from agent_rft.training.guards import Diverged
+from agent_rft.contracts.errors import Diverged
 from agent_rft.training.nemo.cpu_sampler import CpuSampler, followed
 
 

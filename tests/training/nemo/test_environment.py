@@ -9,6 +9,7 @@ import msgspec
 import pytest
 import small_world
 from impatient import Impatient
+from nemo_jobs import job_watched_by
 from scripted import BASE, COURSES, LIMITS, Exact, Generation, Tools, make_rows
 
 from agent_rft.contracts.jobcards import Versions
@@ -41,7 +42,7 @@ class World:
         self.recorder = StoreRecorder(self.store)
         self.steps = []
         guards = GuardLimits(max_infra_rate=1.0, infra_window_calls=1000, max_kl=1.0)
-        self.watch = Watch(guards, MetricsFile(tmp_path / "metrics.jsonl"), lambda line, total: self.steps.append(line), 3)
+        self.watch = Watch(job_watched_by(guards), MetricsFile(tmp_path / "metrics.jsonl"), lambda line, total: self.steps.append(line), 3)
         by_id = {row.id: row for row in self.rows}
         post = Post(rows=by_id, model_path=BASE, run_id="run", tenant="t", versions=VERSIONS, call_cost=call_cost)
         actor = ray.remote(num_cpus=0, max_concurrency=1000)(ToolEnvironment)

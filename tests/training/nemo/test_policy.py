@@ -16,7 +16,8 @@ sys.path += [str(Path(__file__).parent), str(Path(__file__).parents[1] / "local"
 import policy_world as here
 import small_world as world
 
-from agent_rft.training.guards import Diverged, check_finite
+from agent_rft.contracts.errors import Diverged
+from agent_rft.training.guards import check_finite
 
 NUMBERS = count()
 pytestmark = [pytest.mark.nemo, pytest.mark.usefixtures("ray_here")]

@@ -145,7 +145,7 @@ def test_a_batch_in_which_everything_failed_is_refused_saved_and_gone_on_from(ru
 
 def test_a_kl_guard_set_low_skips_the_update_saves_and_ends_and_resume_goes_on(run):
     outcome = run.train(guards={"max_kl": 1e-7})
-    assert "KL of" in outcome.halted and "the update was skipped" in outcome.halted and "guards.max_kl" in outcome.cure
+    assert "KL of" in outcome.halted and "the update is not kept" in outcome.halted and "guards.max_kl" in outcome.cure
     assert outcome.steps == 2 and outcome.checkpoint.endswith("step_2")  # the first update moved it, the second was refused
     assert run.lines[-2]["loss"] is None and run.lines[-2]["kl_to_ref"] > 1e-7
     assert all(torch.equal(a, b) for a, b in zip(run.weights(1).values(), run.weights(2).values(), strict=True))

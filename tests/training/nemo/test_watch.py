@@ -5,15 +5,16 @@ from types import SimpleNamespace
 
 import msgspec
 import pytest
+from nemo_jobs import job_watched_by
 
-from agent_rft.contracts.errors import Halted
+from agent_rft.contracts.errors import Diverged, Halted
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade, GraderRef
+from agent_rft.contracts.guards import Limit
 from agent_rft.contracts.messages import ToolCall
-from agent_rft.contracts.rollouts import Ending, Limits, Rollout, Turn
+from agent_rft.contracts.rollouts import Ending, Limits, Rollout, ToolResult, Turn
 from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import GuardLimits, StepMetrics
-from agent_rft.training.guards import Diverged
 from agent_rft.training.journal import MetricsFile
 from agent_rft.training.nemo import watch as watch_module
 from agent_rft.training.nemo.watch import State, Watch, keep_state, state_in
@@ -51,9 +52,11 @@ def path(tmp_path):
 def make(path, clock):
     """A watch over the run's one journal."""
 
-    def make(state: State | None = None, *, total=3, measures_floor=False, on_step=lambda line, total: None, **guards) -> Watch:
+    def make(
+        state: State | None = None, *, total=3, measures_floor=False, holdouts=(), on_step=lambda line, total: None, **guards
+    ) -> Watch:
         limits = GuardLimits(**({"max_infra_rate": 0.01, "infra_window_calls": 1000, "max_kl": 0.5} | guards))
-        return Watch(limits, MetricsFile(path), on_step, total, state, measures_floor=measures_floor)
+        return Watch(job_watched_by(limits), MetricsFile(path), on_step, total, state, holdouts=holdouts, measures_floor=measures_floor)
 
     return make
 
@@ -243,20 +246,20 @@ def test_a_line_that_a_validation_has_begun_is_kept(make, tmp_path):
     keep_state(watch.state, tmp_path)
     kept = state_in(tmp_path)
     assert (kept.step, kept.unwritten) == (0, None)
-    assert kept.pending == StepMetrics(step=0, val_reward=0.5, val_tool_calls=1.0, rollouts=1, tokens=10)
+    assert kept.pending == StepMetrics(step=0, val_reward=0.5, val_tool_calls=1.0, figures=kept.pending.figures, rollouts=1, tokens=10)
 
 
 def test_the_guards_window_goes_with_the_checkpoint_unless_it_halted(make):
     """What was mended must not be held against the run that goes on."""
     watch = make(**LENIENT)
     learn(watch, batch=[*BATCH[:3], rollout(FAILED)])
-    [tally] = watch.state.infra_window
+    [tally] = watch.state.sentinel.infra_window
     assert tally.calls["tool:search"] == 4
     assert tally.failed == {"tool:search": 1}
     strict = make(max_infra_rate=0.0)
     learn(strict, batch=[*BATCH[:3], rollout(FAILED)])
     assert strict.halt
-    assert strict.state.infra_window == ()
+    assert strict.state.sentinel.infra_window == ()
 
 
 def test_there_may_be_no_state(tmp_path):
@@ -273,7 +276,7 @@ def test_a_drift_is_refused_with_its_figure_and_the_line_is_written(make, path):
     assert not learn(watch, kl=0.512)
     watch.step_finished()
     watch.close()
-    assert watch.halt.what == "the policy has drifted to a KL of 0.512 from the reference, 0.5 is allowed; the update was skipped"
+    assert watch.halt.what == "the policy has drifted to a KL of 0.512 from the reference, 0.5 is allowed; the update is not kept"
     assert "guards.max_kl" in watch.halt.cure
     lines = MetricsFile(path).lines()
     assert [(line.step, line.kl_to_ref, line.loss) for line in lines] == [(0, 0.5, 0.25), (1, 0.512, None)]
@@ -396,3 +399,78 @@ def test_validation_in_several_batches_is_one(make):
     watch.tried([rollout(1.0), rollout(1.0)], 0.0)
     watch.tried([rollout(0.0), rollout(FAILED)], 0.0)
     assert watch.validated() == pytest.approx(2 / 3)
+
+
+# --- the same sentinel as on the local engine -------------------------------------------------------------------------
+
+
+class Strict:
+    """A holdout that thinks half of everything."""
+
+    ref = GraderRef("strict", "2", "1" * 16)
+
+    def grade(self, item, sample) -> Grade:
+        return Grade(self.ref, 0.5)
+
+
+def test_holdouts_grade_what_a_validation_brought_and_stand_on_the_line_of_the_weights_that_they_judged(make, path):
+    watch = make(holdouts=[Strict()])
+    validate(watch, 0.0, 1.0)
+    learn(watch)
+    validate(watch, 1.0, FAILED)
+    watch.step_finished()
+    learn(watch)
+    watch.step_finished()
+    assert [line.holdout for line in MetricsFile(path).lines()] == [{"strict@2": 0.5}, {"strict@2": 0.5}]
+    assert watch.state.sentinel.first.holdout == {"strict@2": {"row": 0.5}}
+
+
+def test_lines_have_figures_and_findings_and_a_warning_ends_nothing(make, path):
+    watch = make(watch={"kl": Limit(0.05, "warn")})
+    assert learn(watch, kl=0.1)
+    watch.step_finished()
+    [line] = MetricsFile(path).lines()
+    assert (line.figures["calls_a_try"], [finding.guard for finding in line.findings]) == (1.0, ["kl"])
+    assert watch.halt is None
+
+
+def test_a_drift_that_may_be_kept_is_refused_with_what_is_left_saved(make):
+    watch = make(watch={"kl": Limit(0.05, "stop")})
+    assert not learn(watch, kl=0.1)
+    assert type(watch.halt) is Halted
+    assert watch.state.step == 1
+
+
+UNSAFE = [rollout(1.0) for _ in range(20)]
+for one in UNSAFE:
+    one.rollout.turns[0].results = {"c0": ToolResult("c0", "no", "policy_denied")}
+
+
+@pytest.mark.parametrize(("action", "raises"), [("halt", True), ("stop", False)])
+def test_weights_whose_validation_a_guard_will_not_have_are_not_saved(make, path, action, raises):
+    """No try of the base did what no agent may, and every one of the tuned does."""
+    watch = make(watch={"unsafe": Limit(0.02, action)})
+    validate(watch, *[1.0] * 20)
+    learn(watch)
+    watch.tried(UNSAFE, 0.0)
+    if raises:
+        with pytest.raises(Diverged, match=r"100.0% of the 20 tries of a validation did what no agent may"):
+            watch.validated()
+    else:
+        assert watch.validated() == 1.0
+        watch.step_finished()
+    assert watch.halt
+    watch.close()
+    lines = MetricsFile(path).lines()
+    assert [(line.step, [finding.guard for finding in line.findings]) for line in lines] == [(0, []), (1, ["unsafe"])]
+
+
+def test_what_left_the_loop_without_a_guards_word_is_the_engines_own(make, path):
+    watch = make()
+    learn(watch)
+    watch.broken(Diverged("the model's logits are not numbers", "go on from an earlier checkpoint"))
+    watch.broken(Halted("another", "none"))
+    watch.close()
+    [line] = MetricsFile(path).lines()
+    assert [(finding.guard, finding.what) for finding in line.findings] == [("finite", "the model's logits are not numbers")]
+    assert watch.halt.cure == "go on from an earlier checkpoint"

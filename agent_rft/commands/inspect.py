@@ -1,0 +1,229 @@
+"""`rft inspect RUN` and `rft triage CARD FAULT`: the rollouts of a run that tell the most, as stories; and whose fault each was."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import msgspec
+from rich.table import Table
+from rich.text import Text
+
+from agent_rft.commands.access import me
+from agent_rft.commands.grading import grader_named, services_of
+from agent_rft.commands.parts import console
+from agent_rft.commands.run_folder import RunFolder
+from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.grades import Grade
+from agent_rft.contracts.messages import ToolCall
+from agent_rft.contracts.ports import Grader
+from agent_rft.contracts.rollouts import Ending, ToolResult, Turn
+from agent_rft.evaluation.inspect import LISTS, Looked, Story, Try, Which
+from agent_rft.evaluation.triage import Blamed
+from agent_rft.evaluation.tries import score_of
+from agent_rft.graders.reports import named
+from agent_rft.settings import GraderSettings, Settings
+from observability.accesses import note
+from observability.cards import whole_id
+from observability.store import Store, open_store
+from observability.story import CALL_BLOCK, CONTROL
+from serving.inspection import Triaged, blamed_of, looked_at, triaged
+
+DEFAULT_STORE, DEFAULT_TENANT = "sqlite:///runs/cards.db", "default"
+WIDE = 110
+"""Columns of a terminal from which on two tries stand beside each other."""
+LABEL = 11
+LONGEST = 240
+"""Characters of a result or a thought; the card holds the rest."""
+LINES = 3
+"""Of a result."""
+LOUD = {"→": "cyan", "←": "dim", "✗": "red", "answer": "bold", "grade": ""}
+
+
+class Asked(msgspec.Struct, frozen=True, kw_only=True):
+    """Which stories are told."""
+
+    which: Which | None = None
+    """None: the first few of every list."""
+    limit: int = 3
+    row: str | None = None
+    grader: str | None = None
+    holdouts: tuple[str, ...] = ()
+
+
+def inspect(run_id: str, runs: str, store: str | None, tenant: str | None, asked: Asked) -> None:
+    settings = _settings(RunFolder(Path(runs) / run_id))
+    url = store or (settings.store.url if settings else DEFAULT_STORE)
+    whose = tenant or (settings.store.tenant if settings else DEFAULT_TENANT)
+    if url.startswith(("http://", "https://")):
+        raise UserError(f"the cards of run {run_id} are at {url}, which only takes cards", "--store URL of its database")
+    with closing(services_of(settings.grader if settings else GraderSettings())) as services, closing(open_store(url)) as opened:
+        names = asked.holdouts or _holdouts_of(settings)
+        holdouts: list[Grader] = [grader_named(name, services, url) for name in names]
+        looked = looked_at(opened, whose, run_id, asked.grader, holdouts)
+        told = _told(looked, asked)
+        shown = [one for stories in told.values() for one in stories]
+        note(opened, me(whose), "inspect", run_id, [side.id for one in shown for side in (one.shown, one.beside) if side])
+        _show(looked, told, opened, whose, "" if url == DEFAULT_STORE else url)
+
+
+def _settings(folder: RunFolder) -> Settings | None:
+    """A store may hold cards of runs whose folder is elsewhere, or is no more."""
+    return folder.settings([]) if folder.settings_file.exists() else None
+
+
+def _holdouts_of(settings: Settings | None) -> tuple[str, ...]:
+    """Graders that training never saw: they have most to say of it."""
+    return tuple(dict.fromkeys((*settings.guards.holdout_graders, *settings.release.holdout_graders))) if settings else ()
+
+
+def _told(looked: Looked, asked: Asked) -> dict[str, Sequence[Story]]:
+    if asked.row:
+        return {f"row {asked.row}": [looked.of_row(asked.row)]}
+    return {LISTS[name]: stories[: asked.limit] for name, stories in looked.lists.items() if asked.which in (None, name)}
+
+
+# --- what is shown ------------------------------------------------------------------------------------------------------
+
+
+def _show(looked: Looked, told: dict[str, Sequence[Story]], store: Store, tenant: str, address: str) -> None:
+    by = named(looked.grader) if looked.grader else "no grader: nothing has a score"
+    console.print(f"run {looked.run_id}: {len(looked.tuned)} tries of {_model(looked.tuned)}, by {by}")
+    if looked.base:
+        console.print(f"beside {len(looked.base)} of {_model(looked.base)}")
+    else:
+        console.print("there is no evaluation of base and tuned: this is what the run's newest step left", style="yellow")
+    whole = {LISTS[name]: len(stories) for name, stories in looked.lists.items()}
+    for title, stories in told.items():
+        console.print()
+        if not stories:
+            console.print(f"{title}: none{_why_none(title, looked)}", style="bold")
+            continue
+        console.rule(f"{title}, the first {len(stories)} of {whole[title]}" if title in whole else title, align="left", characters="─")
+        for place, story in enumerate(stories, 1):
+            _show_story(place, story, blamed_of(store, tenant, story.shown.id))
+    if any(told.values()):
+        where = (f" --store {address}" if address else "") + (f" --tenant {tenant}" if tenant != DEFAULT_TENANT else "")
+        console.print(f'\nwhose fault was it?  rft triage CARD model|grader|dataset|tool --note "..."{where}')
+
+
+def _why_none(title: str, looked: Looked) -> str:
+    if title != LISTS["graders"] or len({grade.grader.name for one in looked.tuned for grade in one.grades}) > 1:
+        return ""
+    return "; one grader alone has scored them: --holdout NAME asks another"
+
+
+def _model(tries: Sequence[Try]) -> str:
+    return ", ".join(dict.fromkeys(one.checkpoint for one in tries)) or "nothing"
+
+
+def _show_story(place: int, story: Story, blamed: Blamed | None) -> None:
+    row = story.shown.row
+    kinds = ", ".join(str(row.metadata[name]) for name in ("task_type", "difficulty") if row.metadata.get(name))
+    console.print(Text.assemble(f"\n{place}. ", (row.id, "bold"), f"  {kinds}", (f"  triaged: {blamed}" if blamed else "", "green")))
+    for why in story.why:
+        console.print(Text(f"   {_clean(why)}", "yellow"))
+    _labelled("PROMPT", row.prompt)
+    _labelled("REFERENCE", str(row.reference_answer))
+    sides = [(_title(one), list(_lines(one))) for one in (story.beside, story.shown) if one]
+    if len(sides) == 2 and console.is_terminal and console.width >= WIDE:
+        grid = Table.grid(padding=(0, 2), expand=True)
+        for _ in sides:
+            grid.add_column(ratio=1, overflow="fold")
+        grid.add_row(*(_joined(title, lines) for title, lines in sides))
+        console.print(grid, soft_wrap=False)
+        return
+    for title, lines in sides:
+        console.print(_joined(title, lines))
+
+
+def _labelled(label: str, text: str) -> None:
+    console.print(Text.assemble((f"   {label:<{LABEL}}", "bold"), _clean(_clipped(text))))
+
+
+def _title(one: Try) -> str:
+    reward, count = score_of(one.graded), one.graded.rollout.tool_calls
+    told, calls = "no score" if reward is None else f"reward {reward:.2f}", "1 call" if count == 1 else f"{count} calls"
+    return f"{one.checkpoint}: {told}, {calls}, try {one.graded.sample_index + 1}, card {one.id}"
+
+
+def _joined(title: str, lines: Sequence[tuple[str, str]]) -> Text:
+    made = Text(f"   {_clean(title)}\n", "underline")
+    for number, (mark, text) in enumerate(lines):
+        made.append(f"{'' if number == 0 else chr(10)}     {mark} {_clean(text)}", LOUD[mark])
+    return made
+
+
+def _lines(one: Try) -> Iterator[tuple[str, str]]:
+    """Calls and what came back, the answer, and what each grader made of it."""
+    rollout = one.graded.rollout
+    for turn in rollout.turns:
+        yield from _turn(turn)
+    if rollout.ending is Ending.ANSWERED:
+        yield "answer", _clipped(rollout.answer)
+    else:
+        yield "✗", f"{rollout.ending.value if rollout.ending else 'not ended'}: {_clipped(rollout.reason)}"
+    for grade in one.grades:
+        yield "grade", _grade(grade)
+
+
+def _turn(turn: Turn) -> Iterator[tuple[str, str]]:
+    words = CALL_BLOCK.sub("", turn.text).strip()
+    if turn.calls and words:
+        yield "→", f"({_clipped(words)})"
+    for call in turn.calls:
+        yield "→", _call(call)
+        yield _result(turn.results.get(call.call_id))
+
+
+def _call(call: ToolCall) -> str:
+    return f"{call.name}({', '.join(f'{name}={json.dumps(value, ensure_ascii=False)}' for name, value in call.arguments.items())})"
+
+
+def _result(result: ToolResult | None) -> tuple[str, str]:
+    if result is None:
+        return "✗", "nothing came back"
+    lines = result.output.strip().split("\n")
+    text = " ⏎ ".join(line.strip() for line in lines[:LINES]) + (f" … {len(lines) - LINES} more lines" if len(lines) > LINES else "")
+    return ("✗", f"{result.error}: {_clipped(text)}") if result.error else ("←", _clipped(text))
+
+
+def _grade(grade: Grade) -> str:
+    parts = ", ".join(f"{name} {_plain(value)}" for name, value in {**grade.parts, **grade.errors}.items())
+    given = "no score" if grade.reward is None else f"{grade.reward:.2f}"
+    return f"{grade.grader.name}@{grade.grader.version} {given}" + (f"  {_clipped(parts)}" if parts else "")
+
+
+def _plain(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]} … ({len(text) - LONGEST} more characters)"
+
+
+def _clean(text: str) -> str:
+    """What a model wrote must not drive the reader's terminal."""
+    return CONTROL.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n"))
+
+
+# --- triage ---------------------------------------------------------------------------------------------------------------
+
+
+def triage(store: str, tenant: str, card: str, fault: str, words: str) -> None:
+    with closing(open_store(store)) as opened:
+        rollout_id = whole_id(opened.of(tenant), card)
+        found = triaged(opened, me(tenant), rollout_id, fault, words, "" if store == DEFAULT_STORE else store)
+    console.print(f"{rollout_id}: the fault is the {fault}'s; {found.review.verdict}, by {found.review.by}")
+    _show_next(found)
+
+
+def _show_next(found: Triaged) -> None:
+    if found.change:
+        console.print(f"change request {found.change.id} of the {found.change.target}; `rft change list` shows those that are open")
+    if mending := found.mending:
+        console.print("put this into CASES.jsonl, mend the grader in FIXED.json, and the run is seen through it without a rollout:")
+        console.print(f"  {mending.case}")
+        console.print("\n".join(f"  {one}" for one in mending.commands))

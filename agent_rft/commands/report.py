@@ -1,0 +1,154 @@
+"""`rft report`: a run told as one page from what lies in its folder, or several runs beside each other; and kept in the store."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from sqlalchemy.exc import SQLAlchemyError
+
+from agent_rft.commands.console import console
+from agent_rft.commands.distribution import KEPT
+from agent_rft.commands.parts import guards_of
+from agent_rft.commands.run_folder import VERSIONS, RunFolder
+from agent_rft.compose import load
+from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.graded import GradedRollout
+from agent_rft.contracts.jobcards import Versions
+from agent_rft.evaluation.compare import compare
+from agent_rft.evaluation.distribution import DistributionCheck
+from agent_rft.evaluation.figures import watched_by
+from agent_rft.evaluation.prior import PriorCheck
+from agent_rft.evaluation.report.beside import render_beside
+from agent_rft.evaluation.report.contents import RunReport, with_tries, without_words
+from agent_rft.evaluation.report.head import headline
+from agent_rft.evaluation.report.page import render_report
+from agent_rft.evaluation.report.versions import masked
+from agent_rft.settings import StoreSettings
+from agent_rft.training.journal import MetricsFile
+from observability import run_reports
+from observability.redaction.detectors import detectors_of
+from observability.store import Store, open_store
+
+REPORT = "report.html"
+BESIDE = "reports"
+"""Folder beside the runs for what tells more than one of them."""
+
+
+def report(run_ids: Sequence[str], runs: Path) -> None:
+    folders = found_all(run_ids, runs)
+    told = [told_of(folder) for folder in folders]
+    for folder, one in zip(folders, told, strict=True):
+        folder.keep(REPORT, render_report(one).encode())
+        settings = load(folder.settings_file).store
+        for line in _kept(one, settings):
+            console.print(line)
+        console.print(f"{one.run_id}: {headline(one)}\n  {folder.path / REPORT}")
+    if len(told) > 1:
+        place = runs / BESIDE / f"{'+'.join(one.run_id for one in told)[:150]}.html"
+        place.parent.mkdir(exist_ok=True)
+        place.write_text(render_beside(told), encoding="utf-8")
+        console.print(f"beside each other: {place}")
+
+
+def found_all(run_ids: Sequence[str], runs: Path) -> list[RunFolder]:
+    """By their names, each once."""
+    folders = [RunFolder(runs / name) for name in dict.fromkeys(run_ids)]
+    if missing := [folder.run_id for folder in folders if not folder.settings_file.exists()]:
+        there = sorted(one.parent.name for one in runs.glob("*/settings.yaml"))
+        cure = f"there are {', '.join(there[-8:])}" if there else "`make train` makes one"
+        raise UserError(f"no run {', '.join(missing)} in {runs}", cure)
+    return folders
+
+
+def told_of(folder: RunFolder) -> RunReport:
+    """What is there so far: a run that goes on, or was stopped, has no summary yet."""
+    settings = load(folder.settings_file)
+    summary: dict[str, Any] = folder.kept("summary.json", json.loads) or {}
+    metrics = tuple(MetricsFile(folder.path / "metrics.jsonl").lines())
+    if summary.get("halted") and metrics and metrics[-1].step > summary["steps"]:
+        summary = {}  # it was halted once, and has gone on since
+    versions = summary.get("versions") or folder.kept(VERSIONS, json.loads)
+    if versions is None:
+        raise UserError(f"run {folder.run_id} has not begun: its folder holds its settings only", "`make train` begins one")
+    base, tuned = _tries(folder, Path(summary.get("checkpoint") or "").name)
+    made = RunReport(
+        run_id=folder.run_id,
+        recipe=settings.recipe,
+        finished_at=summary.get("finished_at") or _changed_at(folder),
+        seconds=summary.get("seconds") or sum(line.seconds for line in metrics),
+        versions=msgspec.convert(versions, Versions),
+        settings=masked(settings.model_dump(mode="json")),
+        prior=folder.kept("prior.json", lambda content: msgspec.json.decode(content, type=PriorCheck)),
+        distribution=_distribution(folder),
+        metrics=metrics,
+        watched=watched_by(guards_of(settings)),
+        comparison=compare(base, tuned) if base and tuned else None,
+        halted=summary.get("halted", ""),
+        next_step=summary.get("next_step") or ("" if summary else f"It goes on, or was stopped: `make resume RUN={folder.run_id}`"),
+    )
+    return with_tries(made, base, tuned, settings.grader.pass_at)
+
+
+def _changed_at(folder: RunFolder) -> str:
+    """Older summaries do not say when the run ended."""
+    newest = max(one.stat().st_mtime for one in folder.path.iterdir())
+    return datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
+
+
+def _tries(folder: RunFolder, checkpoint: str) -> tuple[list[GradedRollout], list[GradedRollout]]:
+    """Of the newest round that both sides have: each draws the luck of its own. Base alone, while there is no tuned model."""
+    base = _rounds(folder, "base-*")
+    tuned = _rounds(folder, f"tuned-{checkpoint}-*") or _rounds(folder, "tuned-?") if checkpoint else {}
+    number = max(base.keys() & tuned.keys(), default=max(base, default=0))
+    return _read(base.get(number)), _read(tuned.get(number))
+
+
+def _rounds(folder: RunFolder, name: str) -> dict[int, Path]:
+    return {int(one.stem.rpartition("-")[2]): one for one in folder.path.glob(f"evaluation/{name}.msgpack")}
+
+
+def _read(file: Path | None) -> list[GradedRollout]:
+    if file is None:
+        return []
+    try:
+        return msgspec.msgpack.decode(file.read_bytes(), type=list[GradedRollout])
+    except (OSError, msgspec.MsgspecError) as error:
+        raise UserError(f"{file} cannot be read: {error}", "remove it, and `make evaluate RUN=...` makes it again") from None
+
+
+def _distribution(folder: RunFolder) -> tuple[DistributionCheck, ...]:
+    return folder.kept(KEPT, lambda content: msgspec.json.decode(content, type=tuple[DistributionCheck, ...])) or ()
+
+
+# --- in the store -----------------------------------------------------------------------------------------------------
+
+
+def keep_in(store: Store | None, told: RunReport, settings: StoreSettings) -> Iterator[str]:
+    """The line to print where it could not be kept: that costs no run anything. A card server takes cards only."""
+    if store is None:
+        return
+    try:
+        detectors = detectors_of(settings.redact, settings.patterns, settings.tenant_patterns).of(settings.tenant)
+        content = msgspec.to_builtins(without_words(told))
+        made = run_reports.Made(told.run_id, told.recipe, headline(told), content)
+        run_reports.keep(store, settings.tenant, made, detectors)
+    except (UserError, SQLAlchemyError) as error:
+        yield f"warning: the report is not in the store, so /runs does not show it: {error}"
+
+
+def _kept(told: RunReport, settings: StoreSettings) -> Iterator[str]:
+    if settings.url.startswith(("http://", "https://")):
+        return
+    try:
+        store = open_store(settings.url)
+    except (UserError, SQLAlchemyError) as error:
+        yield f"warning: the report is not in the store, so /runs does not show it: {error}"
+        return
+    with closing(store):
+        yield from keep_in(store, told, settings)

@@ -1,0 +1,83 @@
+"""What a step's rollouts look like, as the figures that guards and reports compare. Rollouts that infrastructure failed are in none but
+those about infrastructure."""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+
+import msgspec
+
+from agent_rft.contracts.graded import GradedRollout
+from agent_rft.contracts.messages import ToolCall
+from agent_rft.contracts.rollouts import Ending, Rollout
+from agent_rft.release.violations import Watch, violations_of
+
+SAFETY = Watch()
+
+
+def step_figures(done: Sequence[GradedRollout]) -> dict[str, float]:
+    """By name. A figure that nothing can be said of (no call was made, nothing was graded) is not there."""
+    counted = [graded for graded in done if not graded.infra_failed]
+    return _infrastructure(done) | (_behaviour(counted) if counted else {})
+
+
+def _behaviour(done: Sequence[GradedRollout]) -> dict[str, float]:
+    rollouts, tries = [graded.rollout for graded in done], len(done)
+    calls = sum(rollout.tool_calls for rollout in rollouts)
+    parallel = sum(len(turn.calls) for rollout in rollouts for turn in rollout.turns if len(turn.calls) > 1)
+    figures = {
+        "tries": float(tries),
+        "tokens_a_try": sum(rollout.sampled_tokens for rollout in rollouts) / tries,
+        "calls_a_try": calls / tries,
+        "turns_a_try": sum(len(rollout.turns) for rollout in rollouts) / tries,
+        "early_stop": _share(rollout.ending is Ending.ANSWERED and not rollout.tool_calls for rollout in rollouts),
+        "out_of_budget": _share(rollout.ending is Ending.OUT_OF_BUDGET for rollout in rollouts),
+        "malformed": _share(rollout.ending is Ending.MALFORMED for rollout in rollouts),
+        "unanswered": _share(not rollout.answer.strip() for rollout in rollouts),
+        "unsafe": _share(unsafe(rollout) for rollout in rollouts),
+    }
+    if calls:
+        used = Counter(call.name for rollout in rollouts for turn in rollout.turns for call in turn.calls)
+        figures |= {"parallel_share": parallel / calls, "repeated_calls": sum(map(repeated_calls, rollouts)) / calls}
+        figures |= {f"calls.{tool}": made / tries for tool, made in sorted(used.items())}
+    if spreads := [statistics.pstdev(rewards) for rewards in _by_row(done) if len(rewards) > 1]:
+        figures["reward_spread"] = statistics.fmean(spreads)
+    return figures
+
+
+def _infrastructure(done: Sequence[GradedRollout]) -> dict[str, float]:
+    failed = Counter(graded.rollout.failed_part for graded in done if graded.infra_failed)
+    calls = Counter(call.name for graded in done for turn in graded.rollout.turns for call in turn.calls)
+    unscored = sum(times for part, times in failed.items() if part.startswith("grader:"))
+    graded = unscored + sum(one.grade is not None for one in done if not one.infra_failed)
+    judged = {"judge_failures": unscored / graded} if graded else {}
+    return judged | {f"infra.{tool}": failed[f"tool:{tool}"] / made for tool, made in sorted(calls.items())}
+
+
+def repeated_calls(rollout: Rollout) -> int:
+    """Calls that say again, word for word, what the same try has asked before."""
+    said = [_words(call) for turn in rollout.turns for call in turn.calls]
+    return len(said) - len(set(said))
+
+
+def unsafe(rollout: Rollout) -> bool:
+    """It did what no agent may. Secrets that it gave away only those can tell who keep them: not here."""
+    return bool(violations_of(rollout, (), (), SAFETY))
+
+
+def _words(call: ToolCall) -> bytes:
+    return call.name.encode() + b" " + msgspec.json.encode(call.arguments, order="sorted")
+
+
+def _by_row(done: Sequence[GradedRollout]) -> Iterable[list[float]]:
+    rewards = defaultdict[str, list[float]](list)
+    for graded in done:
+        if graded.reward is not None:
+            rewards[graded.row.id].append(graded.reward)
+    return rewards.values()
+
+
+def _share(answers: Iterable[bool]) -> float:
+    return statistics.fmean(answers)

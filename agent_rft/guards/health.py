@@ -1,0 +1,278 @@
+"""Is the run still learning, and still working as it did? Read off its lines, against the run's own first steps: what is much or little
+depends on the model and the task, and a healthy run may well need a third of the calls and twice the words that it began with.
+
+A guard compares the mean of the first WINDOW steps with that of the latest WINDOW ones, which lie apart: single steps are noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from statistics import fmean
+from typing import NamedTuple
+
+import msgspec
+
+from agent_rft.contracts.training import StepMetrics
+from agent_rft.guards.infra import BY_CHANCE, chance_of_failures
+from agent_rft.guards.limits import Suspicion
+
+WINDOW = 5
+TREND, AHEAD = 10, 20
+"""Steps that a trend is read off, and for which it is followed."""
+ERRORS = 3.0
+"""Standard errors by which a slope is taken to be less steep than it looks."""
+HIGH = 0.9
+"""A mean reward from which on there is little left to tell tries apart: the task is learnt, and not the policy stuck."""
+LITTLE = 1e-3
+"""Less of something than this was never there, and cannot collapse."""
+LOWEST = 1e-3
+"""What is lower than this share of its start counts as so much: a figure is never infinite."""
+CALLS = 0.5
+"""Calls a try from which on a policy can be said to call tools."""
+
+
+class Course(msgspec.Struct, frozen=True):
+    """How far a run has come."""
+
+    lines: Sequence[StepMetrics]
+    """So far; the step under way is the last."""
+    steps_left: int
+    kl_allowed: float
+
+
+class Change(NamedTuple):
+    first: float
+    now: float
+    steps: int
+    """How many `now` is the mean of."""
+
+    @property
+    def times_more(self) -> float:
+        return self.now / self.first
+
+    @property
+    def times_less(self) -> float:
+        return self.first / max(self.now, self.first * LOWEST)
+
+    @property
+    def rise(self) -> float:
+        return self.now - self.first
+
+
+def figure_of(line: StepMetrics, name: str) -> float | None:
+    """One of the line's own, or one of its figures."""
+    value = getattr(line, name, None) if name in StepMetrics.__struct_fields__ else line.figures.get(name)
+    return value if isinstance(value, int | float) and math.isfinite(value) else None
+
+
+def latest(lines: Sequence[StepMetrics], name: str, count: int) -> list[float]:
+    """Of the lines that have the figure, the latest; none where the last line has none."""
+    if not lines or figure_of(lines[-1], name) is None:
+        return []
+    return [value for line in lines if (value := figure_of(line, name)) is not None][-count:]
+
+
+def change(lines: Sequence[StepMetrics], name: str) -> Change | None:
+    """None before there are two windows that lie apart."""
+    values = latest(lines, name, len(lines))
+    if len(values) < 2 * WINDOW:
+        return None
+    return Change(fmean(values[:WINDOW]), fmean(values[-WINDOW:]), WINDOW)
+
+
+# --- drift ------------------------------------------------------------------------------------------------------------------
+
+
+def _kl(course: Course, at: float) -> Suspicion | None:
+    kl = figure_of(course.lines[-1], "kl_to_ref")
+    if kl is None or kl <= course.kl_allowed:
+        return None
+    own = course.kl_allowed - at
+    beside = f" beside the {own:.3g} of the quantised reference itself" if own > 0 else ""
+    return Suspicion(
+        kl,
+        f"the policy has drifted to a KL of {kl:.3g} from the reference, {at:g} is allowed{beside}",
+        "take a larger algorithm.kl_coef or a smaller algorithm.learning_rate, or allow more with guards.max_kl",
+    )
+
+
+def _kl_slope(course: Course, at: float) -> Suspicion | None:
+    """A line through the latest steps, drawn out; less steep by its own error, so that a noisy start foretells nothing."""
+    values = latest(course.lines, "kl_to_ref", TREND)
+    ahead = min(AHEAD, course.steps_left)
+    if len(values) < TREND or ahead <= 0 or course.kl_allowed <= 0 or values[-1] > course.kl_allowed:
+        return None
+    slope, error = _slope(values)
+    to_come = fmean(values) + (slope - ERRORS * error) * ((TREND - 1) / 2 + ahead)
+    figure = to_come / course.kl_allowed
+    if slope <= ERRORS * error or figure <= at:
+        return None
+    return Suspicion(
+        figure,
+        f"KL to the reference grows by {slope:.2g} a step: from {values[-1]:.3g} it comes to {to_come:.3g} within {ahead} steps, "
+        f"{course.kl_allowed:.3g} is allowed",
+        "the run will be ended by the KL guard: a smaller algorithm.learning_rate or a larger algorithm.kl_coef; look whether the "
+        "validation still gains by it",
+    )
+
+
+def _slope(values: Sequence[float]) -> tuple[float, float]:
+    """Least squares over evenly spaced values, with the slope's standard error."""
+    n, mean = len(values), fmean(values)
+    offsets = [i - (n - 1) / 2 for i in range(n)]
+    spread = sum(x * x for x in offsets)
+    slope = sum(x * (y - mean) for x, y in zip(offsets, values, strict=True)) / spread
+    left = sum((y - mean - slope * x) ** 2 for x, y in zip(offsets, values, strict=True))
+    return slope, math.sqrt(left / (n - 2) / spread)
+
+
+def _entropy_collapse(course: Course, at: float) -> Suspicion | None:
+    entropy = change(course.lines, "entropy")
+    if entropy is None or entropy.first < LITTLE or entropy.times_less <= at:
+        return None
+    return Suspicion(
+        entropy.times_less,
+        f"the policy's entropy fell from {entropy.first:.3g} to {entropy.now:.3g}: it hardly tries anything any more",
+        "a smaller algorithm.learning_rate, a higher algorithm.temperature or larger groups; the checkpoint before the fall explores still",
+    )
+
+
+def _reward_spread_collapse(course: Course, at: float) -> Suspicion | None:
+    spread, reward = change(course.lines, "reward_spread"), change(course.lines, "train_reward")
+    if spread is None or reward is None or reward.now >= HIGH or spread.first < LITTLE or spread.times_less <= at:
+        return None
+    return Suspicion(
+        spread.times_less,
+        f"rewards within a group spread by {spread.now:.3g}, at first by {spread.first:.3g}, and training earns only {reward.now:.2f}: "
+        "the tries at a row have become alike",
+        "read a few groups side by side (`make inspect`): the policy has settled too early; a higher algorithm.temperature, larger groups, "
+        "or a grader with parts between nothing and all",
+    )
+
+
+def _flat_groups(course: Course, at: float) -> Suspicion | None:
+    flat, rewards = latest(course.lines, "flat_groups", WINDOW), latest(course.lines, "train_reward", WINDOW)
+    if len(flat) < WINDOW or not rewards or fmean(rewards) >= HIGH or fmean(flat) <= at:
+        return None
+    return Suspicion(
+        fmean(flat),
+        f"in {fmean(flat):.0%} of the groups of the last {WINDOW} steps every try scored the same, at a mean reward of "
+        f"{fmean(rewards):.2f}: there is next to nothing to learn from",
+        "take rows that the policy passes sometimes (`rft data curriculum RUN`), larger groups, or a grader that gives partial credit",
+    )
+
+
+# --- process ----------------------------------------------------------------------------------------------------------------
+
+
+def _token_inflation(course: Course, at: float) -> Suspicion | None:
+    tokens = change(course.lines, "tokens_a_try")
+    if tokens is None or tokens.first < LITTLE or tokens.times_more <= at:
+        return None
+    return Suspicion(
+        tokens.times_more,
+        f"a try writes {tokens.now:.0f} tokens, {tokens.first:.0f} at first",
+        "read the longest: if the words earn nothing, bound them with task.limits.max_turn_tokens; if a grader pays for them, mend it",
+    )
+
+
+def _token_collapse(course: Course, at: float) -> Suspicion | None:
+    tokens = change(course.lines, "tokens_a_try")
+    if tokens is None or tokens.first < LITTLE or tokens.times_less <= at:
+        return None
+    return Suspicion(
+        tokens.times_less,
+        f"a try writes {tokens.now:.1f} tokens, {tokens.first:.0f} at first",
+        "read a few: an answer that takes no work is guessed, or the grader takes it for something that it is not",
+    )
+
+
+def _call_inflation(course: Course, at: float) -> Suspicion | None:
+    calls = change(course.lines, "calls_a_try")
+    if calls is None or calls.rise < 1 or calls.now / max(calls.first, CALLS) <= at:
+        return None
+    return Suspicion(
+        calls.now / max(calls.first, CALLS),
+        f"a try makes {calls.now:.1f} calls, {calls.first:.1f} at first",
+        "see what the further calls are for; algorithm.call_cost makes a right answer pay for them",
+    )
+
+
+def _call_collapse(course: Course, at: float) -> Suspicion | None:
+    calls = change(course.lines, "calls_a_try")
+    if calls is None or calls.first < CALLS or calls.times_less <= at:
+        return None
+    return Suspicion(
+        calls.times_less,
+        f"a try makes {calls.now:.2f} calls, {calls.first:.1f} at first: the policy has all but stopped to use its tools",
+        "see what its answers rest on; a smaller algorithm.call_cost, or a grader that asks for the evidence (type trajectory)",
+    )
+
+
+def _rises(name: str, of: str, cure: str) -> Guarded:
+    def guard(course: Course, at: float) -> Suspicion | None:
+        share = change(course.lines, name)
+        if share is None or share.rise <= at:
+            return None
+        return Suspicion(share.rise, f"{share.now:.0%} of the {of}, {share.first:.0%} at first", cure)
+
+    return guard
+
+
+# --- safety -----------------------------------------------------------------------------------------------------------------
+
+
+def _unsafe(course: Course, at: float) -> Suspicion | None:
+    """Training's tries against the first steps', and validation's against the first validation's, each beyond chance."""
+    return _more_unsafe(course.lines, "", WINDOW, at) or _more_unsafe(course.lines, "val_", 1, at)
+
+
+def _more_unsafe(lines: Sequence[StepMetrics], prefix: str, window: int, at: float) -> Suspicion | None:
+    shares = latest(lines, f"{prefix}unsafe", len(lines))
+    tries = latest(lines, f"{prefix}tries", len(lines))
+    first, later = shares[:window], shares[window:][-window:]
+    if not later or len(tries) != len(shares):
+        return None
+    counts = tries[len(tries) - len(later) :]
+    bad, all_tries = sum(share * count for share, count in zip(later, counts, strict=True)), sum(counts)
+    allowed = min(1.0, fmean(first) + at)
+    if chance_of_failures(round(bad), round(all_tries), allowed) >= BY_CHANCE:
+        return None
+    where = "of a validation" if prefix else f"of the last {len(later)} steps"
+    return Suspicion(
+        bad / all_tries - fmean(first),
+        f"{bad / all_tries:.1%} of the {all_tries:.0f} tries {where} did what no agent may, {fmean(first):.1%} at first",
+        "read them before anything else; the checkpoint before is the last that may be thought of for a release",
+    )
+
+
+Guarded = Callable[[Course, float], Suspicion | None]
+HEALTH: dict[str, Guarded] = {
+    "kl": _kl,
+    "kl_slope": _kl_slope,
+    "entropy_collapse": _entropy_collapse,
+    "reward_spread_collapse": _reward_spread_collapse,
+    "flat_groups": _flat_groups,
+    "token_inflation": _token_inflation,
+    "token_collapse": _token_collapse,
+    "call_inflation": _call_inflation,
+    "call_collapse": _call_collapse,
+    "early_stop": _rises(
+        "early_stop",
+        "tries answer without any call",
+        "see what these answers rest on; a smaller algorithm.call_cost, or a grader that asks for the evidence (type trajectory)",
+    ),
+    "tool_spam": _rises(
+        "repeated_calls",
+        "calls repeat one that the same try has made",
+        "read the tries with the most calls; algorithm.call_cost makes a right answer pay for them, task.limits.max_tool_calls bounds them",
+    ),
+    "unanswered": _rises(
+        "unanswered",
+        "tries end without an answer",
+        "read a few: malformed turns say that the format is being lost, spent budgets that the tries run long (task.limits)",
+    ),
+    "unsafe": _unsafe,
+}
+"""By name in GUARDS. Each looks at the last line, and says nothing where that has not the figure yet."""

@@ -1,0 +1,182 @@
+"""Each guard over a run's lines, provoked by a planted course, and silent on those of healthy runs."""
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent_rft.contracts.training import StepMetrics
+from agent_rft.guards.health import HEALTH, Course
+from agent_rft.guards.limits import GUARDS, Suspicion
+
+LEFT = 40
+OWN = ("kl_to_ref", "entropy", "train_reward", "flat_groups")
+
+
+def lines_of(**courses: list[float]) -> list[StepMetrics]:
+    steps = len(next(iter(courses.values())))
+    lines = [StepMetrics(step=step) for step in range(steps)]
+    for name, values in courses.items():
+        for line, value in zip(lines, values, strict=True):
+            if name in OWN:
+                setattr(line, name, value)
+            else:
+                line.figures[name] = value
+    return lines
+
+
+def said(guard: str, lines: list[StepMetrics], left: int = LEFT, kl: float = 0.5) -> Suspicion | None:
+    """At the guard's own limit."""
+    return HEALTH[guard](Course(lines, left, kl), GUARDS[guard].limit.at)
+
+
+def falls(start: float, end: float) -> list[float]:
+    return [start] * 5 + [end] * 5
+
+
+# --- what is planted is found -----------------------------------------------------------------------------------------------
+
+
+def test_kl_speaks_above_its_limit_and_not_at_it():
+    assert said("kl", lines_of(kl_to_ref=[0.5])) is None
+    found = said("kl", lines_of(kl_to_ref=[0.512]))
+    assert found.figure == 0.512
+    assert found.what == "the policy has drifted to a KL of 0.512 from the reference, 0.5 is allowed"
+    assert "guards.max_kl" in found.cure
+
+
+def test_kl_beside_a_quantised_references_own():
+    assert said("kl", lines_of(kl_to_ref=[1.19]), kl=1.2) is None
+    assert "0.5 is allowed beside the 0.7 of the quantised reference itself" in said("kl", lines_of(kl_to_ref=[1.21]), kl=1.2).what
+
+
+def test_a_steady_rise_of_kl_is_foretold():
+    """0.02 a step without any noise: 0.18 at step 9, and 0.18 + 20 x 0.02 = 0.58 within twenty steps, 1.16 times what is allowed."""
+    found = said("kl_slope", lines_of(kl_to_ref=[0.02 * step for step in range(10)]))
+    assert found.figure == pytest.approx(1.16)
+    assert "from 0.18 it comes to 0.58 within 20 steps" in found.what
+
+
+def test_a_rise_that_the_run_ends_before_is_none():
+    """Ten steps more lead to 0.38."""
+    assert said("kl_slope", lines_of(kl_to_ref=[0.02 * step for step in range(10)]), left=10) is None
+
+
+def test_a_rise_within_its_noise_foretells_nothing():
+    """The same slope under swings of 0.3: no line through them is sure of its own direction."""
+    noisy = [0.3 + 0.02 * step + (0.15 if step % 2 else -0.15) for step in range(9)]
+    assert said("kl_slope", lines_of(kl_to_ref=[*noisy, 0.4])) is None
+
+
+def test_a_slope_counts_less_its_own_error():
+    """0.018 a step under swings of 0.02 either way: drawn out it passes 0.55; less three standard errors of 0.0024 it stays below 0.38."""
+    swings = [0.018 * step + (0.02 if step % 2 else -0.02) for step in range(10)]
+    assert said("kl_slope", lines_of(kl_to_ref=swings)) is None
+    assert said("kl_slope", lines_of(kl_to_ref=swings), kl=0.37) is not None
+
+
+@pytest.mark.parametrize(
+    ("guard", "figure", "start", "spoken", "silent"),
+    [
+        ("entropy_collapse", "entropy", 0.4, 0.08, 0.12),  # 5 times lower; 3.3 times
+        ("token_inflation", "tokens_a_try", 100.0, 310.0, 290.0),
+        ("token_collapse", "tokens_a_try", 100.0, 9.0, 11.0),
+        ("call_inflation", "calls_a_try", 3.0, 6.3, 5.7),
+        ("call_collapse", "calls_a_try", 6.0, 0.6, 0.8),
+        ("early_stop", "early_stop", 0.1, 0.65, 0.55),
+        ("tool_spam", "repeated_calls", 0.4, 0.7, 0.6),
+        ("unanswered", "unanswered", 0.05, 0.35, 0.25),
+    ],
+)
+def test_a_collapse_or_inflation_speaks_beyond_its_limit_and_not_before(guard, figure, start, spoken, silent):
+    assert said(guard, lines_of(**{figure: falls(start, spoken)})) is not None
+    assert said(guard, lines_of(**{figure: falls(start, silent)})) is None
+
+
+@pytest.mark.parametrize("guard", ["token_collapse", "call_collapse"])
+def test_nothing_at_all_has_a_figure_that_a_file_can_keep(guard):
+    """Falls to nothing: a thousand times lower, and not infinitely."""
+    found = said(guard, lines_of(tokens_a_try=falls(100.0, 0.0), calls_a_try=falls(5.0, 0.0)))
+    assert math.isclose(found.figure, 1000)
+
+
+def test_a_few_calls_where_there_were_hardly_any_are_no_inflation():
+    assert said("call_inflation", lines_of(calls_a_try=falls(0.1, 0.9))) is None
+    assert said("call_inflation", lines_of(calls_a_try=falls(0.6, 1.3))) is None, "twice as many, and not one more"
+    assert said("call_inflation", lines_of(calls_a_try=falls(0.1, 2.1))) is not None
+
+
+def test_groups_that_became_alike_are_a_collapse_only_where_the_task_is_not_learnt():
+    spread = falls(0.4, 0.05)
+    assert said("reward_spread_collapse", lines_of(reward_spread=spread, train_reward=falls(0.3, 0.5))).figure == pytest.approx(8)
+    assert said("reward_spread_collapse", lines_of(reward_spread=spread, train_reward=falls(0.3, 0.95))) is None
+
+
+def test_flat_groups_are_told_of_unless_all_is_learnt():
+    assert said("flat_groups", lines_of(flat_groups=[0.9] * 5, train_reward=[0.1] * 5)).figure == pytest.approx(0.9)
+    assert said("flat_groups", lines_of(flat_groups=[0.9] * 5, train_reward=[0.95] * 5)) is None
+    assert said("flat_groups", lines_of(flat_groups=[0.9] * 4, train_reward=[0.1] * 4)) is None, "too few steps"
+    assert said("flat_groups", lines_of(flat_groups=[0.8] * 5, train_reward=[0.1] * 5)) is None
+
+
+def test_unsafe_tries_are_held_against_the_first_steps_beyond_chance():
+    """64 tries a step; the base does so in 1 of 64 (1.6%), 3.6% are borne. 16 of 64 at that rate: less than one in a million."""
+    tries, first = [64.0] * 6, [1 / 64] * 5
+    found = said("unsafe", lines_of(unsafe=[*first, 16 / 64], tries=tries))
+    assert found.figure == pytest.approx(15 / 64)
+    assert "25.0% of the 64 tries of the last 1 steps" in found.what
+    assert said("unsafe", lines_of(unsafe=[*first, 8 / 64], tries=tries)) is None, "one in five hundred: chance, over a run"
+    assert said("unsafe", lines_of(unsafe=[16 / 64] * 5, tries=[64.0] * 5)) is None, "the base was so"
+
+
+def test_an_unsafe_validation_is_held_against_the_first_one():
+    assert said("unsafe", lines_of(val_unsafe=[0.0, 0.2], val_tries=[100.0, 100.0])).figure == pytest.approx(0.2)
+    assert said("unsafe", lines_of(val_unsafe=[0.2], val_tries=[100.0])) is None
+
+
+# --- what is healthy is not spoken of ---------------------------------------------------------------------------------------
+
+CALLS = (
+    "7.3 6.5 6.2 7.0 6.8 6.3 6.4 7.3 7.6 6.4 6.1 6.3 6.6 5.8 5.5 5.8 5.2 5.3 5.5 5.0 4.9 4.6 4.1 4.6 4.4 4.0 4.2 4.3 3.4 3.8 "
+    "3.1 3.7 3.3 2.3 3.2 2.8 2.8 2.4 4.1 3.7 2.7 2.1 3.0 2.6 3.3 3.2 2.6 2.9 3.0 3.0 2.2 2.8 2.4 2.4 2.6 3.1 1.8 2.8 2.5 2.6"
+)
+KL = (
+    "0 0 0 0 .0001 .0003 .0003 .0006 .0005 .0016 .0017 .0019 .0028 .0052 .0061 .0059 .0084 .0102 .0117 .0138 .0137 .0177 .0279 .0277 "
+    ".0273 .0363 .0325 .0372 .058 .0485 .0747 .0613 .0779 .0861 .0736 .0899 .0862 .1158 .0621 .064 .1134 .1444 .0933 .1061 .1173 .0908 "
+    ".1263 .1086 .113 .1005 .1486 .1235 .1267 .1185 .1201 .0874 .152 .0997 .1431 .1306"
+)
+
+
+def test_a_real_healthy_run_that_lost_two_thirds_of_its_calls_is_silent():
+    """The tiny base on the filings, reward 0.47 to 0.66 in 60 steps."""
+    calls, kl = ([float(value) for value in text.split()] for text in (CALLS, KL))
+    lines = lines_of(
+        calls_a_try=calls,
+        tokens_a_try=[7 * made for made in calls],
+        kl_to_ref=kl,
+        entropy=[0.38 - 0.0018 * step for step in range(60)],
+        repeated_calls=[0.4 - 0.005 * step for step in range(60)],
+    )
+    assert [(name, step) for step in range(60) for name in HEALTH if said(name, lines[: step + 1], 60 - step)] == []
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    st.lists(st.floats(0.7, 1.3), min_size=12, max_size=12), st.sampled_from(["entropy", "tokens_a_try", "calls_a_try", "reward_spread"])
+)
+def test_noise_of_a_third_around_what_a_run_began_with_is_no_finding(noise, figure):
+    """Means of such noise differ by less than 1.3 / 0.7 = 1.9 times, and the least limit is 2."""
+    lines = lines_of(**{figure: [4 * one for one in noise], "train_reward": [0.5] * 12, "early_stop": [0.3 * one for one in noise]})
+    assert not [name for name in HEALTH if said(name, lines)]
+
+
+@pytest.mark.parametrize("guard", HEALTH)
+def test_a_line_that_has_not_its_figure_yet_is_not_judged(guard):
+    """As before the update, and on the last line, which only validates."""
+    courses = dict.fromkeys(["calls_a_try", "tokens_a_try", "entropy"], falls(5.0, 0.001)) | {"kl_to_ref": [9.0] * 10}
+    assert said(guard, [*lines_of(**courses), StepMetrics(step=10)]) is None
+
+
+def test_every_guard_over_lines_is_in_the_table():
+    assert set(HEALTH) <= set(GUARDS)

@@ -1,0 +1,61 @@
+"""A step's figures, worked out by hand."""
+
+import pytest
+from graded_tries import attempt, call, failed
+
+from agent_rft.contracts.rollouts import Ending
+from agent_rft.guards.figures import repeated_calls, step_figures
+
+STEP = [
+    attempt("a", (call(0, query="x"), call(1, "read", path="p")), (call(2, query="x"),), reward=1.0, row="one"),
+    attempt("b", reward=0.0, row="one", tokens=20),
+    attempt("c", (call(0, query="y"),), reward=0.5, row="two", ending=Ending.OUT_OF_BUDGET, answer=""),
+    attempt("d", reward=0.5, row="two", ending=Ending.MALFORMED),
+    failed("e"),
+]
+
+
+def test_behaviour_is_that_of_the_tries_that_count():
+    """Tokens 30, 20, 20, 10 over four tries; turns 3, 1, 2, 1; calls 3, 0, 1, 0. The fifth failed from infrastructure."""
+    figures = step_figures(STEP)
+    assert figures["tries"] == 4
+    assert figures["tokens_a_try"] == 80 / 4
+    assert figures["turns_a_try"] == 7 / 4
+    assert figures["calls_a_try"] == 4 / 4
+    assert (figures["calls.search"], figures["calls.read"]) == (3 / 4, 1 / 4)
+    assert figures["early_stop"] == 1 / 4  # b; d said nothing that can be read
+    assert (figures["out_of_budget"], figures["malformed"], figures["unanswered"]) == (1 / 4, 1 / 4, 2 / 4)
+
+
+def test_calls_made_together_and_calls_made_again():
+    """Two of four calls were made in one turn; one of four asks `search x` again."""
+    figures = step_figures(STEP)
+    assert (figures["parallel_share"], figures["repeated_calls"]) == (2 / 4, 1 / 4)
+
+
+def test_the_order_of_arguments_makes_no_other_call():
+    again = attempt("a", (call(0, query="x", top=3),), (call(1, top=3, query="x"), call(2, "read", query="x", top=3)))
+    assert repeated_calls(again.rollout) == 1
+
+
+def test_reward_spread_is_within_groups():
+    """1 and 0 lie 0.5 off their mean, 0.5 and 0.5 not at all: 0.25 on average. Over all four it would be 0.35."""
+    assert step_figures(STEP)["reward_spread"] == pytest.approx(0.25)
+
+
+def test_infrastructure_is_counted_by_tool_and_by_grading():
+    """search was called three times and failed once (of four calls in all); of five gradings one gave no score."""
+    figures = step_figures([*STEP, failed("f", "grader:numeric")])
+    # the failed try of the grader has made a call too: 5 searches, 1 failed
+    assert (figures["infra.search"], figures["infra.read"]) == (1 / 5, 0)
+    assert figures["judge_failures"] == 1 / 5
+
+
+def test_a_denied_call_is_unsafe():
+    figures = step_figures([attempt("a", (call(0),), denied=("c0",)), attempt("b", (call(0),))])
+    assert figures["unsafe"] == 1 / 2
+
+
+def test_a_step_of_which_nothing_is_left_has_the_figures_of_its_infrastructure_alone():
+    assert step_figures([failed("e")]) == {"infra.search": 1.0}
+    assert step_figures([]) == {}

@@ -1,0 +1,251 @@
+"""The safety gate: what stands in for a good safety report is two people's signatures, and nothing else."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+
+import msgspec
+import pytest
+import sqlalchemy as sa
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from agent_rft.contracts.agents import Agent
+from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.releases import Policy
+from observability import ledger, users
+from observability.access import person_at_the_machine
+from observability.registry import register_agent, report
+from observability.release_tables import release_events
+from observability.releases import Move, events, record
+from observability.roots import LedgerFiles
+from observability.signing import open_keys, public_keys, rotate
+from observability.store import open_store
+from observability.waivers import waiver_in
+from serving.release import acts
+from serving.release.controller import Controller
+from serving.release.knowing import known_of
+from serving.release.leadership import Leadership
+from serving.release.waivers import safety_waived
+
+TENANT = "acme"
+ROOT = person_at_the_machine(TENANT, "root")
+FIGURES = {"reward": 0.7, "regressed": 0.0}
+
+
+def now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)
+
+
+@pytest.fixture
+def store(tmp_path):
+    store = open_store(f"sqlite:///{tmp_path}/cards.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture
+def files(store):
+    return LedgerFiles.of(store, None)
+
+
+@pytest.fixture
+def release(store):
+    """Offline, with every report but safety's."""
+    base, tuned = (register_agent(store, TENANT, Agent(checkpoint=name, tool_set="t"), name) for name in ("base", "tuned"))
+    for agent in (base, tuned):
+        for kind in ("evaluation", "holdout"):
+            report(store, TENANT, agent, kind, passed=True, figures=FIGURES, by="trainer")
+    report(store, TENANT, base, "safety", passed=True, figures={}, by="trainer")
+    acts.begin_first(store, "root@cli", TENANT, "desk", base, Policy())
+    return acts.begin(store, "root@cli", TENANT, "desk", tuned, Policy(shadow_sessions=0))
+
+
+def person_with_a_key(store, name, maker=ROOT, role="approver"):
+    if name not in {user.name for user in users.users_of(store, TENANT)}:
+        users.add_user(store, maker, name, role, now())
+    return users.caller_of_key(store, users.new_key(store, maker, name, now()).text, now())
+
+
+def failing(store, release):
+    report(store, TENANT, release.candidate, "safety", passed=False, figures={"failed": ["secret-1"]}, by="trainer")
+
+
+def moved(store):
+    """What the controller makes of it in a second."""
+    Controller(store, None, Leadership(store)).tick(now())
+
+
+def stage(store, release):
+    return events(store, TENANT, release.id)[-1].stage
+
+
+def test_two_people_sign_and_the_release_goes_on_under_their_names(store, release):
+    acts.waive(store, person_with_a_key(store, "ann"), release.id, "safety", "a suite for this is being written")
+    moved(store)
+    assert stage(store, release) == "offline"
+    acts.waive(store, person_with_a_key(store, "bob"), release.id, "safety", "I agree")
+    moved(store)
+    newest = events(store, TENANT, release.id)[-1]
+    assert newest.stage == "canary" and newest.why.endswith("; safety waived by ann and bob")
+
+
+@pytest.mark.parametrize("failed", [False, True])
+def test_one_person_never_suffices_under_however_many_names_and_keys(store, release, failed):
+    if failed:
+        failing(store, release)
+    ann = person_with_a_key(store, "ann", role="admin")
+    acts.waive(store, ann, release.id, "safety", "I am sure")
+    again = person_with_a_key(store, "ann")
+    at_the_machine = person_at_the_machine(TENANT, "Ann")
+    with_anns_key = person_with_a_key(store, "bob", maker=ann)
+    session = users.caller_of_key(store, users.open_session(store, with_anns_key, now()).text, now())
+    rotated = users.rotate_key(store, ann, person_with_a_key(store, "cyd").key_id, now())
+    for one in (ann, again, at_the_machine, with_anns_key, session, users.caller_of_key(store, rotated.text, now())):
+        with pytest.raises(UserError, match="another person has to sign"):
+            acts.waive(store, one, release.id, "safety", "so am I")
+    moved(store)
+    assert stage(store, release) == "offline"
+    with pytest.raises(UserError, match="signed so far by ann"):
+        acts.to_canary(store, "ann", TENANT, release.id)
+    acts.waive(store, person_with_a_key(store, "dan"), release.id, "safety", "looked at it myself")
+    moved(store)
+    assert stage(store, release) == "canary"
+
+
+def test_who_makes_users_is_no_two_people_by_way_of_them(store, release):
+    """Nor where one of them made a key of their own with the one that they were given: whoever gave it may have done that, too."""
+    ann = person_with_a_key(store, "ann", role="admin")
+    amy, ben = person_with_a_key(store, "amy", maker=ann, role="admin"), person_with_a_key(store, "ben", maker=ann)
+    own = person_with_a_key(store, "amy", maker=amy)
+    rotated = users.caller_of_key(store, users.rotate_key(store, own, own.key_id, now()).text, now())
+    acts.waive(store, ben, release.id, "safety", "I am sure")
+    for one in (ann, amy, own, rotated):
+        with pytest.raises(UserError, match="made by ann: another person has to sign"):
+            acts.waive(store, one, release.id, "safety", "so am I")
+    moved(store)
+    assert stage(store, release) == "offline"
+    acts.waive(store, person_with_a_key(store, "dan"), release.id, "safety", "looked at it myself")
+    moved(store)
+    assert stage(store, release) == "canary"
+
+
+def test_a_failed_report_waits_for_signatures_that_are_about_it(store, release):
+    ann, bob = person_with_a_key(store, "ann"), person_with_a_key(store, "bob")
+    acts.waive(store, ann, release.id, "safety", "there is none yet")
+    failing(store, release)
+    acts.waive(store, bob, release.id, "safety", "secret-1 is a false alarm")  # ann's was about there being none
+    moved(store)
+    assert stage(store, release) == "offline"
+    acts.waive(store, ann, release.id, "safety", "seen")
+    failing(store, release)  # another one: nobody has seen it
+    moved(store)
+    assert stage(store, release) == "offline"
+    report(store, TENANT, release.candidate, "safety", passed=True, figures={}, by="trainer")
+    with pytest.raises(UserError, match="there is nothing to waive"):
+        acts.waive(store, bob, release.id, "safety", "once more")
+    moved(store)
+    assert stage(store, release) == "canary"
+
+
+def test_a_candidate_on_trial_stays_where_it_is_when_a_newer_safety_report_fails(store, release):
+    report(store, TENANT, release.candidate, "safety", passed=True, figures={}, by="trainer")
+    moved(store)
+    failing(store, release)
+    acts.propose(store, "ann", TENANT, release.id)
+    for act in (lambda: acts.approve(store, "bob", TENANT, release.id), lambda: acts.to_canary(store, "bob", TENANT, release.id, 0.5)):
+        with pytest.raises(UserError, match=r"a safety report that passes: the candidate's did not \(secret-1\)"):
+            act()
+    assert stage(store, release) == "canary"
+
+
+def test_the_signature_checks_with_the_public_key_alone(store, files, release):
+    acts.waive(store, person_with_a_key(store, "ann"), release.id, "safety", "so be it")
+    waiver = waiver_in(events(store, TENANT, release.id)[-1])
+    [key] = json.loads(public_keys(open_keys(files.keys, "")))
+    public = Ed25519PublicKey.from_public_bytes(bytes.fromhex(key["public"]))
+    stated = msgspec.to_builtins(waiver) | {"statement": "agent-rft waiver 1"}
+    signature = bytes.fromhex(stated.pop("signature"))
+    public.verify(signature, json.dumps(stated, sort_keys=True, separators=(",", ":")).encode())  # by hand, not by our canonical_bytes
+    assert waiver.key == key["id"] and waiver.by == "ann" and waiver.key_by == "root@cli" and waiver.release == release.id
+
+
+@pytest.mark.parametrize("field", ["why", "by", "about", "release", "at", "key", "key_by", "signature"])
+def test_a_changed_waiver_counts_for_nothing_and_the_ledger_finds_it(store, release, field):
+    for name in ("ann", "bob"):
+        event = acts.waive(store, person_with_a_key(store, name), release.id, "safety", "so be it")
+    changed = {"release": 99, "signature": "00" * 64}.get(field, "another")
+    figures = event.figures | {"waiver": event.figures["waiver"] | {field: changed}}
+    with store.writing() as connection:
+        connection.execute(sa.update(release_events).where(release_events.c.id == event.id).values(figures=figures))
+    assert [one.what for one in ledger.verify(store, TENANT)] == ["edited"]
+    moved(store)
+    assert stage(store, release) == "offline"
+    assert "bob's counts for nothing" in said(store, release) or field in ("by", "release")
+
+
+def said(store, release):
+    waived = safety_waived(release, events(store, TENANT, release.id), LedgerFiles.of(store, None))
+    return f"{waived.head}. {waived.words}"
+
+
+def test_a_waiver_that_was_put_in_with_an_entry_of_its_own_has_no_signature(store, files, release):
+    """Whoever can write in the store can write in its ledger, too; the private key they do not have."""
+    made = waiver_in(acts.waive(store, person_with_a_key(store, "ann"), release.id, "safety", "so be it"))
+    forged = msgspec.to_builtins(msgspec.structs.replace(made, by="bob"))
+    newest = events(store, TENANT, release.id)[-1]
+    move = Move(act="waive", stage=newest.stage, why="safety: so be it", figures={"report": "safety", "waiver": forged})
+    record(store, "bob", TENANT, release.id, move, newest.id)
+    assert not list(ledger.verify(store, TENANT))
+    moved(store)
+    assert stage(store, release) == "offline" and "bob's counts for nothing, its signature is not one of key" in said(store, release)
+
+
+def test_a_good_signature_does_not_go_over_to_another_release(store, files, release):
+    """Copied out of the record of one that two people did sign for."""
+    agent = register_agent(store, TENANT, Agent(checkpoint="other", tool_set="t"), "other")
+    with pytest.raises(UserError, match="release 3 of chat waits"):
+        acts.begin_first(store, "root@cli", TENANT, "chat", agent, Policy())
+    for name in ("ann", "bob"):
+        theirs = acts.waive(store, person_with_a_key(store, name), 3, "safety", "a toy").figures
+        newest = events(store, TENANT, release.id)[-1]
+        record(store, name, TENANT, release.id, Move(act="waive", stage=newest.stage, why="safety: a toy", figures=theirs), newest.id)
+    moved(store)
+    assert stage(store, release) == "offline" and "it is bob's of release 3 of acme, and stands under another" in said(store, release)
+
+
+def test_signatures_of_another_key_count_for_nothing(store, files, release):
+    for name in ("ann", "bob"):
+        acts.waive(store, person_with_a_key(store, name), release.id, "safety", "so be it")
+    files.keys.unlink()
+    open_keys(files.keys, "2020-01-01T00:00:00+00:00")
+    assert known_of(store, release, now()).safety_waivers == ()
+    moved(store)
+    assert stage(store, release) == "offline" and "which is not known" in said(store, release)
+
+
+def test_what_was_signed_holds_when_the_key_is_rotated(store, files, release):
+    for name in ("ann", "bob"):
+        acts.waive(store, person_with_a_key(store, name), release.id, "safety", "so be it")
+    rotate(files.keys, (now() + dt.timedelta(seconds=1)).isoformat(timespec="microseconds"))
+    assert [one.by for one in known_of(store, release, now()).safety_waivers] == ["ann", "bob"]
+
+
+def test_a_services_first_agent_needs_it_too_and_goes_on_when_two_have_signed(store):
+    agent = register_agent(store, TENANT, Agent(checkpoint="base", tool_set="t"), "base")
+    for _ in range(2):  # asked again, it is the same release
+        with pytest.raises(UserError, match="release 1 of desk waits for the candidate's safety report"):
+            acts.begin_first(store, "root@cli", TENANT, "desk", agent, Policy())
+    for name in ("ann", "bob"):
+        acts.waive(store, person_with_a_key(store, name), 1, "safety", "nobody but us uses it")
+    acts.begin_first(store, "root@cli", TENANT, "desk", agent, Policy())
+    newest = events(store, TENANT, 1)[-1]
+    assert (newest.stage, newest.why) == ("full", "the service's first agent, by hand; safety waived by ann and bob")
+
+
+def test_other_reports_are_waived_by_one_and_not_past_the_gate(store, release):
+    report(store, TENANT, release.candidate, "safety", passed=True, figures={}, by="trainer")
+    assert acts.waive(store, ROOT, release.id, "holdout", "none is wanted").figures["report"] == "holdout"
+    moved(store)
+    with pytest.raises(UserError, match="past the offline gate"):
+        acts.waive(store, ROOT, release.id, "evaluation", "none is wanted")

@@ -1,0 +1,105 @@
+"""`rft report`: from a run's folder, finished or not, one page; of several runs one more; and all of it in the store."""
+
+import json
+import runpy
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent_rft.cli import main
+from agent_rft.commands.report import told_of
+from agent_rft.commands.run_folder import RunFolder
+from agent_rft.compose import save, settings_for
+from agent_rft.evaluation.report.contents import RunReport
+from agent_rft.evaluation.report.head import headline
+from observability.run_reports import newest, runs
+from observability.store import open_store
+
+made = runpy.run_path(str(Path(__file__).parent / "evaluation" / "sample_report.py"))
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A run's folder as training leaves it, made from a report by hand."""
+
+    def build(name: str, tuned: float = 1.0, **summary) -> Path:
+        folder = tmp_path / "runs" / name
+        (folder / "evaluation").mkdir(parents=True)
+        report = made["make_report"](name, tuned)
+        save(settings_for("research_tiny", [f"store.url=sqlite:///{tmp_path}/cards.db"]), folder / "settings.yaml")
+        (folder / "metrics.jsonl").write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in report.metrics))
+        (folder / "prior.json").write_bytes(msgspec.json.encode(report.prior))
+        (folder / "distribution.json").write_bytes(msgspec.json.encode(report.distribution))
+        (folder / "versions.json").write_bytes(msgspec.json.encode(report.versions))
+        (folder / "evaluation" / "base-1.msgpack").write_bytes(msgspec.msgpack.encode(report.base))
+        if summary:
+            kept = {"checkpoint": f"runs/{name}/checkpoints/step-000040", "halted": "", "next_step": "Next: read it", "seconds": 180.0}
+            kept |= {"finished_at": "2026-11-22T05:41:00+00:00", "versions": msgspec.to_builtins(report.versions)} | summary
+            (folder / "summary.json").write_text(json.dumps(kept))
+            (folder / "evaluation" / "tuned-step-000040-1.msgpack").write_bytes(msgspec.msgpack.encode(report.tuned))
+        return folder
+
+    return build
+
+
+def reported(tmp_path, *names) -> int:
+    return main(["report", *names, "--runs", str(tmp_path / "runs")])
+
+
+def test_a_finished_run_is_told_from_its_folder_and_kept_in_the_store(run, tmp_path, capsys):
+    folder = run("one", steps=40)
+    assert reported(tmp_path, "one") == 0
+    # 20 rows earn 0.5 and then 0.75 a try, 10 rows 0.25 before and after: 12.5 / 30 and 17.5 / 30
+    assert "one: Better: reward 0.42 → 0.58" in capsys.readouterr().out.replace("\n", " ")
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    assert "Next: read it" in html and "production of research (100) differ" in html and "Guards: 2 spoke" in html
+    store = open_store(f"sqlite:///{tmp_path}/cards.db")
+    kept = msgspec.convert(newest(store, "default", "one"), RunReport, str_keys=True)
+    assert kept.comparison.compared == 30 and kept.base == () and runs(store, "default")[0].headline.startswith("Better")
+    store.close()
+
+
+def test_a_run_that_goes_on_is_told_as_far_as_it_has_come(run):
+    told = told_of(RunFolder(run("going")))
+    assert told.comparison is None and len(told.metrics) == 40 and list(told.uses) == ["base"]
+    assert told.next_step == "It goes on, or was stopped: `make resume RUN=going`"
+
+
+def test_a_run_that_was_halted_and_goes_on_is_not_told_as_halted(run):
+    """Its last line is of step 39."""
+    assert headline(told_of(RunFolder(run("halted", steps=39, halted="gamed")))) == "Halted at step 39: gamed"
+    told = told_of(RunFolder(run("resumed", steps=12, halted="gamed")))
+    assert (told.halted, told.next_step) == ("", "It goes on, or was stopped: `make resume RUN=resumed`")
+
+
+def test_base_and_tuned_of_the_newest_round_that_both_have_are_compared(run):
+    """Round 2 of the tuned model alone draws other luck than the base of round 1: it waits for its own base."""
+    folder = run("rounds", steps=40)
+    worse = made["make_report"]("rounds", 0.0)
+    (folder / "evaluation" / "tuned-step-000040-2.msgpack").write_bytes(msgspec.msgpack.encode(worse.tuned))
+    assert told_of(RunFolder(folder)).comparison.verdict == "better"
+    (folder / "evaluation" / "base-2.msgpack").write_bytes(msgspec.msgpack.encode(worse.base))
+    assert told_of(RunFolder(folder)).comparison.verdict == "worse"
+
+
+def test_several_runs_are_set_beside_each_other(run, tmp_path, capsys):
+    run("one", 0.5, steps=40)
+    run("two", 1.0, steps=40)
+    assert reported(tmp_path, "one", "two") == 0
+    (page,) = (tmp_path / "runs" / "reports").glob("*.html")
+    assert page.name == "one+two.html" and "Beside one, on the same rows: two +0.167, better" in page.read_text(encoding="utf-8")
+
+
+def test_all_runs_that_are_not_there_are_named_at_once(run, tmp_path, capsys):
+    run("one", steps=40)
+    assert reported(tmp_path, "onw", "one", "tow") == 2
+    said = capsys.readouterr().err
+    assert "no run onw, tow" in said and "there are one" in said
+
+
+def test_what_cannot_be_read_is_a_users_error(run, tmp_path, capsys):
+    folder = run("broken", steps=40)
+    (folder / "evaluation" / "base-1.msgpack").write_bytes(b"cut off")
+    assert reported(tmp_path, "broken") == 2
+    assert "base-1.msgpack cannot be read" in capsys.readouterr().err
