@@ -72,7 +72,11 @@ def make(*words: str) -> str:
 
 
 def lines_of(folder: Path) -> list[dict]:
+    """Of the rollouts that guards and audits named, how many: their ids are drawn anew."""
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for line in lines:
+        line["audit"] = len(line["audit"])
+        line["findings"] = [finding | {"rollouts": len(finding["rollouts"])} for finding in line["findings"]]
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 

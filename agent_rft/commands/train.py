@@ -109,8 +109,8 @@ def evaluate_again(folder: RunFolder) -> None:
 
 async def _train(settings: Settings, folder: RunFolder, data: Data, resume: bool) -> None:
     began, trained_before = time.monotonic(), sum(line.seconds for line in written_metrics(folder))
-    look_before_training(settings, folder, data)
     async with opened(settings, folder, data) as parts:
+        look_before_training(settings, folder, data)
         register_run(parts, data)
         check = await _prior(parts, data)
         if check.verdict == "no go" and not settings.prior.override:

@@ -119,10 +119,11 @@ class Model:
         self.gone(there)
 
     def outlive(self, kind: str) -> None:
+        """What was said of a card after it was erased is as old as the card."""
         set_policy(self.store, "local", kind, 30, "ops")
         self.policies.add(kind)
         apply(self.store, "local", "ops", NOW)
-        self.gone([number for number in self.words if "answer" in self.words[number] and {KINDS[number], "*"} & self.policies])
+        self.gone([number for number in self.words if {KINDS[number], "*"} & self.policies])
 
     def index(self) -> None:
         catch_up(self.store, "local")
