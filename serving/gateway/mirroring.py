@@ -7,11 +7,10 @@ the live agent got it, with its own instructions, for one answer: the tools in a
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
 import time
 from collections import deque
-from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple, Protocol
 
 import msgspec
@@ -26,6 +25,7 @@ from serving.gateway.declined import Declined
 from serving.gateway.reading import Asked, Prompt
 from serving.gateway.recording import Recorder
 from serving.gateway.upstreams import UpstreamFailed, Upstreams
+from serving.gateway.workers import at_work
 
 MOST_WAITING, MOST_BYTES, AT_ONCE = 200, 64_000_000, 4
 ONLY_OF_STREAMS = ("stream", "stream_options")
@@ -59,16 +59,9 @@ class ChatShadow:
         metrics.SHADOW_WAITING.inc()
         self._came.set()
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Left, what waits is forgotten: it was nobody's answer."""
-        workers = [asyncio.create_task(self._work()) for _ in range(AT_ONCE)]
-        try:
-            yield
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        return at_work(self._work, AT_ONCE)
 
     def _next(self) -> _Mirrored:
         mirrored = self._waiting.popleft()

@@ -8,12 +8,11 @@ stands on cards of their own kind.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import datetime as dt
 import json
 import random
 from collections import deque
-from collections.abc import AsyncGenerator
+from contextlib import AbstractAsyncContextManager
 from typing import NamedTuple
 
 import msgspec
@@ -32,6 +31,7 @@ from observability.turns import add_turns
 from serving import metrics
 from serving.gateway.ending import Ran, job_card, release_turn
 from serving.gateway.events import opening_of
+from serving.gateway.workers import at_work
 from serving.gateway.world import World
 from serving.threads import in_daemon_thread
 
@@ -96,16 +96,9 @@ class Shadow:
         self._came.set()
         return True
 
-    @contextlib.asynccontextmanager
-    async def running(self) -> AsyncGenerator[None]:
+    def running(self) -> AbstractAsyncContextManager[None]:
         """Left, what waits is forgotten: it was nobody's answer."""
-        workers = [asyncio.create_task(self._work()) for _ in range(self._at_once)]
-        try:
-            yield
-        finally:
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+        return at_work(self._work, self._at_once)
 
     async def _work(self) -> None:
         while True:

@@ -34,6 +34,30 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture
+def sign_in_at(chromium: Any) -> Iterator[Callable[..., Any]]:
+    """A page of one who has signed in by the key, in a window of its own. It must say nothing on the console and ask nobody but the
+    server (and who `besides`) for anything."""
+    opened, complaints = [], []
+
+    def sign_in(server: str, key: str, path: str, *, besides: tuple[str, ...] = ("data:",), **window: Any) -> Any:
+        context = chromium.new_context(base_url=server, **window)
+        opened.append(context)
+        page = context.new_page()
+        page.set_default_timeout(8000)
+        page.on("console", lambda said: said.type in ("error", "warning") and complaints.append(said.text))
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("request", lambda asked: asked.url.startswith((server, *besides)) or complaints.append(asked.url))
+        page.goto(f"/login?next={path}")
+        page.get_by_label("Key").fill(key)
+        return page
+
+    yield sign_in
+    for context in opened:
+        context.close()
+    assert complaints == []
+
+
 @pytest.fixture(scope="session")
 def hard_to_read() -> Callable[[Any], list[Any]]:
     return lambda page: page.evaluate(POOR_CONTRAST, WORDS)

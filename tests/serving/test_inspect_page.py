@@ -71,28 +71,14 @@ def server(store, in_thread):
 
 
 @pytest.fixture
-def signed_in(chromium: Any, server: str, keys: dict[str, str]):
-    """A page that must say nothing on the console and ask nobody else for anything."""
-    opened, complaints = [], []
-
+def signed_in(sign_in_at, server: str, keys: dict[str, str]):
     def sign_in(who: str = "ann", scheme: str = "light", width: int = 1366):
-        context = chromium.new_context(color_scheme=scheme, viewport={"width": width, "height": 800}, base_url=server)
-        page = context.new_page()
-        page.set_default_timeout(8000)
-        page.on("console", lambda said: said.type in ("error", "warning") and complaints.append(said.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda asked: asked.url.startswith((server, "data:")) or complaints.append(asked.url))
-        page.goto("/login?next=/inspect")
-        page.get_by_label("Key").fill(keys[who])
+        page = sign_in_at(server, keys[who], "/inspect", color_scheme=scheme, viewport={"width": width, "height": 800})
         page.keyboard.press("Enter")
         page.get_by_role("heading", name="Inspect a run").wait_for()
-        opened.append(context)
         return page
 
-    yield sign_in
-    for context in opened:
-        context.close()
-    assert complaints == []
+    return sign_in
 
 
 def test_a_run_is_read_and_triaged_by_the_keyboard_alone(signed_in, store):

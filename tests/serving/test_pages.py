@@ -105,28 +105,15 @@ def client(server, keys):
 
 
 @pytest.fixture
-def signed_in(chromium, server, keys):
-    """A page of one who has signed in, which must say nothing on the console and ask nobody else for anything."""
-    opened, complaints = [], []
-
+def signed_in(sign_in_at, server, keys):
     def sign_in(who: str = "ann", scheme: str = "light"):
-        context = chromium.new_context(color_scheme=scheme, viewport={"width": 1366, "height": 768}, base_url=server, accept_downloads=True)
-        page = context.new_page()
-        page.set_default_timeout(8000)
-        page.on("console", lambda said: said.type in ("error", "warning") and complaints.append(said.text))
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("request", lambda asked: asked.url.startswith((server, "data:", "blob:")) or complaints.append(asked.url))
-        page.goto("/login?next=/cards")
-        page.get_by_label("Key").fill(keys[who])
+        window = {"color_scheme": scheme, "viewport": {"width": 1366, "height": 768}, "accept_downloads": True}
+        page = sign_in_at(server, keys[who], "/cards", besides=("data:", "blob:"), **window)
         page.get_by_role("button", name="Sign in").click()
         page.get_by_role("heading", name="Job cards").wait_for(state="attached")
-        opened.append(context)
         return page
 
-    yield sign_in
-    for context in opened:
-        context.close()
-    assert complaints == []
+    return sign_in
 
 
 def test_a_reviewer_finds_reads_compares_reviews_and_takes_out_a_card(signed_in, store, tmp_path):
