@@ -50,6 +50,7 @@ class Spool:
         self._segment_bytes = segment_bytes
         self._checked = Position(0, 0)  # up to here the newest segment is known to be whole frames
         self._open = (0, -1)  # the segment that cards are put into, and its file
+        self._lock = -1  # the lock's file, which `put` keeps open
         self._used = 0  # as it was last counted, and what was put since
         self._unsynced = set[int]()
         folder.mkdir(parents=True, exist_ok=True)
@@ -76,21 +77,29 @@ class Spool:
         """As `keep`, but into the system's hands: safe from the end of this process when it returns, from that of the machine after
         `sync`. It takes a hundredth of the time. For one thread of a process."""
         data = frame(card)
-        with self._locked("write.lock"):
-            if not self._goes_on():
-                self._go_on()
-            if self._used + len(data) > self._max_bytes:
-                self._used = self.bytes_used()
-                self._refuse_beyond(self._used, len(data))
-            try:
-                _write_all(self._open[1], data, self._checked.offset)
-            except OSError as error:
-                os.ftruncate(self._open[1], self._checked.offset)
-                raise SpoolFull("card spool", f"{self._folder}: {error.strerror}", "make room on that disk") from error
-            self._checked = Position(self._checked.segment, self._checked.offset + len(data))
+        if self._lock < 0:
+            self._lock = self._open_lock("write.lock")
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        try:
+            self._put(data)
+        finally:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
+        return self._checked
+
+    def _put(self, data: bytes) -> None:
+        if not self._goes_on():
+            self._go_on()
+        if self._used + len(data) > self._max_bytes:
+            self._used = self.bytes_used()
+            self._refuse_beyond(self._used, len(data))
+        try:
+            _write_all(self._open[1], data, self._checked.offset)
+        except OSError as error:
+            os.ftruncate(self._open[1], self._checked.offset)
+            raise SpoolFull("card spool", f"{self._folder}: {error.strerror}", "make room on that disk") from error
+        self._checked = Position(self._checked.segment, self._checked.offset + len(data))
         self._used += len(data)
         self._unsynced.add(self._checked.segment)
-        return self._checked
 
     def sync(self) -> None:
         """All that was put before it was called is on the disk when it returns."""
@@ -287,10 +296,13 @@ class Spool:
             file.seek(offset)
             return file.read(most) or b""
 
+    def _open_lock(self, name: str) -> int:
+        return os.open(f"{self._folder}/{name}", os.O_RDWR | os.O_CREAT, 0o600)
+
     @contextlib.contextmanager
     def _locked(self, name: str, wait: bool = True) -> Generator[bool]:
         """Held against threads and processes alike, for each opening of the file has a lock of its own; a kill lets it go."""
-        file = os.open(f"{self._folder}/{name}", os.O_RDWR | os.O_CREAT, 0o600)
+        file = self._open_lock(name)
         try:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))

@@ -22,6 +22,8 @@ import msgspec
 import uvicorn
 
 from agent_rft.contracts.errors import UserError
+from serving.garbage import look_less_often
+from serving.line import HttpWithLine
 from serving.logs import log_as_json
 
 BEARER_VARIABLE = "TOOL_BEARER"
@@ -50,7 +52,7 @@ def serve(app: Any, host: str, port: int) -> None:
     config = uvicorn.Config(
         app,
         loop="uvloop",
-        http="httptools",
+        http=HttpWithLine,
         ws="none",
         lifespan="on",
         log_config=None,
@@ -62,6 +64,7 @@ def serve(app: Any, host: str, port: int) -> None:
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=5,
     )
+    look_less_often()
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C, which uvicorn passes on once it has shut down
         uvicorn.Server(config).run(sockets=[listening, *(listening.dup() for _ in range(ACCEPTS_PER_TURN - 1))])
 

@@ -21,13 +21,14 @@ import uvicorn
 from agent_rft.cli import main
 from agent_rft.commands.parts import console
 from observability.store import Store
+from serving.line import HttpWithLine
 
 
 @contextlib.contextmanager
 def app_in_thread(app):
     """Yields its address. Who asks before the loop runs waits in the socket's queue."""
     listening = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, timeout_graceful_shutdown=1))
+    server = uvicorn.Server(uvicorn.Config(app, http=HttpWithLine, log_config=None, access_log=False, timeout_graceful_shutdown=1))
     thread = threading.Thread(target=server.run, args=([listening],), daemon=True)
     thread.start()
     try:

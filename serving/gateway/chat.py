@@ -34,6 +34,7 @@ from serving.gateway.reading import Asked, Prompt, listed, read, tokens_of
 from serving.gateway.recording import Recorder
 from serving.gateway.upstreams import Exchange, UpstreamFailed, Upstreams
 from serving.gateway.wire import Broken, Connection
+from serving.line import Line, line_of
 
 CANDIDATES_SHARE = 0.5
 """Of a request's time: what a candidate may take until its answer begins. The rest is the live agent's, should it have to answer."""
@@ -115,8 +116,8 @@ class _Try(msgspec.Struct):
 class _Request:
     """One caller's request, while it is in hand."""
 
-    def __init__(self, receive: Receive, send: Send, headers: Mapping[bytes, bytes]) -> None:
-        self.receive, self.send, self.headers = receive, send, headers
+    def __init__(self, receive: Receive, line: Line, headers: Mapping[bytes, bytes]) -> None:
+        self.receive, self.line, self.headers = receive, line, headers
         self.began, self.until = time.perf_counter(), 0.0
         self.tenant = self.caller = self.session = ""
         self.asked: Asked | None = None
@@ -146,7 +147,7 @@ class ChatEndpoint:
         self._running: set[_Request] = set()
 
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
-        request = _Request(receive, send, dict(scope["headers"]))
+        request = _Request(receive, line_of(scope, send), dict(scope["headers"]))
         try:
             await self._serve(request, scope)
         except Declined as declined:
@@ -160,7 +161,7 @@ class ChatEndpoint:
 
     async def models(self, scope: Any, receive: Receive, send: Send) -> None:
         """The services that the caller's tenant has."""
-        request = _Request(receive, send, dict(scope["headers"]))
+        request = _Request(receive, line_of(scope, send), dict(scope["headers"]))
         try:
             if scope["method"] != "GET":
                 raise Declined(405, "method", "this is read with GET")
@@ -211,6 +212,10 @@ class ChatEndpoint:
         told = request.headers.get(b"content-length", b"0")
         if told.isdigit() and int(told) > most:
             raise _too_large(most)
+        if (whole := request.line.whole_body()) is not None:
+            if len(whole) > most:
+                raise _too_large(most)
+            return whole
         try:
             async with asyncio.timeout(self._limits.body_seconds):
                 while True:
@@ -337,31 +342,50 @@ class ChatEndpoint:
                 exchange.close()
 
     async def _answer(self, request: _Request, asked: Asked, attempt: _Try, exchange: Exchange, clock: asyncio.Timeout) -> None:
-        answer, kept = exchange.answer, attempt.answered
-        kind, size = answer.headers.get(b"content-type", b"application/json"), 0
-        if not (asked.stream and answer.status == 200):
-            while piece := await answer.piece():
-                kept.append(piece)
-                size = self._grown(exchange, size, piece)
-            self._answered(request, asked, attempt, answer.status)
-            await _whole(request, answer.status, kind, b"".join(kept), _told(attempt))
+        answer, kept, size = exchange.answer, attempt.answered, 0
+        if asked.stream and answer.status == 200:
+            await self._stream(request, asked, attempt, exchange, clock)
             return
-        if not (piece := await answer.piece()):
-            raise UpstreamFailed(exchange.replica.spec.name, "ended its stream before a word")
-        clock.reschedule(request.until)
-        request.status = answer.status
-        headers = [(b"content-type", kind), (b"cache-control", b"no-cache"), *_told(attempt)]
-        await request.send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        while piece:
+        while piece := await answer.piece():
             kept.append(piece)
-            size = self._grown(exchange, size, piece)
-            if _is_last(kept):
-                break
-            await request.send({"type": "http.response.body", "body": piece, "more_body": True})
-            piece = await answer.piece()
+            size += len(piece)
+            self._bounded(exchange, size)
         self._answered(request, asked, attempt, answer.status)
-        await request.send({"type": "http.response.body", "body": piece, "more_body": False})
-        if piece:
+        await _whole(request, answer.status, _kind(answer), b"".join(kept), _told(attempt))
+
+    async def _stream(self, request: _Request, asked: Asked, attempt: _Try, exchange: Exchange, clock: asyncio.Timeout) -> None:
+        """Piece by piece as they come. The last word waits until the card is kept."""
+        answer, kept, line = exchange.answer, attempt.answered, request.line
+        headers = [(b"content-type", _kind(answer)), (b"cache-control", b"no-cache"), *_told(attempt)]
+        size, last = 0, False
+
+        def take(piece: bytes) -> bool:
+            nonlocal size, last
+            if clock.expired():  # too late, and the task that waits is about to hear of it
+                return False
+            kept.append(piece)
+            size += len(piece)
+            if (last := _is_last(kept)) or size > self._limits.max_answer_bytes:
+                return False
+            if not request.status:
+                clock.reschedule(request.until)
+                request.status = answer.status
+                line.begin(answer.status, headers)
+            line.say(piece)
+            return not line.full
+
+        while not last and not answer.taken:
+            await answer.pour(take)
+            self._bounded(exchange, size)
+            await line.drain()
+        if not kept:
+            raise UpstreamFailed(exchange.replica.spec.name, "ended its stream before a word")
+        if not request.status:  # it said all at once
+            line.begin(answer.status, headers)
+        self._answered(request, asked, attempt, answer.status)
+        line.end(kept[-1] if last else b"")
+        await line.drain()
+        if last:
             clock.reschedule(None)
             await _let_end(answer)
 
@@ -371,10 +395,9 @@ class ChatEndpoint:
         attempt.ended = attempt.ended or time.perf_counter()
         self._over(request, asked, attempt)
 
-    def _grown(self, exchange: Exchange, size: int, piece: bytes) -> int:
-        if size + len(piece) > self._limits.max_answer_bytes:
+    def _bounded(self, exchange: Exchange, size: int) -> None:
+        if size > self._limits.max_answer_bytes:
             raise UpstreamFailed(exchange.replica.spec.name, f"answered more than {self._limits.max_answer_bytes} bytes")
-        return size + len(piece)
 
     def _prompt(self, attempt: _Try) -> Prompt:
         if (prompt := self._prompts.get(attempt.agent_id)) is None:
@@ -389,7 +412,8 @@ class ChatEndpoint:
         if not request.status:
             await _tell(request, declined)
         else:
-            await request.send({"type": "http.response.body", "body": b"data: " + declined.body() + b"\n\n", "more_body": False})
+            request.line.end(b"data: " + declined.body() + b"\n\n")
+            await request.line.drain()
 
     # --- when it is over ----------------------------------------------------------------------------------------------------
 
@@ -488,13 +512,16 @@ async def _let_end(answer: Connection) -> None:
 
 async def _whole(request: _Request, status: int, kind: bytes, body: bytes, headers: list[tuple[bytes, bytes]]) -> None:
     request.status, request.finished = status, True
-    told = [(b"content-type", kind), (b"content-length", b"%d" % len(body)), *headers]
-    await request.send({"type": "http.response.start", "status": status, "headers": told})
-    await request.send({"type": "http.response.body", "body": body, "more_body": False})
+    request.line.answer(status, [(b"content-type", kind), *headers], body)
+    await request.line.drain()
 
 
 async def _tell(request: _Request, declined: Declined) -> None:
     await _whole(request, declined.status, b"application/json", declined.body(), declined.headers())
+
+
+def _kind(answer: Connection) -> bytes:
+    return answer.headers.get(b"content-type", b"application/json")
 
 
 def _told(attempt: _Try) -> list[tuple[bytes, bytes]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 from urllib.parse import urlsplit
 
@@ -53,8 +53,14 @@ class Connection(asyncio.Protocol):
         self._heard = self._paused = self._kept = False
         self._trouble: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._taker: Callable[[bytes], bool] | None = None
 
     # --- for whoever asked --------------------------------------------------------------------------------------------------
+
+    @property
+    def taken(self) -> bool:
+        """All of it has come, and was asked for."""
+        return self.whole and not self._pieces
 
     async def ask(self, request: bytes) -> None:
         """Returns when the answer's head is there. Raises Closed or Broken."""
@@ -73,6 +79,21 @@ class Connection(asyncio.Protocol):
             if self.whole:
                 return b""
             await self._something()
+        return self._drawn()
+
+    async def pour(self, take: Callable[[bytes], bool]) -> None:
+        """Gives `take` what comes, as it comes and without a task that wakes for it, until it answers that this is enough for now, or
+        the answer is whole. Raises Broken."""
+        if self._pieces and not take(self._drawn()):
+            return
+        self._taker = take
+        try:
+            while self._taker is not None and not self.whole:
+                await self._something()
+        finally:
+            self._taker = None
+
+    def _drawn(self) -> bytes:
         piece = self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
         self._pieces.clear()
         self._held = 0
@@ -128,7 +149,13 @@ class Connection(asyncio.Protocol):
             self._break(f"what it answered is no HTTP: {error}")
         if self._framing > MOST_FRAMING:
             self._break(f"more than {MOST_FRAMING} bytes came without a word of an answer")
-        self._wake()
+        if self._taker is None or self._trouble is not None:
+            self._wake()
+        elif self._pieces and not self._taker(self._drawn()):
+            self._taker = None
+            self._wake()
+        elif self.whole:
+            self._wake()
 
     def _break(self, why: str) -> None:
         self._trouble = Broken(why)

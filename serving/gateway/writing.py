@@ -32,6 +32,7 @@ from observability.redaction.detectors import Detectors, detectors_of
 from observability.spool import Patience, Sender, Spool
 from observability.store import Store, StoreAway, open_store
 from observability.turns import add_turns
+from serving.garbage import look_less_often
 from serving.gateway.cardmaking import Kept, counted, ran_of
 from serving.gateway.ending import job_card
 from serving.gateway.spans import Exporter
@@ -130,6 +131,7 @@ def main() -> None:
 
     threading.Thread(target=watch, daemon=True).start()
     detectors = detectors_of(plan.redact, plan.patterns, plan.tenant_patterns)
+    look_less_often()
     while not stopped.is_set():
         try:
             store = open_store(plan.store)

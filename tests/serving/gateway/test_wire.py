@@ -166,6 +166,38 @@ def test_who_stops_reading_breaks_the_connection_and_the_server_knows():
     asyncio.run(run())
 
 
+def test_what_comes_is_poured_until_it_is_enough_and_then_on():
+    async def run():
+        async with asked_of(Server(CHUNKED, CHUNKED)) as wire:
+            answer, taken = await wire.ask("POST", "/chat", b""), list[bytes]()
+
+            def take(piece):
+                taken.append(piece)
+                return False
+
+            while not answer.taken:
+                before = len(taken)
+                await answer.pour(take)
+                assert len(taken) <= before + 1, "it said that this was enough"
+            assert b"".join(taken) == b"abcde"
+            answer.close()
+            assert await whole(wire) == b"abcde"
+
+    asyncio.run(run())
+
+
+def test_what_breaks_off_while_it_is_poured_is_broken_and_what_came_was_given():
+    async def run():
+        async with asked_of(Server(b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nhel", closes=True)) as wire:
+            answer, taken = await wire.ask("POST", "/chat", b""), list[bytes]()
+            with pytest.raises(Broken):
+                await answer.pour(lambda piece: taken.append(piece) is None)
+            assert taken == [b"hel"]
+            answer.close()
+
+    asyncio.run(run())
+
+
 def test_a_server_that_nobody_hears_is_unreachable():
     async def run():
         with pytest.raises(Unreachable):
