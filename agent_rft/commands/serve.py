@@ -8,7 +8,7 @@ import os
 import secrets
 import time
 from collections.abc import Generator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 
 from rich.table import Table
@@ -62,7 +62,7 @@ def serve_forever(settings: Settings) -> None:
         closing(callers),
         _store_at(settings.store.url) as store,
         _store_at(settings.store.url) as takes_in,  # over connections of its own: readers who hold all of theirs stop no card
-        _intake_of(takes_in, settings.store) as intake,
+        _intake_of(takes_in, settings.store, follow=not settings.gateway.upstreams) as intake,
         gateway_of(settings, store, routing := Routing(store, Path(settings.gateway.spool, "withdrawn")) if store else None) as gateway,
     ):
         grader, tools = grader_of(settings, own), provider_of(settings)
@@ -121,13 +121,14 @@ def _awaited(url: str) -> Store:
 
 
 @contextmanager
-def _intake_of(store: Store | None, settings: StoreSettings) -> Generator[Intake | None]:
-    """What takes in cards and traces, and what indexes them behind it. At the end what waits is still written."""
+def _intake_of(store: Store | None, settings: StoreSettings, follow: bool) -> Generator[Intake | None]:
+    """What takes in cards and traces, and what indexes them behind it, which a gateway's card writer does in its own process. At the end
+    what waits is still written."""
     if store is None:
         yield None
         return
     detectors = detectors_of(settings.redact, settings.patterns, settings.tenant_patterns)
-    with closing(Intake(store, detectors)) as intake, closing(Follower(store, detectors, busy=intake.busy)):
+    with closing(Intake(store, detectors)) as intake, closing(Follower(store, detectors, busy=intake.busy)) if follow else nullcontext():
         yield intake
 
 

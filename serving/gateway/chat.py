@@ -282,6 +282,7 @@ class ChatEndpoint:
             finally:
                 if first.refused:
                     self._over(request, asked, first)
+                    self._count(request, asked, first)
         attempt = self._begin(request, rollout_id, route.live, arm, route.release, request.until)
         return await self._attempt(request, asked, attempt, last=True) or 0
 
@@ -321,6 +322,7 @@ class ChatEndpoint:
             attempt.ended = attempt.ended or time.perf_counter()
             if not attempt.refused:
                 self._over(request, asked, attempt)
+                self._count(request, asked, attempt)
         return attempt.tokens if last or request.status else None
 
     async def _pass_on(self, request: _Request, asked: Asked, attempt: _Try, last: bool) -> None:
@@ -418,13 +420,11 @@ class ChatEndpoint:
     # --- when it is over ----------------------------------------------------------------------------------------------------
 
     def _over(self, request: _Request, asked: Asked, attempt: _Try) -> None:
-        """A card for whoever was asked; figures."""
+        """A card for whoever was asked."""
         if attempt.over or not attempt.asked:
             return
         attempt.over = True
         seconds = attempt.ended - attempt.began
-        answered = b"".join(attempt.answered)
-        attempt.tokens = tokens_of(answered, asked.stream)
         gone = request.stopped == "gone"
         in_vain = gone and not request.status and seconds >= self._tenants.slo(request.tenant).seconds
         at_fault = request.status != 200 if attempt.refused else 400 <= request.status < 500  # the caller is, for all that is known
@@ -454,18 +454,24 @@ class ChatEndpoint:
             streamed=asked.stream,
             item=asked.item,
             asked=attempt.asked,
-            answered=answered,
+            answered=b"".join(attempt.answered),
             parent=_text(request.headers.get(b"traceparent")),
         )
         self._recorder.keep(kept)
         if mirrored and route is not None:
             self._shadow.offer(asked, kept, route.candidate)
-        status = CLIENT_GONE if gone else 502 if attempt.trouble else request.status
+
+    def _count(self, request: _Request, asked: Asked, attempt: _Try) -> None:
+        """Once the caller has it all: nobody waits for figures."""
+        if not attempt.over:
+            return
+        attempt.tokens = tokens_of(b"".join(attempt.answered), asked.stream)
+        status = CLIENT_GONE if request.stopped == "gone" else 502 if attempt.trouble else request.status
         figures = _figures(request.tenant, asked.service, attempt.arm, status)
         figures.requests.inc()
-        figures.seconds.observe(seconds)
+        figures.seconds.observe(attempt.ended - attempt.began)
         figures.tokens.inc(attempt.tokens)
-        if status < 400 and time.perf_counter() - request.began <= self._tenants.slo(request.tenant).seconds:
+        if status < 400 and attempt.ended - request.began <= self._tenants.slo(request.tenant).seconds:
             figures.in_slo.inc()
 
 

@@ -1,8 +1,8 @@
 """Makes job cards of what the gateway answered: a process of its own, beside the gateway.
 
-Redaction and the store's transactions take many times what it takes to pass an answer on; here they take it from nobody. What to do
-comes as the first line on standard input, and the end of standard input ends it. A store that is away is waited for; what is not yet a
-card waits in the spool, over restarts of either process.
+Redaction, the store's transactions and the index of words take many times what it takes to pass an answer on; here they take it from
+nobody. What to do comes as the first line on standard input, and the end of standard input ends it. A store that is away is waited for;
+what is not yet a card waits in the spool, over restarts of either process.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -25,6 +26,7 @@ from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.jobcards import JobCard, Kind
 from agent_rft.contracts.releases import Turn
 from agent_rft.contracts.retries import TryAgain
+from observability.follower import Follower
 from observability.ingest import STORE_AWAY, is_away, reason
 from observability.intake import Away, Intake
 from observability.records import RecordedCard
@@ -109,14 +111,13 @@ def _kind(kept: Kept) -> Kind:
 
 
 def write_until(stopped: threading.Event, plan: Plan, store: Store, detectors: Detectors) -> None:
-    intake = Intake(store, detectors)
-    sender = Sender(plan.spool(), Writer(store, intake, plan.code, Exporter(plan.collector)).post, PATIENCE)
-    sender.run(stopped)
-    try:
-        sender.drain()
-    except (TryAgain, OSError) as error:
-        log.warning("cards_wait_for_the_next_start", why=str(error))
-    intake.close()
+    with closing(Intake(store, detectors)) as intake, closing(Follower(store, detectors, busy=intake.busy)):
+        sender = Sender(plan.spool(), Writer(store, intake, plan.code, Exporter(plan.collector)).post, PATIENCE)
+        sender.run(stopped)
+        try:
+            sender.drain()
+        except (TryAgain, OSError) as error:
+            log.warning("cards_wait_for_the_next_start", why=str(error))
 
 
 def main() -> None:
