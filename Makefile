@@ -61,7 +61,7 @@ serve: .make/local .make/data ## tools and grader over HTTP
 	$(RFT) serve $(CONF) $(ARGS)
 
 release: .make/local ## releases (CMD="status | first SERVICE --agent A | create ... | promote | approve | rollback | history")
-	$(RFT) release $(or $(CMD),status) $(ARGS)
+	$(RFT) release $(or $(CMD),status) $(if $(filter-out file,$(origin CONF)),--conf $(CONF)) $(ARGS)
 
 model-server: .make/local ## a checkpoint behind OpenAI's chat API (CHECKPOINT=folder ARGS="--name NAME --port N")
 	$(RFT) model-server --checkpoint $(or $(CHECKPOINT),models/research-tiny) $(ARGS)
@@ -85,7 +85,7 @@ migrate: .make/local ## bring the job-card store's tables up to date
 	$(RFT) migrate $(CONF) $(ARGS)
 
 test: .make/test .make/data $(NEMO) ## every test that needs no GPU
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 check: .make/test ## format, lint, types, floors
 	$(BIN)/ruff format --check .

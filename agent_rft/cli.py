@@ -391,6 +391,13 @@ def _from_to(least: float, most: float) -> Callable[[str], float]:
     return read
 
 
+def _folder(text: str) -> str:
+    """One that was mistyped would have keys of its own, and sign what nobody knows."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no folder {text}; leave it out, and it is the server's store.ledger")
+    return text
+
+
 def _line_number(text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 19):  # what the store's column holds
         raise argparse.ArgumentTypeError(f"{text[:40]} is not a number of the access log")
@@ -587,12 +594,16 @@ def _add_releases(release: argparse.ArgumentParser) -> None:
     def action(name: str, help_: str, *, why: bool = False, id: bool = True) -> argparse.ArgumentParser:
         made = actions.add_parser(name, help=help_)
         if name in ("status", "history", "first", "shadow", "canary", "approve", "waive"):
-            made.add_argument("--ledger", metavar="FOLDER", help="of the keys that sign waivers; default: beside the store")
+            made.add_argument("--ledger", type=_folder, metavar="FOLDER", help="of the keys for waivers; default: store.ledger")
         if id:
             made.add_argument("id", nargs="?", metavar="ID|SERVICE", help="default: the one on trial")
         if why:
             made.add_argument("--why", default="", metavar="WORDS")
+        made.add_argument("--conf", metavar="RECIPE", help="the server's")
+        made.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE", help="as `rft serve` was told")
         _of_tenant(made, name, "release")
+        run = made.get_default("run")
+        made.set_defaults(store=None, run=lambda arguments: run(_as_served(arguments)))
         return made
 
     action("status", "every service: stage, share, figures, what it waits for", id=False).set_defaults(tenant=None)
@@ -616,6 +627,22 @@ def _add_releases(release: argparse.ArgumentParser) -> None:
     rollback.add_argument("--folder", default="runs/gateway/withdrawn", help="what servers here are told through while the store is away")
     action("history", "everything that was decided: by whom or what, on which figures")
     _add_rehearse(actions.add_parser("rehearse", help="releases tried out on this machine: one good candidate, four bad ones"))
+
+
+def _as_served(arguments: argparse.Namespace) -> argparse.Namespace:
+    """The store and the folder of the ledger's keys are those of `rft serve` by the same recipe and settings, unless they are named. Who
+    rolls back waits for no recipe but one that was named."""
+    typed = vars(arguments)
+    conf, overrides, url = typed.pop("conf"), typed.pop("overrides"), DEFAULT_STORE
+    if conf or overrides or ("ledger" in typed and typed["ledger"] is None):
+        from agent_rft.compose import settings_for
+
+        kept = settings_for(conf or DEFAULT_RECIPE, overrides).store
+        url = kept.url
+        if "ledger" in typed:
+            typed["ledger"] = typed["ledger"] or kept.ledger
+    typed["store"] = typed["store"] or url
+    return arguments
 
 
 def _add_rehearse(rehearse: argparse.ArgumentParser) -> None:

@@ -42,5 +42,5 @@ def evidence_of(store: Store, files: LedgerFiles, caller: Caller, made_by: str, 
     case = Case(name=name, tenant=tenant, question=question, made_at=keys.dated(moment_text(now)), made_by=made_by)
     signer = Signer(key=keys.id, public_keys=public_keys(keys), sign=keys.sign)
     script, sources = Path(verifier.__file__).read_bytes(), [disclosure(source) for source in disclosed(mine, tenant)]
-    content = make_bundle(case, found.records, found.proofs, found.graders, readers, signer, script, sources)
+    content = make_bundle(case, found.records, found.proofs, found.graders, readers, signer, script, sources, found.approvals)
     return Evidence(content, len(ids), len(found.records))

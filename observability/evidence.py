@@ -109,15 +109,18 @@ def make_bundle(
     signer: Signer,
     verifier: bytes,
     sources: Iterable[Mapping[str, Any]] = (),
+    approvals: Iterable[Mapping[str, Any]] = (),
 ) -> bytes:
-    """The bundle as a zip. `records` are cards and all that belongs to them: grades, reviews, labels, erasures, holds.
+    """The bundle as a zip. `records` are cards and all that belongs to them: grades, reviews, labels, erasures, the approvals of their
+    calls, the releases that they were made under.
 
     `graders` are the versions that graded, `accesses` who read the cards, `verifier` the source of verify_evidence.py,
-    `sources` what is missing of the tenant's cards as far as that is known.
+    `sources` what is missing of the tenant's cards as far as that is known, `approvals` the numbers that decisions name them by.
     """
     records = sorted(records, key=lambda record: record.entry.seq)
     files = {"README.txt": README, "verify_evidence.py": verifier, "keys.json": signer.public_keys}
     files |= {"graders.json": _plain(list(graders)), "access.jsonl": _lines(accesses), "capture.json": _plain(list(sources))}
+    files |= {"approvals.jsonl": told} if (told := _lines(approvals)) else {}
     files["ledger.jsonl"] = _lines(msgspec.structs.asdict(record.entry) for record in records)
     files["inclusions.jsonl"] = _lines(msgspec.structs.asdict(one) for one in proofs.inclusions)
     files["continuations.jsonl"] = _lines(msgspec.structs.asdict(one) for one in proofs.continuations)

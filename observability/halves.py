@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 import msgspec
 
 from observability.records import COSTS, VERSIONS
-from observability.texts import to_json, unpacked
+from observability.texts import from_json, to_json, unpacked
 
 FORMAT = 1
 """Of the halves, told in the facts: records of a later format stand beside these."""
 JOB_FACTS = ("rollout_id", "tenant", "kind", "run_id", "step", "row_id", "sample_index", "started_at", "recorded_at")
 OUTCOME_FACTS = ("ending", "failed_part", "limits", "rollout_seed", "removed")
 CARD_PAYLOAD = ("task_type", "difficulty", "reference_answer", "metadata", "item", "answer", "reason")
+CARD_FACTS = (*JOB_FACTS, *OUTCOME_FACTS, *COSTS, *VERSIONS)
 STEP_PAYLOAD = (
     "position", "turn", "kind", "said", "call_id", "name", "arguments", "error", "seconds", "attempts", "context_tokens",
     "sampled_tokens",
@@ -44,7 +45,9 @@ RELEASE_EVENT_FACTS = ("tenant", "release", "act", "stage", "share", "held", "cu
 APPROVAL_FACTS = ("tenant", "rollout_id", "call_id", "tool", "arguments_hash", "expires_at", "by", "at")
 DECISION_FACTS = ("tenant", "approval", "decision", "by", "at")
 USE_FACTS = ("tenant", "approval", "by", "at")
+REPORT_FACTS = ("tenant", "agent", "kind", "passed", "figures", "by", "at")
 PLAIN = frozenset({str, type(None)})
+JSON = (dict, list, tuple, float)
 POINTED = {"seconds", "tool_seconds", "advantage", "reward", "score", "share"}
 
 _SALTLESS: dict[str, Any] = {"salt": None}
@@ -75,11 +78,12 @@ class Halves(NamedTuple):
 def card_halves(card: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> Halves:
     """Of a row of job_cards, its steps by position, and the blobs that they name. Without one of these there are no words to hold
     against what was recorded."""
-    facts = {**_facts(card, (*JOB_FACTS, *OUTCOME_FACTS, *COSTS, *VERSIONS)), "steps": len(steps)}
+    facts = _facts(card, CARD_FACTS)
+    facts["steps"] = len(steps)
     named = [card["opening"], card["tools"], *(step["output_blob"] for step in steps if step["output_blob"] is not None)]
     if not all(name in texts for name in named):
         return Halves(facts)
-    given = {"opening": json.loads(texts[card["opening"]]), "tools": json.loads(texts[card["tools"]])}
+    given = {"opening": from_json(texts[card["opening"]]), "tools": from_json(texts[card["tools"]])}
     if (paths := card.get("removed_paths")) is not None:  # a card from before there were any has them among its facts
         given["removed_paths"] = paths
     told = [_picked(step, STEP_PAYLOAD) | {"output": _output(step, texts)} for step in steps]
@@ -163,6 +167,10 @@ def use_halves(use: Mapping[str, Any]) -> Halves:
     return Halves(_facts(use, USE_FACTS))
 
 
+def report_halves(report: Mapping[str, Any]) -> Halves:
+    return Halves(_facts(report, REPORT_FACTS))
+
+
 def is_erased(kind: str, row: Mapping[str, Any]) -> bool:
     """Whether nothing but facts stands in the row. A half-erased one is something else."""
     return all(row[name] == blank for name, blank in ERASED.get(kind, {}).items())
@@ -173,26 +181,29 @@ def moment_text(moment: dt.datetime) -> str:
 
 
 def _facts(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
-    return {"format": FORMAT, **_picked(row, names)}
+    facts = _picked(row, names)
+    facts["format"] = FORMAT
+    return facts
 
 
 def _picked(row: Mapping[str, Any], names: Sequence[str]) -> dict[str, Any]:
     """What every database gives back as it was is told here: of most values no more than that is asked."""
-    return {name: value if type(value := row[name]) in PLAIN else _as_stored(name, value) for name in names}
+    return {
+        name: value if (kind := type(value := row[name])) in PLAIN or (kind is int and name not in POINTED) else _as_stored(name, value)
+        for name in names
+    }
 
 
 def _as_stored(name: str, value: Any) -> Any:
-    if type(value) is int and name not in POINTED:
-        return value
     if name in POINTED:
         return float(value) + 0.0  # SQLite keeps no minus before a nothing
     if isinstance(value, dt.datetime):
         return moment_text(value)
-    return _as_read(value) if isinstance(value, dict | list | tuple | float) else value
+    return _as_read(value) if isinstance(value, JSON) else value
 
 
 def _as_read(value: Any) -> Any:
     try:
-        return msgspec.json.decode(msgspec.json.encode(value))
+        return from_json(msgspec.json.encode(value))
     except UnicodeEncodeError:
         return json.loads(to_json(value))

@@ -295,7 +295,7 @@ def recorder_at(address: str, *recipe: Any) -> StoreRecorder:
 def redacted(recorded: RecordedCard, detectors: Detectors) -> RecordedCard:
     """As it may be stored or sent. What cannot be redacted leaves the memory for the rescue file only."""
     if not (its := detectors.of(recorded.card.tenant)):
-        return recorded
+        return msgspec.structs.replace(recorded, card=without_token_ids(recorded.card))
     card, removed = redact_card(recorded.card, its)
     return msgspec.structs.replace(recorded, card=card, removed=(*(recorded.removed or ()), *removed))
 
@@ -320,6 +320,8 @@ def keyed(cards: Iterable[tuple[JobCard, CardRows]]) -> Keyed:
     rows = Keyed()
     for card, its_rows in cards:
         first = rows.setdefault((card.rollout_id, card.tenant), its_rows)
+        if first is its_rows:
+            continue
         first.card["advantage"] = card.advantage if first.card["advantage"] is None else first.card["advantage"]
         there = {grade_key(grade) for grade in first.grades}
         first.grades.extend(grade for grade in its_rows.grades if grade_key(grade) not in there)
@@ -366,7 +368,7 @@ def _held(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> dict[
     """Which of the cards are there, and what of them may differ. The book is open, so that no other writer adds one meanwhile."""
     erased = job_cards.c.salt.is_(None).label("erased")
     columns = (job_cards.c.rollout_id, job_cards.c.tenant, job_cards.c.advantage, job_cards.c.answer, erased)
-    select = sa.select(*columns).where(job_cards.c.rollout_id.in_([rollout_id for rollout_id, _ in keys]))
+    select = sa.select(*columns).where(one_of(connection.dialect.name, job_cards.c.rollout_id, [rollout_id for rollout_id, _ in keys]))
     found = {(row["rollout_id"], row["tenant"]): row for row in connection.execute(select).mappings()}
     return {key: row for key, row in found.items() if key in keys}
 

@@ -24,8 +24,8 @@ from observability.book import Book
 from observability.ingest import STORE_AWAY, add_cards, is_away, keyed, reason, redacted
 from observability.otlp.sampling import senders
 from observability.otlp.spans import Received, Rejected
-from observability.partitions import is_ahead
-from observability.records import CardRows, RecordedCard, rows_of, unfit, without_token_ids
+from observability.partitions import is_ahead, latest_id
+from observability.records import CardRows, RecordedCard, rows_of, unfit
 from observability.redaction.detectors import Detectors
 from observability.sources import Said, note_all
 from observability.store import Store
@@ -146,7 +146,8 @@ class Intake:
     def submit(self, tenant: str, cards: Sequence[RecordedCard], said: Said | None = None) -> Outcome:
         """Returns once they are durable. Raises Away."""
         with self._preparing:
-            works = [self._card(recorded, tenant) for recorded in cards]
+            latest = latest_id(dt.datetime.now(dt.UTC))
+            works = [self._card(recorded, tenant, latest) for recorded in cards]
         self._settle(tenant, [*works, *([_Work(Word(said))] if said else [])])
         refused = tuple(
             Refused(recorded.card.rollout_id, work.refused) for recorded, work in zip(cards, works, strict=True) if work.refused
@@ -173,18 +174,17 @@ class Intake:
 
     # --- before it is written -----------------------------------------------------------------------------------------------
 
-    def _card(self, recorded: RecordedCard, tenant: str) -> _Work:
+    def _card(self, recorded: RecordedCard, tenant: str, latest: str) -> _Work:
         """Redacted, and as rows. What cannot be is refused, and never comes into the store as it is."""
         work = _Work(Card(recorded, CardRows({}, [], [], {})))
         if recorded.card.tenant != tenant:
             work.refused = f"it says that it is of tenant '{recorded.card.tenant[:40]}'; the key it came with is of '{tenant}'"
             return work
-        if why := unfit(recorded.card) or _too_early(recorded.card.rollout_id):
+        if why := unfit(recorded.card) or _too_early(recorded.card.rollout_id, latest):
             work.refused = why
             return work
         try:
-            plain = msgspec.structs.replace(recorded, card=without_token_ids(recorded.card))
-            ready = redacted(plain, self.detectors)
+            ready = redacted(recorded, self.detectors)
             work.what = Card(ready, rows_of(ready))
         except Exception as error:
             work.refused = "it cannot be redacted or read"
@@ -261,9 +261,8 @@ def _store(store: Store, works: Sequence[_Work], detectors: Detectors) -> None:
             work.new = is_new
 
 
-def _too_early(rollout_id: str) -> str:
-    ahead = is_ahead(rollout_id, dt.datetime.now(dt.UTC))
-    return "the time in its rollout_id is more than a day ahead of the server's clock" if ahead else ""
+def _too_early(rollout_id: str, latest: str) -> str:
+    return "the time in its rollout_id is more than a day ahead of the server's clock" if is_ahead(rollout_id, latest) else ""
 
 
 def _senders(tenant: str, bundles: Sequence[Bundle]) -> list[Said]:

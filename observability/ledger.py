@@ -45,6 +45,7 @@ from observability.halves import (
     outcome_halves,
     release_event_halves,
     release_halves,
+    report_halves,
     review_halves,
     spans_halves,
     state_halves,
@@ -52,7 +53,7 @@ from observability.halves import (
 )
 from observability.queue import undrawn
 from observability.records import Values
-from observability.release_tables import approval_decisions, approval_uses, approvals, release_events, releases
+from observability.release_tables import agent_reports, approval_decisions, approval_uses, approvals, release_events, releases
 from observability.search import words_on_postgresql, words_on_sqlite
 from observability.store import Store
 from observability.tables import (
@@ -104,6 +105,7 @@ GIVEN = (
     Given("approval", approvals, approvals.c.rollout_id, approval_halves),
     Given("approval decision", approval_decisions, sa.cast(approval_decisions.c.approval, sa.String), decision_halves),
     Given("approval use", approval_uses, sa.cast(approval_uses.c.approval, sa.String), use_halves),
+    Given("report", agent_reports, agent_reports.c.agent, report_halves),
 )
 
 NAMED_BY_ID: tuple[tuple[sa.Table, sa.Column[Any]], ...] = (

@@ -16,6 +16,7 @@ from observability.release_tables import outbox
 from observability.store import Store
 
 GIVEN_UP_AFTER = dt.timedelta(days=1)
+FORGOTTEN_AFTER = dt.timedelta(days=30)
 FIRST_PAUSE, LONGEST_PAUSE = 5.0, 3600.0
 """Seconds between two tries."""
 LONGEST_TROUBLE = 500
@@ -66,6 +67,15 @@ def failed(store: Store, word: Word, trouble: str, now: dt.datetime) -> dt.datet
     again = now + dt.timedelta(seconds=pause)
     _noted(store, word, {"tries": word.tries + 1, "trouble": trouble[:LONGEST_TROUBLE], "next_at": again})
     return again
+
+
+def forget_old(store: Store, now: dt.datetime, most: int = 500) -> int:
+    """Of the oldest so many those that were sent, or given up, long ago go; how many. What they told stands on its own record."""
+    with store.writing() as connection:
+        oldest = connection.execute(sa.select(outbox.c.id, outbox.c.at).order_by(outbox.c.id).limit(most))
+        old = [row.id for row in oldest if row.at < now - FORGOTTEN_AFTER]
+        connection.execute(sa.delete(outbox).where(outbox.c.id.in_(old)))
+    return len(old)
 
 
 def _noted(store: Store, word: Word, values: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import sqlalchemy as sa
 
-from observability.otlp.ids import is_uuid7, started_ns
+from observability.otlp.ids import is_uuid7
 
 PARTED = ("job_cards", "card_steps")
 PARTITION = re.compile(r"(job_cards|card_steps)_(default|\d{4}_\d{2})")
@@ -34,10 +34,15 @@ def make_partitions(connection: sa.Connection, first_id: str | None) -> None:
                 connection.execute(sa.text(f"CREATE TABLE IF NOT EXISTS {table}_{start:%Y_%m} PARTITION OF {table} FOR VALUES {bounds}"))
 
 
-def is_ahead(rollout_id: str, now: dt.datetime) -> bool:
-    """Whether its time has not come yet, by more than two clocks differ. A card of a month that is not prepared would keep that month
-    from ever being. What is no UUIDv7 tells no time, and may do so by chance."""
-    return is_uuid7(rollout_id) and started_ns(rollout_id) > (now + CLOCKS_DIFFER).timestamp() * 1e9
+def latest_id(now: dt.datetime) -> str:
+    """How the latest ids begin whose time may have come, as far as two clocks differ."""
+    return earliest_id(now + CLOCKS_DIFFER)
+
+
+def is_ahead(rollout_id: str, latest: str) -> bool:
+    """Whether its time has not come yet, `latest` being how those begin whose time may have. A card of a month that is not prepared would
+    keep that month from ever being. What is no UUIDv7 tells no time, and may do so by chance."""
+    return rollout_id[: len(latest)] > latest and is_uuid7(rollout_id)
 
 
 def is_partition(name: str | None) -> bool:

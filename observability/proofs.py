@@ -14,8 +14,9 @@ from observability.evidence import Proofs, prove
 from observability.find import ids_at_once
 from observability.ledger import beyond_the_ledger, checked, every_entry
 from observability.query import Query
+from observability.release_tables import approvals, release_turns, releases
 from observability.store import Store
-from observability.tables import grader_versions, grades
+from observability.tables import grader_versions, grades, job_cards
 
 BATCH = 500
 NOT_COVERED = "name, version and hash stand in the recorded grades; spec, code and created_by are not covered by the ledger"
@@ -24,10 +25,13 @@ NOT_COVERED = "name, version and hash stand in the recorded grades; spec, code a
 
 class Found(NamedTuple):
     records: list[Record]
-    """The cards, every credit, grade and label of theirs, and every access to them."""
+    """The cards, every credit, grade and label of theirs, every access to them, what was asked and decided of their calls, and the
+    releases that they were made under: events, waivers and decisions, and the reports of both agents."""
     proofs: Proofs
     graders: list[Mapping[str, Any]]
     """The registered versions that graded them."""
+    approvals: list[Mapping[str, Any]]
+    """Of their calls: the number that decisions name it by, and its entry."""
 
 
 def cards_asked_for(store: Store, tenant: str, query: Query) -> Sequence[str]:
@@ -47,17 +51,18 @@ def case_of(store: Store, tenant: str, ids: Sequence[str], accesses: Set[int], s
     """Everything that the ledger says was recorded of these cards. What the store has lost of it, or has beside it, is no case.
     `accesses` are the entries that say who read them."""
     with store.reading() as connection:
-        entries = _entries(connection, tenant, set(ids), accesses, signed)
+        asked = _approvals(connection, tenant, ids)
+        entries = _entries(connection, tenant, set(ids), accesses, _named(connection, tenant, ids, asked), signed)
         records: list[Record] = []
         for first in range(0, len(entries), BATCH):
             of_batch, wrong = checked(connection, entries[first : first + BATCH])
             _refuse(wrong)
             records += of_batch
-        for first in range(0, len(ids), BATCH):
-            _refuse(beyond_the_ledger(connection, tenant, ids[first : first + BATCH]))
+        for some in _batches(ids):
+            _refuse(beyond_the_ledger(connection, tenant, some))
         hashes = (entry.hash for batch in every_entry(connection, tenant) for entry in batch)
         proofs = prove([record.entry.seq for record in records], signed, hashes)
-        return Found(records, proofs, _graders(connection, tenant, ids))
+        return Found(records, proofs, _graders(connection, tenant, ids), asked)
 
 
 def _ids(store: Store, query: Query, tenant: str) -> Iterator[str]:
@@ -70,17 +75,55 @@ def _ids(store: Store, query: Query, tenant: str) -> Iterator[str]:
         raise UserError(what, "`rft ledger verify` names what was changed", exit_code=1) from None
 
 
-def _entries(connection: sa.Connection, tenant: str, ids: Set[str], accesses: Set[int], signed: Sequence[SignedRoot]) -> list[Entry]:
-    """By whom they name, never by what the store holds: a grade that was deleted is missed. Only a ledger that is whole can say that."""
+def _entries(
+    connection: sa.Connection, tenant: str, ids: Set[str], accesses: Set[int], named: Set[tuple[str, str]], signed: Sequence[SignedRoot]
+) -> list[Entry]:
+    """By whom they name, never by what the store holds: a grade that was deleted is missed. Only a ledger that is whole can say that.
+    A release is entered right before the event that it begins with."""
     found: list[Entry] = []
 
     def entries() -> Iterator[Entry]:
+        before: Entry | None = None
         for batch in every_entry(connection, tenant):
-            found.extend(entry for entry in batch if entry.subject in ids or entry.seq in accesses)
+            for one in batch:
+                if one.subject in ids or one.seq in accesses or (one.kind, one.subject) in named:
+                    found.extend([before] if before and (before.kind, one.kind) == ("release", "release event") else [])
+                    found.append(one)
+                before = one
             yield from batch
 
     _refuse(check_chain(tenant, entries(), signed))
     return found
+
+
+def _approvals(connection: sa.Connection, tenant: str, ids: Sequence[str]) -> list[Mapping[str, Any]]:
+    told = sa.select(approvals.c.id.label("number"), approvals.c.entry).where(approvals.c.tenant == tenant)
+    found = [dict(row) for some in _batches(ids) for row in connection.execute(told.where(approvals.c.rollout_id.in_(some))).mappings()]
+    return sorted(found, key=lambda one: one["number"])
+
+
+def _named(connection: sa.Connection, tenant: str, ids: Sequence[str], asked: Sequence[Mapping[str, Any]]) -> Set[tuple[str, str]]:
+    """Kind and subject of entries that belong to the cards without naming them. A card says under which release it was made; of one
+    whose words are erased only the release's figures still do."""
+    numbers = [number for some in _batches(ids) for number in _releases(connection, tenant, some)]
+    made = sa.select(releases.c.candidate, releases.c.live).where(releases.c.tenant == tenant, releases.c.id.in_(numbers))
+    agents = {agent for both in connection.execute(made) for agent in both if agent}
+    decided = {(kind, str(one["number"])) for kind in ("approval decision", "approval use") for one in asked}
+    return decided | {("release event", str(number)) for number in numbers} | {("report", agent) for agent in agents}
+
+
+def _releases(connection: sa.Connection, tenant: str, ids: Sequence[str]) -> Set[int]:
+    counted = sa.select(release_turns.c.release).where(release_turns.c.tenant == tenant, release_turns.c.rollout_id.in_(ids))
+    said = sa.select(job_cards.c.metadata).where(job_cards.c.tenant == tenant, job_cards.c.rollout_id.in_(ids))
+    try:
+        named = [metadata.get("release") for metadata in connection.scalars(said) if isinstance(metadata, dict)]
+    except ValueError:  # what is no JSON makes no case: its card is named as one that cannot be read
+        named = []
+    return {one for one in (*connection.scalars(counted), *named) if type(one) is int and 0 < one < 2**63}
+
+
+def _batches(ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    return (ids[first : first + BATCH] for first in range(0, len(ids), BATCH))
 
 
 def _refuse(wrong: Iterable[Finding]) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import datetime as dt
-import json
 from collections.abc import Iterator, Mapping, Sequence
+from operator import attrgetter
 from typing import Annotated, Any, NamedTuple
 
 import msgspec
@@ -14,12 +14,14 @@ from agent_rft.contracts.jobcards import Cost, JobCard, Versions
 from agent_rft.contracts.messages import Message, ToolCall, ToolSpec
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout, ToolResult, Turn
 from observability.redaction.redact import Removal
-from observability.texts import Blobs, storable, to_json
+from observability.texts import Blobs, from_json, storable, to_json
 
 Values = dict[str, Any]
 VERSIONS = ("code", "checkpoint", "dataset", "tool_set", "grader", "seed")
 COSTS = ("context_tokens", "sampled_tokens", "tool_calls", "seconds", "tool_seconds")
 JOB = ("rollout_id", "kind", "tenant", "run_id", "step", "row_id", "sample_index", "reference_answer", "metadata", "item", "advantage")
+PICKED = (*JOB, *VERSIONS, *COSTS)
+JOB_OF, VERSIONS_OF, COSTS_OF = attrgetter(*JOB), attrgetter(*VERSIONS), attrgetter(*COSTS)
 NAMES_OF_VERSIONS = tuple((f"versions.{name}", name) for name in VERSIONS)
 LONG = 1000
 """Characters from which on a tool's output is a blob: agents read the same documents again and again."""
@@ -93,20 +95,24 @@ def rows_of(recorded: RecordedCard) -> CardRows:
     """Of everything that makes up a card; its places in the ledger and its salts are for the store to give."""
     card, blobs = recorded.card, Blobs()
     rollout = card.rollout
-    row: Values = {name: getattr(card, name) for name in JOB}
-    row |= {name: getattr(card.versions, name) for name in VERSIONS}
-    row |= {name: getattr(card.cost, name) for name in COSTS}
-    row |= {name: _text_or_none(card.metadata.get(name)) for name in ("task_type", "difficulty")}
-    row |= {"started_at": _moment(card.started_at) or recorded.recorded_at, "recorded_at": recorded.recorded_at}
-    row |= {"ending": rollout.ending and rollout.ending.value, "reason": rollout.reason, "failed_part": rollout.failed_part}
-    row |= {"answer": rollout.answer, "limits": msgspec.to_builtins(rollout.limits), "rollout_seed": rollout.seed}
-    row |= {"opening": blobs.put(to_json(msgspec.to_builtins(rollout.opening)))}
-    row |= _removals(recorded.removed)
-    row["tools"] = blobs.put(to_json(msgspec.to_builtins(rollout.tools)))
-    steps = [
-        with_blob(step, blobs) | {"rollout_id": card.rollout_id, "tenant": card.tenant, "position": position}
-        for position, step in enumerate(_steps(rollout))
-    ]
+    row: Values = dict(zip(PICKED, (*JOB_OF(card), *VERSIONS_OF(card.versions), *COSTS_OF(card.cost)), strict=True))
+    row |= {
+        "task_type": _text_or_none(card.metadata.get("task_type")),
+        "difficulty": _text_or_none(card.metadata.get("difficulty")),
+        "started_at": _moment(card.started_at) or recorded.recorded_at,
+        "recorded_at": recorded.recorded_at,
+        "ending": rollout.ending and rollout.ending.value,
+        "reason": rollout.reason,
+        "failed_part": rollout.failed_part,
+        "answer": rollout.answer,
+        "limits": msgspec.to_builtins(rollout.limits),
+        "rollout_seed": rollout.seed,
+        "opening": blobs.put(to_json(rollout.opening)),
+        "tools": blobs.put(to_json(rollout.tools)),
+        **_removals(recorded.removed),
+    }
+    its: Values = {"rollout_id": card.rollout_id, "tenant": card.tenant}
+    steps = [with_blob(step, blobs) | its | {"position": position} for position, step in enumerate(_steps(rollout))]
     given = [grade_row(card.rollout_id, card.tenant, card.grade, recorded.recorded_at)] if card.grade else []
     return CardRows(row, steps, given, blobs.texts)
 
@@ -126,11 +132,10 @@ def unfit(card: JobCard) -> str:
     names |= {of: str(getattr(versions, name)) for of, name in NAMES_OF_VERSIONS}
     if card.grade:
         names |= {f"grade.grader.{name}": str(getattr(card.grade.grader, name)) for name in ("name", "version", "hash")}
+    together = "".join(names.values())
+    if together.isascii() and len(together) <= LONGEST_ID and "\0" not in together:  # as of nearly all
+        return ""
     for name, value in names.items():
-        if value.isascii() and len(value) <= LONGEST_ID and "\0" not in value:  # nearly all
-            continue
-        if storable(value) != value:
-            return f"its {name} holds a NUL or half a character"
         most = LONGEST_ID if name == "rollout_id" else LONGEST_NAME
         if storable(value) != value:
             return f"its {name} holds a NUL or half a character"
@@ -178,8 +183,8 @@ def _steps(rollout: Rollout) -> Iterator[Values]:
     """A turn is the agent's message, the calls it asks for, then what came back for them."""
     for number, turn in enumerate(rollout.turns):
         blank = NO_STEP | {"turn": number}
-        tokens = {"context_tokens": turn.context_tokens, "sampled_tokens": turn.sampled_tokens}
-        yield blank | tokens | {"kind": "message", "said": turn.text}
+        said = {"kind": "message", "said": turn.text, "context_tokens": turn.context_tokens, "sampled_tokens": turn.sampled_tokens}
+        yield blank | said
         for call in turn.calls:
             yield blank | {"kind": "tool_call", "call_id": call.call_id, "name": call.name, "arguments": call.arguments}
         names = {call.call_id: call.name for call in turn.calls}
@@ -234,7 +239,7 @@ def _rollout(row: Mapping[str, Any], steps: Sequence[Mapping[str, Any]], texts: 
 
 def _read(named: str | None, texts: Mapping[str, str]) -> Any:
     """Nothing at all, once the words are erased."""
-    return () if named is None else json.loads(texts[named])
+    return () if named is None else from_json(texts[named])
 
 
 def _turns(steps: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> list[Turn]:

@@ -1,7 +1,8 @@
 """What can be released: agents, each whole under one hash, and the reports that were made of them before anybody met them.
 
-Both stand among the artifacts, so that an agent leads back to its checkpoint and to the run that trained it. An agent never changes:
-its name is the hash of all that decides how it behaves. Of the reports of one kind the newest counts, and the older ones stay.
+An agent stands among the artifacts, so that it leads back to its checkpoint and to the run that trained it, and never changes: its name
+is the hash of all that decides how it behaves. Of the reports of one kind the newest counts, and the older ones stay. Each has its entry
+in the ledger, since a report decides whether anybody meets the agent: one that was changed since is not read, but named.
 """
 
 from __future__ import annotations
@@ -17,9 +18,14 @@ from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.errors import Fault, FaultsFound, UserError, did_you_mean
 from agent_rft.contracts.jobcards import Versions
 from observability.artifacts import lineage, register
+from observability.book import Book
+from observability.chain import facts_digest
 from observability.dossier import Artifact, NotThere
+from observability.halves import report_halves
+from observability.records import Values
+from observability.release_tables import agent_reports
 from observability.store import Store
-from observability.tables import artifacts
+from observability.tables import artifacts, ledger
 from observability.texts import storable
 
 ReportKind = Literal["evaluation", "holdout", "safety", "distribution"]
@@ -146,13 +152,14 @@ def report(store: Store, tenant: str, agent_id: str, kind: str, *, passed: bool,
     if faults := [*_faults_of_figures(figures)]:
         raise FaultsFound("the report cannot be taken:", faults, exit_code=2)
     agent_of(store, tenant, agent_id)
-    made = msgspec.convert(
-        {"agent": agent_id, "kind": kind, "passed": passed, "figures": dict(figures), "by": by, "at": dt.datetime.now(dt.UTC)}, Report
-    )
-    named = f"{agent_id}/{kind}/{made.at.isoformat(timespec='microseconds')}"
-    facts = msgspec.to_builtins(made)
-    register(store, tenant, [Artifact(kind="report", id=named, name=f"{kind} of {agent_id}", parents=(("agent", agent_id),), facts=facts)])
-    return made
+    row: Values = {"tenant": tenant, "agent": agent_id, "kind": kind, "passed": passed, "figures": msgspec.to_builtins(dict(figures))}
+    row |= {"by": by, "at": dt.datetime.now(dt.UTC)}
+    with store.writing() as connection:
+        book = Book(connection, [tenant])
+        book.enter("report", agent_id, row, report_halves(row))
+        connection.execute(sa.insert(agent_reports), [row])
+        book.close()
+    return _report(row)
 
 
 def report_by_hand(store: Store, tenant: str, agent_id: str, kind: str, *, passed: bool, figures: Mapping[str, Any], by: str) -> Report:
@@ -182,10 +189,22 @@ def reports_of(store: Store, tenant: str, agent_id: str) -> list[Report]:
 
 
 def reports_in(connection: sa.Connection, tenant: str, agent_id: str) -> list[Report]:
-    named = artifacts.c.id.startswith(f"{agent_id}/", autoescape=True)
-    select = sa.select(artifacts.c.facts).where(artifacts.c.tenant == tenant, artifacts.c.kind == "report", named)
-    made = [msgspec.convert(facts, Report) for facts in connection.scalars(select)] if agent_id else []
-    return sorted(made, key=lambda one: one.at)
+    """By their entries, which are in the ledger's chain: whoever could exchange a number or a time would have another be the newest."""
+    entry = sa.and_(ledger.c.tenant == agent_reports.c.tenant, ledger.c.seq == agent_reports.c.entry, ledger.c.kind == "report")
+    select = sa.select(agent_reports, ledger.c.facts).outerjoin(ledger, entry).order_by(agent_reports.c.entry)
+    mine = select.where(agent_reports.c.tenant == tenant, agent_reports.c.agent == agent_id)
+    return [_as_recorded(dict(row)) for row in connection.execute(mine).mappings()]
+
+
+def _as_recorded(row: Values) -> Report:
+    if facts_digest(report_halves(row).facts) != row["facts"]:
+        what = f"the {row['kind']} report of {row['agent']} (entry {row['entry']}) is not what was recorded: nothing is decided on it"
+        raise UserError(what, "`rft ledger verify` says all that was changed; bring the row back from a backup")
+    return _report(row)
+
+
+def _report(row: Values) -> Report:
+    return msgspec.convert({name: row[name] for name in Report.__struct_fields__}, Report)
 
 
 def newest(reports: Sequence[Report]) -> dict[ReportKind, Report]:

@@ -1,4 +1,4 @@
-"""The tables of releases, of the runs that gateways have in hand, and of what a person has to allow."""
+"""The tables of releases and the reports they rest on, of the runs that gateways have in hand, and of what a person has to allow."""
 
 from __future__ import annotations
 
@@ -34,6 +34,16 @@ release_events = recorded(  # of a release the newest says where it stands
     salted=False,
 )
 
+agent_reports = recorded(  # what was found out offline; of a kind the newest counts
+    "agent_reports",
+    sa.Column("agent", Key, nullable=False),  # registered as an artifact
+    sa.Column("kind", sa.String, nullable=False),  # evaluation, holdout, safety, distribution
+    sa.Column("passed", sa.Boolean, nullable=False),
+    sa.Column("figures", Json, nullable=False),
+    sa.Index(None, "tenant", "agent", "entry"),
+    salted=False,
+)
+
 # --- what decisions are made from: derived from cards, and no record themselves ------------------------------------------
 
 release_turns = sa.Table(
@@ -57,10 +67,19 @@ release_turns = sa.Table(
     sa.Column("reward", sa.Double),
     sa.Column("holdout", sa.Double),
     sa.Column("counted", sa.Boolean, nullable=False),  # its session is over
-    sa.Index(None, "release", "counted", "session"),
+    sa.Column("followed", sa.Boolean, nullable=False, server_default=sa.false()),  # its session went on: a later turn tells when it is over
     sa.Index(None, "release", "arm", "at"),
-    sa.Index(None, "to_grade", "graded_at", "at"),
+    sa.Index(None, "release", "session", "arm", "at"),
 )
+MAY_BE_LAST = sa.and_(release_turns.c.counted.is_(False), release_turns.c.followed.is_(False))
+WAITS = sa.and_(release_turns.c.to_grade.is_(True), release_turns.c.graded_at.is_(None))
+IS_FIGURE = sa.or_(release_turns.c.to_grade.is_(False), release_turns.c.reward.is_not(None))
+IS_UNSAFE = sa.func.json_array_length(release_turns.c.violations) > sa.literal_column("0")
+"""Turns that are looked for each second among all that there ever were. Each has an index of such turns only, and a question finds it
+where it says these very words."""
+for _name, _which in (("last", MAY_BE_LAST), ("waiting", WAITS), ("figures", IS_FIGURE), ("unsafe", IS_UNSAFE)):
+    _by = (release_turns.c.release, release_turns.c.arm, release_turns.c.at)
+    sa.Index(f"ix_release_turns_{_name}", *_by, sqlite_where=_which, postgresql_where=_which)
 release_sessions = sa.Table(  # those that are over, in the order in which they were counted
     "release_sessions",
     metadata,
@@ -211,6 +230,6 @@ monitor_states = sa.Table(  # how far a monitor has read, and what it knows
 )
 
 __all__ = [
-    "agent_runs", "alarms", "approval_decisions", "approval_uses", "approvals", "leases", "metadata", "monitor_states", "outbox",
-    "release_events", "release_sessions", "release_tests", "release_turns", "releases", "tool_results",
+    "agent_reports", "agent_runs", "alarms", "approval_decisions", "approval_uses", "approvals", "leases", "metadata", "monitor_states",
+    "outbox", "release_events", "release_sessions", "release_tests", "release_turns", "releases", "tool_results",
 ]  # fmt: skip

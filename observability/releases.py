@@ -3,6 +3,9 @@
 The newest event of a release says where it stands, and nothing else does: whoever decides writes an event, and whoever acts reads it
 back. An event is written only if the newest one is the one that its writer decided on, so of two who decide at once one is refused.
 Releases take turns, across tenants too: they are few, and a reader who knows the newest event's number knows that none came before it.
+
+A policy that a newer version wrote may have rules that this one does not know. Lists, routes and a rollback go by what is known of it, and
+tell; whoever would move the release by its policy is refused.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import sqlalchemy as sa
+import structlog
 
 from agent_rft.contracts.agents import Route
 from agent_rft.contracts.errors import Fault, FaultsFound, UserError
@@ -34,6 +38,7 @@ ON_TRIAL = ("shadow", "canary")
 """Stages in which the candidate is given something to do."""
 TURNS = "releases"
 """What all who write events queue on."""
+log = structlog.get_logger(__name__)
 
 
 class Stale(UserError):
@@ -91,19 +96,28 @@ def watched(store: Store) -> list[tuple[Release, Event]]:
 def events(store: Store, tenant: str, release_id: int) -> list[Event]:
     """Oldest first."""
     with store.reading() as connection:
-        return events_in(connection, release_of_id(connection, tenant, release_id))
+        return events_in(connection, _as_far_as_known(connection, tenant, release_id))
 
 
 def release_of(store: Store, tenant: str, release_id: int) -> Release:
+    """With its whole policy, or refused."""
     with store.reading() as connection:
         return release_of_id(connection, tenant, release_id)
 
 
 def release_of_id(connection: sa.Connection, tenant: str, release_id: int) -> Release:
+    return _release(_row_of(connection, tenant, release_id))
+
+
+def _as_far_as_known(connection: sa.Connection, tenant: str, release_id: int) -> Release:
+    return _release(_row_of(connection, tenant, release_id), _policy_as_far_as_known)
+
+
+def _row_of(connection: sa.Connection, tenant: str, release_id: int) -> Values:
     row = connection.execute(sa.select(releases).where(releases.c.id == release_id, releases.c.tenant == tenant)).mappings().first()
     if row is None:
         raise NotThere(f"there is no release {release_id}", "`rft release status` and GET /v1/releases show those that are there")
-    return _release(dict(row))
+    return dict(row)
 
 
 def events_in(connection: sa.Connection, release: Release) -> list[Event]:
@@ -218,7 +232,7 @@ def decided(store: Store, by: str, tenant: str, release_id: int, choose: Callabl
     with store.writing() as connection:
         take_turns(connection, TURNS)
         book = Book(connection, [tenant])
-        release = release_of_id(connection, tenant, release_id)
+        release = _as_far_as_known(connection, tenant, release_id)
         told = events_in(connection, release)
         for move in choose(release, told):
             told.append(_enter(connection, book, release, by, move))
@@ -245,7 +259,7 @@ def _consequences(connection: sa.Connection, book: Book, release: Release, by: s
     others = [one for one in _of_service(connection, release.tenant, release.service, superseded=True) if one.release != release.id]
 
     def also(one: Standing, **told: Any) -> None:
-        other = release_of_id(connection, release.tenant, one.release)
+        other = _as_far_as_known(connection, release.tenant, one.release)
         _enter(connection, book, other, by, Move(**told))
 
     if move.stage == "full" and was != "full":
@@ -301,19 +315,39 @@ def _standings(connection: sa.Connection, where: Sequence[sa.ColumnElement[bool]
     columns = (releases.c.id, releases.c.tenant, releases.c.service, releases.c.candidate, releases.c.live)
     told = (release_events.c.id, release_events.c.stage, release_events.c.share, release_events.c.cut, releases.c.policy)
     select = sa.select(*columns, *told).select_from(releases).join(release_events, _newest()).where(*where).order_by(releases.c.id)
-    return [Standing._make([*row[:-1], msgspec.convert(row[-1], Policy)]) for row in connection.execute(select)]
+    return [Standing._make([*row[:-1], _policy_as_far_as_known(row[0], row[-1])]) for row in connection.execute(select)]
 
 
 def _with_newest(connection: sa.Connection, where: Sequence[sa.ColumnElement[bool]]) -> list[tuple[Release, Event]]:
     told = [column.label(f"event_{column.name}") for column in release_events.c]
     select = sa.select(releases, *told).select_from(releases).join(release_events, _newest()).where(*where).order_by(releases.c.id)
     rows = [dict(row) for row in connection.execute(select).mappings()]
-    return [(_release(row), _event({name: row[f"event_{name}"] for name in Event.__struct_fields__})) for row in rows]
+    newest = [_event({name: row[f"event_{name}"] for name in Event.__struct_fields__}) for row in rows]
+    return [(_release(row, _policy_as_far_as_known), event) for row, event in zip(rows, newest, strict=True)]
 
 
-def _release(row: Mapping[str, Any]) -> Release:
+def _policy(release_id: int, told: Any) -> Policy:
+    try:
+        return msgspec.convert(told, Policy)
+    except msgspec.ValidationError as error:
+        what = f"the policy of release {release_id} cannot be read: {error}"
+        raise UserError(what, "a newer version wrote it: update agent-rft here; `rft release rollback` works all the same") from None
+
+
+def _policy_as_far_as_known(release_id: int, told: Any) -> Policy:
+    try:
+        return _policy(release_id, told)
+    except UserError as error:
+        log.warning("policy_unreadable", release=release_id, why=error.what)
+    try:
+        return msgspec.convert({name: told[name] for name in Policy.__struct_fields__ if name in told}, Policy)
+    except (msgspec.ValidationError, TypeError):
+        return Policy()
+
+
+def _release(row: Mapping[str, Any], read: Callable[[int, Any], Policy] = _policy) -> Release:
     told: dict[str, Any] = {name: row[name] for name in Release.__struct_fields__}
-    told["policy"] = msgspec.convert(told["policy"], Policy)
+    told["policy"] = read(told["id"], told["policy"])
     return Release(**told)
 
 

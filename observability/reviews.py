@@ -105,10 +105,16 @@ def _request_change(connection: sa.Connection, book: Book, by: str, tenant: str,
 
 def reviews_of(store: Store, tenant: str, rollout_id: str) -> tuple[Review, ...]:
     """Oldest first."""
+    return tuple(reviews_of_each(store, tenant, [rollout_id]))
+
+
+def reviews_of_each(store: Store, tenant: str, rollout_ids: Sequence[str]) -> list[Review]:
+    """Of all of these cards, each card's oldest first; a page of cards is one question to the store."""
     select = sa.select(*(reviews.c[name] for name in Review.__struct_fields__)).order_by(reviews.c.entry)
     with store.reading() as connection:
-        mine = select.where(reviews.c.rollout_id == rollout_id, reviews.c.tenant == tenant)
-        return tuple(Review(**row) for row in connection.execute(mine).mappings())
+        parts = (rollout_ids[first : first + 500] for first in range(0, len(rollout_ids), 500))
+        mine = (select.where(reviews.c.rollout_id.in_(part), reviews.c.tenant == tenant) for part in parts)
+        return [Review(**row) for one in mine for row in connection.execute(one).mappings()]
 
 
 def changes_of(store: Store, tenant: str, rollout_id: str) -> tuple[Change, ...]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from operator import itemgetter
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -25,18 +26,18 @@ class _Plan(NamedTuple):
 
 
 def add_rows(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, Any]]) -> None:
-    """All of them name the same columns."""
+    """All of them name the same columns, two at least."""
     if len(rows) < 2:
         if rows:
             connection.execute(sa.insert(table), rows)
         return
     names = tuple(rows[0])
     plan = _plan(connection.dialect, table, names)
-    columns = [_made([row[name] for row in rows], maker) for name, maker in zip(names, plan.makers, strict=True)]
+    columns = [_made(values, maker) for values, maker in zip(zip(*map(itemgetter(*names), rows), strict=True), plan.makers, strict=True)]
     connection.exec_driver_sql(plan.insert, list(zip(*columns, strict=True)), {COPY: plan.copy})
 
 
-def _made(values: list[Any], maker: Callable[[Any], Any] | None) -> list[Any]:
+def _made(values: Sequence[Any], maker: Callable[[Any], Any] | None) -> Sequence[Any]:
     """Every type here keeps None as the database's own."""
     return values if maker is None else [None if value is None else maker(value) for value in values]
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import datetime as dt
+import errno
 import fcntl
 import os
 import random
@@ -53,6 +54,8 @@ class Spool:
         self._lock = -1  # the lock's file, which `put` keeps open
         self._used = 0  # as it was last counted, and what was put since
         self._unsynced = set[int]()
+        self._doubtful = set[int]()
+        """Of these a sync failed."""
         folder.mkdir(parents=True, exist_ok=True)
         with self._locked("write.lock"):
             if not (folder / "sent").exists():
@@ -82,9 +85,9 @@ class Spool:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
         try:
             self._put(data)
+            return self._checked
         finally:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
-        return self._checked
 
     def _put(self, data: bytes) -> None:
         if not self._goes_on():
@@ -102,18 +105,38 @@ class Spool:
         self._unsynced.add(self._checked.segment)
 
     def sync(self) -> None:
-        """All that was put before it was called is on the disk when it returns."""
+        """All that was put before it was called is on the disk when it returns. Where the disk failed at it once, the system may have
+        given up what it could not write, and would say yes the next time all the same: so it is written again first."""
         segments = list(self._unsynced)  # the set itself grows meanwhile, in the thread that puts
         self._unsynced.difference_update(segments)
         try:
             for segment in segments:
                 with contextlib.suppress(FileNotFoundError):  # delivered meanwhile
+                    if segment in self._doubtful:
+                        self._write_again(segment)
                     _sync(self._path(segment))
             if segments:
                 _sync(self._folder)
         except OSError:
             self._unsynced.update(segments)
+            self._doubtful.update(segments)
             raise
+        self._doubtful.difference_update(segments)
+
+    def _write_again(self, segment: int) -> None:
+        """As the system still has it in memory. Where it does not, what comes back are no whole cards: then they are gone, and no sync
+        says otherwise."""
+        with self._locked("write.lock"):
+            data = self._read(segment, 0)
+            cut_off = segment == self._checked.segment and len(data) < self._checked.offset
+            if cut_off or scan(data).then == "damaged":
+                self._checked = Position(0, 0)  # nothing more is put behind it
+                raise OSError(errno.EIO, f"the disk lost cards of {self._path(segment).name}")
+            file = os.open(self._path(segment), os.O_WRONLY)
+            try:
+                _write_all(file, data, 0)
+            finally:
+                os.close(file)
 
     def _goes_on(self) -> bool:
         """Whether nobody has written into the segment since, it was not delivered and deleted, and it is not full."""

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -293,8 +294,14 @@ def drift(connection: sa.Connection) -> list[Any]:
     return list(compare_metadata(MigrationContext.configure(connection, opts={"include_object": compared}), metadata))
 
 
+@cache
+def _migrations() -> ScriptDirectory:
+    """Read once: a process opens stores more often than their migrations change."""
+    return ScriptDirectory.from_config(alembic_config())
+
+
 def _newest() -> str:
-    head = ScriptDirectory.from_config(alembic_config()).get_current_head()
+    head = _migrations().get_current_head()
     assert head is not None
     return head
 
@@ -303,7 +310,7 @@ def _revision(store: Store) -> str | None:
     """The schema the store has. One that this code does not know is newer than the code."""
     with store.reading() as connection:
         found = MigrationContext.configure(connection).get_current_revision()
-    known = {script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()}
+    known = {script.revision for script in _migrations().walk_revisions()}
     if found is not None and found not in known:
         raise UserError(
             f"the store at {store.name} is at revision {found}, newer than this code ({_newest()})",

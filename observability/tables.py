@@ -510,7 +510,7 @@ trace_parts = sa.Table(  # the spans as they came, one row for what one request 
 
 # --- what cards were made with ------------------------------------------------------------------------------------------------
 
-artifacts = sa.Table(  # checkpoints, datasets, tool sets, releases: the ends of a card's lineage
+artifacts = sa.Table(  # checkpoints, datasets, tool sets, agents: the ends of a card's lineage
     "artifacts",
     metadata,
     sa.Column("tenant", Key, primary_key=True),

@@ -9,20 +9,23 @@ from __future__ import annotations
 
 import datetime as dt
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import cache
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
+from agent_rft.contracts.agents import Arm
 from agent_rft.contracts.releases import Policy, Release, Session, Turn
-from observability.release_tables import release_sessions, release_tests, release_turns
-from observability.store import Store, take_turns
+from observability.release_tables import IS_FIGURE, IS_UNSAFE, MAY_BE_LAST, WAITS, release_sessions, release_tests, release_turns
+from observability.rows import add_rows
+from observability.store import Store, one_of, take_turns
 
 AT_ONCE = 20_000
-"""Turns that are looked at in one go."""
+"""Turns that are looked at in one go; of a session that is over, all of its turns."""
+ARMS: tuple[Arm, ...] = get_args(Arm)
 State = dict[str, Any]
 Take = Callable[[State | None, Sequence[Session]], State]
 """The tests' state after so many sessions more; None before the first."""
@@ -40,6 +43,22 @@ class Counted(NamedTuple):
     """By arm, whatever the step."""
 
 
+class Tally(msgspec.Struct, frozen=True):
+    """All counted sessions of a release up to one of them. They are numbered in the order in which they are counted."""
+
+    until: int = 0
+    numbers: Mapping[tuple[str, bool, int], int] = {}
+    """By arm, whether it was mirrored, and the event that they were counted under."""
+
+    def since(self, step: int) -> Counted:
+        arms: defaultdict[str, int] = defaultdict(int)
+        for (arm, _, _), number in self.numbers.items():
+            arms[arm] += number
+        of_candidate = [(shadow, within, number) for (arm, shadow, within), number in self.numbers.items() if arm == "candidate"]
+        in_step = sum(number for shadow, within, number in of_candidate if not shadow and within >= step)
+        return Counted(in_step, sum(number for shadow, _, number in of_candidate if shadow), dict(arms))
+
+
 class Grading(msgspec.Struct, frozen=True):
     """Of a release's turns that are to be graded."""
 
@@ -54,12 +73,24 @@ class Grading(msgspec.Struct, frozen=True):
 
 def add_turns(store: Store, turns: Sequence[Turn]) -> None:
     """One that is there already stays as it is."""
-    rows = [msgspec.structs.asdict(turn) | {"violations": list(turn.violations), "counted": False} for turn in turns]
+    rows = {(turn.tenant, turn.rollout_id): turn for turn in reversed(turns)}  # of one that comes twice the first counts
     if not rows:
         return
     with store.writing() as connection:
-        insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-        connection.execute(insert(release_turns).on_conflict_do_nothing(), rows)
+        there = _those_there(connection, rows)
+        new = [msgspec.structs.asdict(turn) | {"counted": False} for key, turn in reversed(rows.items()) if key not in there]
+        add_rows(connection, release_turns, new)
+
+
+def _those_there(connection: sa.Connection, keys: Collection[tuple[str, str]]) -> set[tuple[str, str]]:
+    """Of these turns, by tenant and rollout. Who else would add some of those tenants' waits for this transaction's end."""
+    found = set[tuple[str, str]]()
+    for tenant in sorted({tenant for tenant, _ in keys}):  # in one order everywhere, so that two writers never wait for each other
+        take_turns(connection, f"turns {tenant}")
+        its = one_of(connection.dialect.name, release_turns.c.rollout_id, [rollout_id for owner, rollout_id in keys if owner == tenant])
+        select = sa.select(release_turns.c.rollout_id).where(release_turns.c.tenant == tenant, its)
+        found.update((tenant, rollout_id) for rollout_id in connection.scalars(select))
+    return found
 
 
 def to_grade(store: Store, limit: int) -> list[Turn]:
@@ -72,10 +103,9 @@ def to_grade(store: Store, limit: int) -> list[Turn]:
 def _in_fair_order() -> sa.Select[Any, Any, int]:
     """Of those that wait, each release's and arm's newest, then each one's second: who is asked much keeps no other's from being graded,
     and the live agent not its candidate's."""
-    waiting = (release_turns.c.to_grade.is_(True), release_turns.c.graded_at.is_(None))
     newest_first, among = release_turns.c.at.desc(), (release_turns.c.release, release_turns.c.arm)
     place = sa.func.row_number().over(partition_by=among, order_by=newest_first).label("place")
-    return sa.select(release_turns.c.tenant, release_turns.c.rollout_id, place).where(*waiting).order_by(place, newest_first)
+    return sa.select(release_turns.c.tenant, release_turns.c.rollout_id, place).where(WAITS).order_by(place, newest_first)
 
 
 def graded(store: Store, tenant: str, rollout_id: str, reward: float | None, holdout: float | None, at: dt.datetime) -> None:
@@ -118,9 +148,8 @@ def newest_failed(store: Store, release: int, count: int, since: dt.datetime) ->
 def violations(store: Store, release: int, since: dt.datetime) -> set[str]:
     """By name, in the candidate's turns, counted or not."""
     mine = (release_turns.c.release == release, release_turns.c.arm == "candidate", release_turns.c.at >= since)
-    some = sa.cast(release_turns.c.violations, sa.Text) != "[]"
     with store.reading() as connection:
-        return {name for names in connection.scalars(sa.select(release_turns.c.violations).where(*mine, some)) for name in names}
+        return {name for names in connection.scalars(sa.select(release_turns.c.violations).where(*mine, IS_UNSAFE)) for name in names}
 
 
 def _turns(store: Store, select: sa.Select[Any]) -> list[Turn]:
@@ -140,91 +169,130 @@ def _turn(row: Mapping[str, Any]) -> Turn:
 def close_sessions(store: Store, release: Release, step: int, take: Take, now: dt.datetime) -> list[Session]:
     """Those that are over and were not counted yet, counted under the event `step`; in the order in which they ended."""
     silent = now - dt.timedelta(seconds=release.policy.idle_seconds)
-    if not _anything_open(store, release.id, silent):
-        return []
+    with store.reading() as connection:
+        if not _due(connection, release, silent, 1):
+            return []
     with store.writing() as connection:
         take_turns(connection, f"sessions {release.id}")
-        whole = _over(_open_turns(connection, release.id, silent), release.policy, now)
-        if not whole:
-            return []
+        due = _due(connection, release, silent, AT_ONCE)
+        _mark(connection, release.tenant, [turn.rollout_id for turn in due if turn.at < turn.last], followed=True)
+        ended = {Key(turn.shadow, turn.arm, turn.session) for turn in due if turn.at == turn.last}
+        whole = _over(_open_turns(connection, release.id, ended), release.policy, now)
         known = _known_sessions(connection, release.id, whole)
-        fresh = [(key, turns) for key, turns in whole.items() if key not in known]
-        made = [(key, _session(turns, release.policy)) for key, turns in fresh]
+        made = [(key, _session(turns, release.policy)) for key, turns in whole.items() if key not in known]
         made.sort(key=lambda one: (one[1].closed_at, one[0]))
         rows = [_session_row(release, session, step) for _, session in made]
         ids = _added(connection, rows)
         _advance(connection, release, [session for _, session in made], ids, take, now)
-        _mark(connection, release.tenant, [turn.rollout_id for turns in whole.values() for turn in turns])
+        _mark(connection, release.tenant, [turn.rollout_id for turns in whole.values() for turn in turns], counted=True)
     return [session for _, session in made]
 
 
 def tests_of(store: Store, tenant: str, release: int) -> State | None:
     """As of the newest counted session."""
-    mine = (release_tests.c.tenant == tenant, release_tests.c.release == release)
+    told = tests_after(store, tenant, release, -1)
+    return told and told[1]
+
+
+def tests_after(store: Store, tenant: str, release: int, until: int) -> tuple[int, State] | None:
+    """The newest counted session and the tests' state as of it; None where that is `until`, or none was counted."""
+    mine = (release_tests.c.tenant == tenant, release_tests.c.release == release, release_tests.c.until != until)
     with store.reading() as connection:
-        return connection.scalar(sa.select(release_tests.c.state).where(*mine))
+        told = connection.execute(sa.select(release_tests.c.until, release_tests.c.state).where(*mine)).first()
+    return told and (told.until, told.state)
 
 
-def counted(store: Store, release: int, step: int) -> Counted:
-    grouped = sa.select(release_sessions.c.arm, release_sessions.c.shadow, release_sessions.c.step >= step, sa.func.count())
-    told = grouped.where(release_sessions.c.release == release).group_by(*list(grouped.selected_columns)[:3])
+def tally(store: Store, release: int, before: Tally | None = None) -> Tally:
+    """With those that were counted since `before`."""
+    before, sessions = before or Tally(), release_sessions
+    kind = (sessions.c.arm, sessions.c.shadow, sessions.c.step)
+    fresh = sa.select(*kind, sa.func.count(), sa.func.max(sessions.c.id)).group_by(*kind)
     with store.reading() as connection:
-        rows = connection.execute(told).all()
-    arms: defaultdict[str, int] = defaultdict(int)
-    for arm, _, _, number in rows:
-        arms[arm] += number
-    in_step = sum(number for arm, shadow, within, number in rows if arm == "candidate" and not shadow and within)
-    return Counted(in_step, sum(number for arm, shadow, _, number in rows if arm == "candidate" and shadow), dict(arms))
+        rows = connection.execute(fresh.where(sessions.c.release == release, sessions.c.id > before.until)).all()
+    if not rows:
+        return before
+    numbers = dict(before.numbers)
+    for arm, shadow, step, number, _ in rows:
+        numbers[arm, shadow, step] = numbers.get((arm, shadow, step), 0) + number
+    return Tally(max(row[-1] for row in rows), numbers)
 
 
-def owed_since(store: Store, release: Release, live_sessions: int, began: dt.datetime, now: dt.datetime) -> dt.datetime | None:
+def owed_since(store: Store, release: Release, live_sessions: int | None, began: dt.datetime, now: dt.datetime) -> dt.datetime | None:
     """Since when the candidate has been owed a figure; None where it is owed none. It is where a session of its is over and not
-    counted, where none of its newest turns got the grade that it was to get, and where so many live sessions began without one of its."""
+    counted, where none of its newest turns got the grade that it was to get, and where so many live sessions began without one of its
+    (None: no number of them says anything). Each of these is looked for from its oldest on, and no further than to the first."""
     turns, silent = release_turns, now - dt.timedelta(seconds=release.policy.idle_seconds)
-    candidate = (turns.c.release == release.id, turns.c.arm == "candidate", turns.c.at >= began)
-    is_figure = sa.or_(turns.c.to_grade.is_(False), turns.c.reward.is_not(None))
+    of_candidate = sa.select(turns.c.at).where(turns.c.release == release.id, turns.c.arm == "candidate").limit(1)
+    oldest = of_candidate.order_by(turns.c.at)
     with store.reading() as connection:
-        newest = connection.scalar(sa.select(sa.func.max(turns.c.at)).where(*candidate, is_figure)) or began
-        last = sa.func.max(turns.c.at).label("last")
-        ended = sa.select(last).where(*candidate, turns.c.counted.is_(False)).group_by(turns.c.shadow, turns.c.session).subquery()
-        over = connection.scalar(sa.select(sa.func.min(ended.c.last)).where(ended.c.last <= silent))
-        bare = sa.select(sa.func.min(turns.c.at)).where(*candidate, ~is_figure, turns.c.graded_at.is_not(None), turns.c.at > newest)
-        first = sa.func.min(turns.c.at).label("first")
-        live = sa.select(first).where(*_begun_after(release.id, newest)).group_by(turns.c.session)
-        overdue = connection.scalar(live.order_by(first).offset(max(live_sessions, 1) - 1).limit(1))
-        since = [one for one in (over, connection.scalar(bare), overdue) if one is not None]
+        figures = of_candidate.where(IS_FIGURE, turns.c.at >= began).order_by(turns.c.at.desc())
+        newest = connection.scalar(figures) or began
+        over = connection.scalar(oldest.where(MAY_BE_LAST, turns.c.at >= began, turns.c.at <= silent, turns.c.at == _last()))
+        bare = connection.scalar(oldest.where(~IS_FIGURE, turns.c.graded_at.is_not(None), turns.c.at > newest))
+        begun = sa.select(turns.c.at).where(*_begun_after(release.id, newest)).order_by(turns.c.at)
+        overdue = None if live_sessions is None else connection.scalar(begun.offset(max(live_sessions, 1) - 1).limit(1))
+        since = [one for one in (over, bare, overdue) if one is not None]
     return max(min(since), newest) if since else None
 
 
 def _begun_after(release: int, moment: dt.datetime) -> tuple[sa.ColumnElement[bool], ...]:
-    """Turns of live sessions that had none before. Those that go on could not have been the candidate's."""
-    before = release_turns.alias()
-    earlier = (before.c.release == release, before.c.counted.in_((True, False)), before.c.session == release_turns.c.session)
-    known = sa.exists().where(*earlier, before.c.arm == "live", before.c.at <= moment)
-    return release_turns.c.release == release, release_turns.c.arm == "live", release_turns.c.at > moment, ~known
+    """The first turns of live sessions that had none before. Those that go on could not have been the candidate's."""
+    turns, other = release_turns, release_turns.alias()
+    of_session = (other.c.release == turns.c.release, other.c.session == turns.c.session, other.c.arm == "live")
+    first = sa.select(other.c.rollout_id).where(*of_session).order_by(other.c.at, other.c.rollout_id).limit(1).scalar_subquery()
+    return turns.c.release == release, turns.c.arm == "live", turns.c.at > moment, turns.c.rollout_id == first
 
 
-def _anything_open(store: Store, release: int, silent: dt.datetime) -> bool:
-    mine = (release_turns.c.release == release, release_turns.c.counted.is_(False), release_turns.c.at <= silent)
-    with store.reading() as connection:
-        return connection.scalar(sa.select(release_turns.c.release).where(*mine).limit(1)) is not None
+class Key(NamedTuple):
+    """Of a session."""
+
+    shadow: bool
+    arm: str
+    session: str
 
 
-Key = tuple[bool, str, str]
-"""Shadow, arm, session."""
+def _due(connection: sa.Connection, release: Release, silent: dt.datetime, most: int) -> Sequence[Any]:
+    """Turns that were silent since then, with their session's last one: either they are it, and the session is over and has its grades,
+    or they were thought to be it and are not. What is neither counted nor followed is read here each second, so it must be little."""
+    patience = silent - dt.timedelta(seconds=release.policy.rollback_seconds)
+    return connection.execute(_due_question(), {"of": release.id, "silent": silent, "patience": patience, "most": most}).all()
 
 
-def _open_turns(connection: sa.Connection, release: int, silent: dt.datetime) -> dict[Key, list[Turn]]:
-    """Of sessions that were silent since then: those of all that go on would be read each second, tens of thousands of them."""
-    turns, later = release_turns, release_turns.alias()
-    same = (getattr(later.c, name) == getattr(turns.c, name) for name in ("release", "session", "arm", "shadow"))
-    goes_on = sa.exists().where(*same, later.c.counted.is_(False), later.c.at > silent)
-    mine = (turns.c.release == release, turns.c.counted.is_(False), turns.c.at <= silent, ~goes_on)
-    select = sa.select(turns).where(*mine).order_by(turns.c.at).limit(AT_ONCE)
+@cache
+def _due_question() -> sa.CompoundSelect[Any]:
+    """Made once: to put it together takes longer than to answer it."""
+    turns, last, other = release_turns, _last(), release_turns.alias()
+    silent, patience = (sa.bindparam(name, type_=turns.c.at.type) for name in ("silent", "patience"))
+    most = sa.bindparam("most", type_=sa.Integer)
+    waits = sa.exists().where(*_same_session(other), other.c.to_grade.is_(True), other.c.graded_at.is_(None))
+    select = sa.select(*(turns.c[name] for name in ("rollout_id", *Key._fields, "at")), last.label("last"))
+    mine = select.where(turns.c.release == sa.bindparam("of"), MAY_BE_LAST, turns.c.at <= silent)
+    needed = mine.where(sa.or_(turns.c.at <= patience, turns.c.at < last, ~waits)).order_by(turns.c.at).limit(most)
+    each = [needed.where(turns.c.arm == arm).subquery().select() for arm in ARMS]  # in the order of their index
+    return sa.union_all(*each).order_by("at").limit(most)
+
+
+def _last() -> sa.ScalarSelect[dt.datetime]:
+    """When the newest turn of the same session was that is not counted. A subquery with one value: it is asked of one turn after
+    another, where a join would first gather all turns that go on."""
+    other = release_turns.alias()
+    return sa.select(other.c.at).where(*_same_session(other)).order_by(other.c.at.desc()).limit(1).scalar_subquery()
+
+
+def _same_session(other: sa.FromClause) -> tuple[sa.ColumnElement[bool], ...]:
+    same = (other.c[name] == release_turns.c[name] for name in ("release", "session", "arm", "shadow"))
+    return *same, other.c.counted.is_(False)
+
+
+def _open_turns(connection: sa.Connection, release: int, ended: Collection[Key]) -> dict[Key, list[Turn]]:
+    """Of these sessions, each with all of its turns that are not counted."""
+    turns, names = release_turns, sorted({key.session for key in ended})
     found: defaultdict[Key, list[Turn]] = defaultdict(list)
-    for row in connection.execute(select).mappings():
-        turn = _turn(dict(row))
-        found[turn.shadow, turn.arm, turn.session].append(turn)
+    for first in range(0, len(names), 500):
+        mine = (turns.c.release == release, turns.c.counted.is_(False), turns.c.session.in_(names[first : first + 500]))
+        for row in connection.execute(sa.select(turns).where(*mine).order_by(turns.c.at)).mappings():
+            if (key := Key(row["shadow"], row["arm"], row["session"])) in ended:
+                found[key].append(_turn(dict(row)))
     return found
 
 
@@ -245,7 +313,7 @@ def _known_sessions(connection: sa.Connection, release: int, among: Mapping[Key,
     found = set[Key]()
     for first in range(0, len(names), 500):
         mine = (release_sessions.c.release == release, release_sessions.c.session.in_(names[first : first + 500]))
-        found.update((row.shadow, row.arm, row.session) for row in connection.execute(sa.select(*columns).where(*mine)))
+        found.update(Key(row.shadow, row.arm, row.session) for row in connection.execute(sa.select(*columns).where(*mine)))
     return found
 
 
@@ -298,7 +366,7 @@ def _advance(
         connection.execute(sa.update(release_tests).where(*mine).values(**values))
 
 
-def _mark(connection: sa.Connection, tenant: str, rollout_ids: Sequence[str]) -> None:
+def _mark(connection: sa.Connection, tenant: str, rollout_ids: Sequence[str], **as_what: bool) -> None:
     for first in range(0, len(rollout_ids), 500):
         mine = (release_turns.c.tenant == tenant, release_turns.c.rollout_id.in_(rollout_ids[first : first + 500]))
-        connection.execute(sa.update(release_turns).where(*mine).values(counted=True))
+        connection.execute(sa.update(release_turns).where(*mine).values(**as_what))

@@ -200,6 +200,29 @@ def maker_of_key(store: Store, tenant: str, key_id: str) -> str:
     return next((maker for maker in makers if maker and not same_person(maker, key["user"])), makers[0])
 
 
+def line_of_key(store: Store, tenant: str, key_id: str) -> tuple[str, ...]:
+    """Everybody who may have had a hand in the key, by the access log: who made it, who made a key that opened anything for that one at
+    that time, and so on back. Where somebody at the machine made one the line ends: no record says with what."""
+    mine = (api_keys.c.tenant == tenant, (api_keys.c.use == "key") | (api_keys.c.id == key_id))
+    with store.of(tenant).reading() as connection:
+        keys = {row["id"]: row for row in connection.execute(sa.select(api_keys).where(*mine)).mappings()}
+        waiting = [keys[key_id]["opened_with"] or key_id] if key_id in keys else []
+        names, seen = dict[str, None](), set(waiting)
+        while waiting:
+            key = keys[waiting.pop()]
+            if maker := _who_made(connection, tenant, key["id"]):
+                names[maker] = None
+                fresh = [id for id, one in keys.items() if id not in seen and same_person(one["user"], maker) and _opened(one, key["at"])]
+                waiting += fresh
+                seen.update(fresh)
+    return tuple(names)
+
+
+def _opened(key: sa.RowMapping, at: dt.datetime) -> bool:
+    """Whether it did at that moment; one that took another's place then had not opened anything yet."""
+    return key["at"] < at and all(end is None or end >= at for end in (key["revoked_at"], key["expires_at"]))
+
+
 def _who_made(connection: sa.Connection, tenant: str, key: str) -> str:
     made = sa.and_(access_log.c.action == "new key", access_log.c.subject.startswith(f"{key} of ", autoescape=True))
     rotated = sa.and_(access_log.c.action == "rotate key", access_log.c.subject.endswith(f" to {key}", autoescape=True))

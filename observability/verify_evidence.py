@@ -27,8 +27,11 @@ from typing import Any
 
 FORMAT = "agent-rft evidence 1"
 ROOT_STATEMENT = "agent-rft ledger root 1"
+WAIVER_STATEMENT = "agent-rft waiver 1"
 MANIFEST, SIGNATURE = "manifest.json", "manifest.sig"
-BELONG_TO_A_CARD = ("credit", "grade", "review", "label", "change", "outcome", "state", "spans", "erasure")
+BELONG_TO_A_CARD = (
+    "credit", "grade", "review", "label", "change", "outcome", "state", "spans", "erasure", "approval", "approval decision", "approval use"
+)  # fmt: skip
 
 MIB = 1 << 20
 MOST_FILES = 60_000
@@ -320,6 +323,14 @@ def digest_bytes(text: Any, where: str) -> bytes:
     return value
 
 
+def signature_bytes(text: object) -> bytes:
+    """None where it is no hex: no such signature holds."""
+    try:
+        return bytes.fromhex(text) if isinstance(text, str) else b""
+    except ValueError:
+        return b""
+
+
 def shown(value: object) -> str:
     """Text of the bundle's as it may be put on a terminal."""
     text = "".join(letter if letter.isprintable() else "?" for letter in str(value)[:201])
@@ -378,6 +389,8 @@ def outside_roots(path: str, tenant: str) -> dict[int, set[str]]:
 
 @dataclass
 class Card:
+    """A card, or a release that cards were made under."""
+
     subject: str
     title: str
     notes: list[str] = field(default_factory=list)
@@ -401,6 +414,9 @@ class Examination:
         self.facts: dict[int, dict[str, Any]] = {}
         self.cards: dict[str, Card] = {}
         self.erasures: dict[str, int] = {}  # of a card, the last that holds
+        self.releases: dict[int, Card] = {}
+        self.agents: dict[str, list[Card]] = {}  # the releases that each is on trial or live in
+        self.approvals: dict[int, int] = {}  # by the number that decisions name: the entry
         self.graders: dict[tuple[str, str], str] = {}
         self.sources = 0
         self.incomplete: list[str] = []
@@ -413,10 +429,18 @@ class Examination:
             self.attempt(lambda: self.compare_outside(outside))
         for seq in self.entries:
             self.attempt(lambda seq=seq: self.read_facts(seq), seq)
+        self.gather_releases()
+        self.attempt(self.read_approvals)
         self.gather_cards()
         self.attempt(self.read_accesses)
         for seq in self.entries:
             self.attempt(lambda seq=seq: self.read_payload(seq), seq)
+        for release in self.releases.values():
+            if not release.counts:
+                release.notes.append("named by no card that still has its words: that it belongs here is its maker's word")
+        for seq in self.entries:
+            self.attempt(lambda seq=seq: self.judge_decision(seq), seq)
+            self.attempt(lambda seq=seq: self.judge_of_release(seq), seq)
         self.judge_cards()
 
     def attempt(self, part: Any, seq: int | None = None) -> None:
@@ -549,6 +573,40 @@ class Examination:
             raise Refused(f"{name} tells of another card")
         self.facts[seq] = facts
 
+    def told(self, seq: int, kind: str) -> dict[str, Any]:
+        """The facts of an entry, if it is one of this kind."""
+        return self.facts.get(seq, {}) if self.entries.get(seq, {}).get("kind") == kind else {}
+
+    def gather_releases(self) -> None:
+        """A release's number is given after it was entered. The entry that follows is of its first event, which names it."""
+        for seq, entry in self.entries.items():
+            if entry["kind"] != "release" or seq not in self.facts:
+                continue
+            facts, first = self.facts[seq], self.told(seq + 1, "release event")
+            number = first.get("release")
+            if first.get("act") != "create" or type(number) is not int or number in self.releases:
+                self.entry_faults[seq].append(
+                    "the entry after it is not the event that this release began with, so nothing says which it is"
+                )
+                continue
+            agents = [str(facts.get(name) or "") for name in ("candidate", "live")]
+            title = f"{shown(facts.get('service'))}: {shown(agents[0])} against {shown(agents[1] or 'none')}"
+            self.releases[number] = release = Card(str(number), title)
+            for agent in filter(None, agents):
+                self.agents.setdefault(agent, []).append(release)
+
+    def read_approvals(self) -> None:
+        """Nor has an approval its number: that it is this one is the maker's word, and `judge_decision` looks for more. Bundles of
+        before have none."""
+        if "approvals.jsonl" not in self.bundle.names:
+            return
+        before = (0, 0)
+        for line in lines_of(self.bundle, "approvals.jsonl", number=int, entry=int):
+            number, seq = line["number"], line["entry"]
+            if number <= before[0] or seq <= before[1] or not self.told(seq, "approval"):
+                raise Refused(f"approvals.jsonl gives the number {number} to entry {seq}, which is no approval or out of their order")
+            self.approvals[number], before = seq, (number, seq)
+
     def gather_cards(self) -> None:
         for seq, entry in self.entries.items():
             if entry["kind"] == "card":
@@ -566,8 +624,15 @@ class Examination:
 
     def card_of(self, seq: int) -> Card | None:
         entry = self.entries[seq]
+        if entry["kind"] in ("approval decision", "approval use"):
+            seq = self.asked_in(seq)
         about = entry["subject"] if entry["kind"] == "card" else self.facts.get(seq, {}).get("rollout_id")
         return self.cards.get(about) if isinstance(about, str) else None
+
+    def asked_in(self, seq: int) -> int:
+        """The entry of the approval that a decision or a use names; 0 where there is none."""
+        number = self.facts.get(seq, {}).get("approval")
+        return self.approvals.get(number, 0) if type(number) is int else 0
 
     def read_accesses(self) -> None:
         """Who did what and when was entered in the ledger; to which cards, only the bundle's maker says here."""
@@ -590,6 +655,8 @@ class Examination:
                 raise Refused(
                     f"the words of {shown(entry['kind'])} {shown(entry['subject'])} were edited: they are not those that were recorded"
                 )
+            if entry["kind"] == "card" and self.releases:
+                self.name_release(seq, f"{folder}/payload.json")
         else:
             self.must_be_erased(seq)
 
@@ -601,9 +668,74 @@ class Examination:
             raise Refused(f"{what} are missing, and no erasure of them is recorded")
         card.notes.append(f"{what}: erased on {shown(self.entries[erasure]['at'])} (entry {erasure}); its facts and proofs stand")
 
+    def judge_decision(self, seq: int) -> None:
+        """A decision is entered together with a line of the access log, which says of which call of which card it is."""
+        entry, card, asked = self.entries[seq], self.card_of(seq), self.facts.get(self.asked_in(seq), {})
+        if entry["kind"] not in ("approval decision", "approval use") or card is None:
+            return
+        facts, call = self.facts[seq], f"call {shown(asked.get('call_id'))} of {shown(asked.get('tool'))}"
+        number, by, at = facts["approval"], shown(facts.get("by")), shown(entry["at"])
+        if entry["kind"] == "approval decision":
+            line, about = self.told(seq + 1, "access"), hashlib.sha256(f'["{card.subject}"]'.encode()).hexdigest()
+            subject = f"approval {number}, {asked.get('tool')}"
+            if (line.get("subject"), line.get("cards_digest"), line.get("by")) != (subject, about, facts.get("by")):
+                raise Refused("the entry after it does not say that this decision was about that call")
+            card.notes.append(f"{call}: {shown(facts.get('decision'))} by {by} on {at} (entry {seq})")
+            return
+        decisions = [one for one in self.entries if one < seq and self.told(one, "approval decision").get("approval") == number]
+        if [self.facts[one].get("decision") for one in decisions] != ["approve"]:
+            raise Refused(f"{call} was let through, and no approval of it is recorded before")
+        card.notes.append(f"{call}: let through once on {at} (entry {seq})")
+
+    def judge_of_release(self, seq: int) -> None:
+        entry, facts = self.entries[seq], self.facts.get(seq)
+        if facts is None or entry["kind"] not in ("release event", "report"):
+            return
+        when = f"on {shown(entry['at'])} by {shown(facts.get('by'))} (entry {seq})"
+        if entry["kind"] == "report":
+            said = (
+                f"{shown(facts.get('kind'))} of {shown(facts.get('agent'))} {'passed' if facts.get('passed') is True else 'FAILED'}, {when}"
+            )
+            of_agent = self.agents.get(str(facts.get("agent")), [])
+            if not of_agent:
+                raise Refused("the report is of no agent of a release of this bundle")
+            for release in of_agent:
+                release.notes.append(said)
+            return
+        release = self.release_of(seq)
+        if release is None:
+            raise Refused("the event belongs to no release of this bundle")
+        signed = self.waiver(facts) if facts.get("act") == "waive" else ""
+        share = f" {facts['share']:.0%}" if type(facts.get("share")) is float and facts.get("stage") == "canary" else ""
+        release.notes.append(f"{shown(facts.get('act'))}: {shown(facts.get('stage'))}{share} {when}: {shown(facts.get('why'))}{signed}")
+
+    def waiver(self, event: dict[str, Any]) -> str:
+        """Signed for this person and this release, with a key of the store's: whoever only writes the store can make none up."""
+        figures = event.get("figures")
+        waiver = figures.get("waiver") if isinstance(figures, dict) else None
+        if not isinstance(waiver, dict):
+            raise Refused("there is no waiver in it")
+        told = {name: value for name, value in waiver.items() if name != "signature"}
+        if any(told.get(name) != event.get(name) for name in ("tenant", "release", "by")):
+            raise Refused("the waiver in it is of another release or person")
+        stated = {"statement": WAIVER_STATEMENT, **told}
+        content = json.dumps(stated, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+        key = self.keys.get(str(told.get("key")))
+        if key is None:
+            raise Refused(f"the waiver in it is signed with key {shown(told.get('key'))}, which is not among the known ones")
+        if why := key.why_not(content, signature_bytes(waiver.get("signature")), str(told.get("at"))):
+            raise Refused(f"the waiver in it: {why}")
+        return f"; signed with key {shown(told['key'])}"
+
+    def release_of(self, seq: int) -> Card | None:
+        """Of a release its own; of an event the one that it names."""
+        kind = self.entries[seq]["kind"]
+        event = self.facts.get(seq + 1 if kind == "release" else seq, {}) if kind in ("release", "release event") else {}
+        return self.releases.get(event["release"]) if type(event.get("release")) is int else None
+
     def judge_cards(self) -> None:
         for seq, entry in self.entries.items():
-            card, told = self.card_of(seq), [f"entry {seq}: {fault}" for fault in self.entry_faults[seq]]
+            card, told = self.card_of(seq) or self.release_of(seq), [f"entry {seq}: {fault}" for fault in self.entry_faults[seq]]
             (card.faults if card else self.faults).extend(told)
             if card is None:
                 continue
@@ -615,6 +747,16 @@ class Examination:
                 card.notes.insert(
                     0, f"entry {seq}, recorded {shown(entry['at'])}, in the root of {size} signed {shown(self.signed_at[size])}"
                 )
+
+    def name_release(self, seq: int, name: str) -> None:
+        payload, card = parsed(self.bundle.read(name), name), self.card_of(seq)
+        about = payload.get("metadata") if isinstance(payload, dict) else None
+        if card is None or not isinstance(about, dict):
+            return
+        number = about.get("release")
+        if type(number) is int and number in self.releases:
+            card.notes.append(f"made under release {number}, {shown(about.get('arm'))}")
+            self.releases[number].counts["card"] = self.releases[number].counts.get("card", 0) + 1
 
     def name_grader(self, seq: int, card: Card) -> None:
         name, version, value = (shown(self.facts[seq].get(key)) for key in ("grader", "version", "hash"))
@@ -641,12 +783,9 @@ def report(found: Examination, trusted: bool) -> Iterator[str]:
     if found.graders:
         yield "what graders.json says beyond name, version and hash is not covered by the ledger"
     yield from (f"  FAULT {fault}" for fault in listed(found.faults))
-    for card in found.cards.values():
-        others = ", ".join(f"{count} {shown(kind)}{'s' * (count > 1)}" for kind, count in sorted(card.counts.items()) if kind != "card")
-        yield f"card {shown(card.subject)} ({card.title}): {'FAULTY' if card.faults else 'as recorded'}{'; ' + others if others else ''}"
-        yield from (f"  FAULT {fault}" for fault in listed(card.faults))
-        yield from (f"  {note}" for note in listed(card.notes))
-    faults = len(found.faults) + sum(len(card.faults) for card in found.cards.values())
+    for kind, every in (("card", list(found.cards.values())), ("release", list(found.releases.values()))):
+        yield from (line for one in every for line in told_of(kind, one))
+    faults = len(found.faults) + sum(len(one.faults) for one in (*found.cards.values(), *found.releases.values()))
     if faults:
         yield f"NOT TO BE TRUSTED: {faults} fault{'s' if faults > 1 else ''}"
     elif not found.cards:
@@ -655,6 +794,13 @@ def report(found: Examination, trusted: bool) -> Iterator[str]:
         yield "NOT PROVEN: it agrees with the key that it brought along, as a forged one would; give the store's public keys with --key"
     else:
         yield "GENUINE: every record is what was recorded, and stands in the signed ledger"
+
+
+def told_of(what: str, card: Card) -> Iterator[str]:
+    others = ", ".join(f"{count} {shown(kind)}{'s' * (count > 1)}" for kind, count in sorted(card.counts.items()) if kind != what)
+    yield f"{what} {shown(card.subject)} ({card.title}): {'FAULTY' if card.faults else 'as recorded'}{'; ' + others if others else ''}"
+    yield from (f"  FAULT {fault}" for fault in listed(card.faults))
+    yield from (f"  {note}" for note in listed(card.notes))
 
 
 def listed(lines: list[str]) -> Iterable[str]:

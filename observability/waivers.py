@@ -17,7 +17,7 @@ from observability.signing import KnownKey, SigningKeys, why_void
 
 def waiver_statement(waiver: Waiver) -> bytes:
     """The bytes that are signed. They say what they are, so that no other signed text can be passed off as a waiver."""
-    stated = msgspec.structs.asdict(waiver)
+    stated = msgspec.to_builtins(waiver)
     del stated["signature"]
     return canonical_bytes({"statement": "agent-rft waiver 1"} | stated)
 

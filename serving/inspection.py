@@ -139,7 +139,7 @@ class Triaged(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def triaged(store: Store, caller: Caller, rollout_id: str, fault: str, words: str, address: str = "") -> Triaged:
-    """`address`: of the store, for commands that would not find it by themselves."""
+    """`address`: of the store as it was typed; its own name hides a password."""
     blamed = triage.read_blamed(fault, words)
     mine = store.of(caller.tenant)
     stored = _stored(mine, caller.tenant, rollout_id)
@@ -150,25 +150,23 @@ def triaged(store: Store, caller: Caller, rollout_id: str, fault: str, words: st
     if blamed in ("dataset", "tool"):
         review, change = reviews.add_with_change(*said, blamed)
         return Triaged(review=review, change=change, mending=None)
-    review = reviews.add(*said)
-    return Triaged(review=review, change=None, mending=_mending(stored, review, address) if blamed == "grader" else None)
+    review, where = reviews.add(*said), triage.Where(address or store.name, caller.tenant)
+    return Triaged(review=review, change=None, mending=_mending(stored, review, where) if blamed == "grader" else None)
 
 
-def blamed_of(store: Store, tenant: str, rollout_id: str) -> triage.Blamed | None:
-    """What the newest triage of the card says; None where nobody has triaged it."""
-    newest = _newest_triage(store.of(tenant), tenant, rollout_id)
-    return newest and triage.blamed_in(newest.note)
+def blamed_each(store: Store, tenant: str, rollout_ids: Sequence[str]) -> dict[str, triage.Blamed]:
+    """What the newest triage of each of the cards says; a card that nobody has triaged is not there."""
+    said = reviews.reviews_of_each(store.of(tenant), tenant, rollout_ids)
+    return {one.rollout_id: blamed for one in said if (blamed := triage.blamed_in(one.note))}
 
 
 def mending_of(store: Store, tenant: str, rollout_id: str) -> triage.Mending | None:
     """What follows from the newest triage, where that blames the grader."""
     mine = store.of(tenant)
-    newest = _newest_triage(mine, tenant, rollout_id)
-    return _mending(_stored(mine, tenant, rollout_id), newest) if newest and triage.blamed_in(newest.note) == "grader" else None
-
-
-def _newest_triage(mine: Store, tenant: str, rollout_id: str) -> Review | None:
-    return next((one for one in reversed(reviews.reviews_of(mine, tenant, rollout_id)) if triage.blamed_in(one.note)), None)
+    newest = next((one for one in reversed(reviews.reviews_of(mine, tenant, rollout_id)) if triage.blamed_in(one.note)), None)
+    if newest is None or triage.blamed_in(newest.note) != "grader":
+        return None
+    return _mending(_stored(mine, tenant, rollout_id), newest, triage.Where(store.name, tenant))
 
 
 def _stored(mine: Store, tenant: str, rollout_id: str) -> StoredCard:
@@ -182,11 +180,11 @@ def _grade_of(stored: StoredCard) -> Grade | None:
     return standing_grade([dated.grade for dated in stored.grades])
 
 
-def _mending(stored: StoredCard, review: Review, address: str = "") -> triage.Mending | None:
+def _mending(stored: StoredCard, review: Review, where: triage.Where) -> triage.Mending | None:
     """None where no grader has scored it."""
     card, grade = stored.card, _grade_of(stored)
     if grade is None:
         return None
     ref, words = grade.grader, review.note.partition("\n")[2]
     case = triage.case_of(row_tried(card).item(), card.rollout.answer, right=review.verdict == "accept", words=words)
-    return triage.mending(card.run_id, ref.name, ref.version, case, address)
+    return triage.mending(card.run_id, ref.name, ref.version, case, where)

@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 from litestar import Request, delete, get, post, put
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, JSONBody
 
 from agent_rft.contracts.errors import UserError
 from observability import erasure, find, holds, retention
@@ -84,13 +85,13 @@ def _hold_routes(gate: Gate) -> list[HTTPRouteHandler]:
         return holds.history(store.of(tenant), tenant)
 
     @post("/v1/holds", summary="Place a hold: from now on nothing takes the words of these cards", **approves)
-    def place(request: Asking, data: NewHold) -> Hold:
+    def place(request: Asking, data: JSONBody[NewHold]) -> Hold:
         caller = caller_of(request)
         query = read_query(store.of(caller.tenant), caller.tenant, data.query, _now())
         return holds.place(store.of(caller.tenant), caller.tenant, data.name, query, data.reason, caller.name)
 
     @post("/v1/holds/{name:str}/release", status_code=200, summary="Release a hold", **approves)
-    def release(request: Asking, name: str, data: Release) -> Hold:
+    def release(request: Asking, name: FromPath[str], data: JSONBody[Release]) -> Hold:
         caller = caller_of(request)
         return holds.release(store.of(caller.tenant), caller.tenant, name, data.reason, caller.name)
 
@@ -107,14 +108,14 @@ def _retention_routes(gate: Gate) -> list[HTTPRouteHandler]:
         return retention.policies(store.of(tenant), tenant)
 
     @put("/v1/retention/{kind:str}", summary="Set the policy of a kind of cards; * is all kinds that have none of their own", **operates)
-    def set_policy(request: Asking, kind: str, data: NewPolicy) -> SetPolicy:
+    def set_policy(request: Asking, kind: FromPath[str], data: JSONBody[NewPolicy]) -> SetPolicy:
         caller = caller_of(request)
         policy = retention.set_policy(store.of(caller.tenant), caller.tenant, kind, data.days, caller.name)
         note(store, caller, "retention set", f"{policy.kind}: {policy.days} days")
         return SetPolicy(policy, retention.warning(policy))
 
     @delete("/v1/retention/{kind:str}", summary="Remove the policy of a kind of cards", **operates)
-    def remove_policy(request: Asking, kind: str) -> None:
+    def remove_policy(request: Asking, kind: FromPath[str]) -> None:
         caller = caller_of(request)
         retention.remove_policy(store.of(caller.tenant), caller.tenant, kind)
         note(store, caller, "retention removed", kind)
@@ -130,7 +131,7 @@ def _erasure_route(gate: Gate) -> HTTPRouteHandler:
     store = gate.store
 
     @post("/v1/erasures", status_code=200, summary="Take the words of cards out of the store, for good", **_for(gate, "admin"))
-    def erase(request: Asking, data: Wish) -> Erasing:
+    def erase(request: Asking, data: JSONBody[Wish]) -> Erasing:
         caller = caller_of(request)
         mine, tenant = store.of(caller.tenant), caller.tenant
         erasure.check_reason(caller.name, data.why)

@@ -6,14 +6,17 @@ of an answer that is passed on; and to hear that a body is there takes a task th
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Sequence
 from typing import Any, Protocol
 
 from litestar.types import Send
+from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
 LINE = "rft.line"
-"""Among the extensions of a request's ASGI scope."""
+"""Among the extensions of a request's ASGI scope: a weak reference to what uvicorn knows of the request, which holds the scope itself."""
 Headers = Sequence[tuple[bytes, bytes]]
 
 
@@ -48,6 +51,8 @@ class Direct:
     def __init__(self, cycle: RequestResponseCycle) -> None:
         self._cycle = cycle
         self._head = b""
+        self._chunked = cycle.scope["http_version"] == "1.1"
+        """To an older caller the end of the connection is that of an answer in pieces."""
 
     @property
     def full(self) -> bool:
@@ -67,18 +72,22 @@ class Direct:
         self._finish(b"" if self._cycle.scope["method"] == "HEAD" else body)
 
     def begin(self, status: int, headers: Headers) -> None:
-        self._start(status, [*headers, (b"transfer-encoding", b"chunked")])
+        self._start(status, [*headers, (b"transfer-encoding", b"chunked")] if self._chunked else headers)
 
     def say(self, piece: bytes) -> None:
-        self._write(b"%b%x\r\n%b\r\n" % (self._head, len(piece), piece))
+        self._write(self._head + self._framed(piece))
         self._head = b""
 
     def end(self, piece: bytes) -> None:
-        self._finish(b"%x\r\n%b\r\n0\r\n\r\n" % (len(piece), piece) if piece else b"0\r\n\r\n")
+        self._finish(self._framed(piece) + (b"0\r\n\r\n" if self._chunked else b""))
 
     async def drain(self) -> None:
-        if self.full and not self._cycle.disconnected:
+        """What ends an answer is not waited for: how slowly it is read is between the caller and the connection."""
+        if self.full and not self._cycle.disconnected and not self._cycle.response_complete:
             await self._cycle.flow.drain()
+
+    def _framed(self, piece: bytes) -> bytes:
+        return b"%x\r\n%b\r\n" % (len(piece), piece) if self._chunked and piece else piece
 
     def _start(self, status: int, headers: Headers) -> None:
         cycle = self._cycle
@@ -142,10 +151,27 @@ class OverAsgi:
 class HttpWithLine(HttpToolsProtocol):
     """uvicorn's, whose requests bring their line with them."""
 
+    _answering: RequestResponseCycle | None = None
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """uvicorn tells it to the request that came last; where more were asked ahead, another one is being answered."""
+        if (cycle := self._answering) is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        super().connection_lost(exc)
+
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        cycle.scope["extensions"] = {LINE: Direct(cycle)}  # pyright: ignore[reportGeneralTypeIssues]
-        super()._start_asgi_task(cycle, app)
+        self._answering = cycle
+        cycle.scope["extensions"] = {LINE: weakref.ref(cycle)}  # pyright: ignore[reportGeneralTypeIssues]
+        super()._start_asgi_task(cycle, functools.partial(_once_read, self.flow, app) if self.flow.write_paused else app)
+
+
+async def _once_read(flow: FlowControl, app: Any, scope: Any, receive: Any, send: Any) -> None:
+    """Who asks on and does not read what was answered waits, or the answers would fill the memory."""
+    await flow.drain()
+    await app(scope, receive, send)
 
 
 def line_of(scope: Any, send: Send) -> Line:
-    return (scope.get("extensions") or {}).get(LINE) or OverAsgi(send)
+    cycle = (scope.get("extensions") or {}).get(LINE)
+    return Direct(cycle()) if cycle else OverAsgi(send)

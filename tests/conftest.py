@@ -1,8 +1,11 @@
 """What tests of several packages share: a real PostgreSQL; an app behind real HTTP in this process, and one POST."""
 
 import contextlib
+import functools
+import io
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -10,6 +13,7 @@ import tempfile
 import threading
 import urllib.error
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,8 +24,23 @@ import uvicorn
 
 from agent_rft.cli import main
 from agent_rft.commands.parts import console
+from observability import store as stores
 from observability.store import Store
 from serving.line import HttpWithLine
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the model libraries are loaded
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST = """
+test_newcomer test_judge_in_training test_rehearsal test_filters test_erasure test_bad_input test_isolation test_faults
+test_example_graders test_loop test_resume_after_kill test_pretrained test_check_command test_suite_command
+""".split()
+"""Files of so many seconds that a worker which came to one of them last would end long after the others."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Workers take files in this order (`--no-loadscope-reorder`); by themselves they would take those of many tests first."""
+    places = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path.stem, len(LONGEST)))
 
 
 @contextlib.contextmanager
@@ -58,9 +77,42 @@ def post():
     return post_json
 
 
+MIGRATE = stores._upgrade
+
+
+@pytest.fixture(scope="session", autouse=True)
+def stores_begin_as_copies(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Of one that was migrated: a thousand tests begin with a new SQLite store, and making its tables takes longer than most of them."""
+    folder = tmp_path_factory.mktemp("ready")
+
+    @functools.cache
+    def ready() -> Path:
+        MIGRATE(made := stores._store(f"sqlite:///{folder}/cards.db"))
+        made.close()
+        return folder / "cards.db"
+
+    def upgrade(store: Store) -> None:
+        file = Path(store.engine.url.database or "")
+        if store.engine.dialect.name == "sqlite" and not file.exists():
+            copy = Path(shutil.copy(ready(), folder / uuid.uuid4().hex))
+            with contextlib.suppress(OSError):  # another was quicker; or it cannot be there, which the real migration tells
+                file.hardlink_to(copy)
+            copy.unlink()
+        MIGRATE(store)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(stores, "_upgrade", upgrade)
+        yield
+
+
+@pytest.fixture
+def migrations_themselves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stores, "_upgrade", MIGRATE)
+
+
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Callable[[], str]]:
-    """Empties the PostgreSQL database and answers its URL.
+def postgres() -> Iterator[Callable[..., str]]:
+    """Makes the PostgreSQL database anew and answers its URL: a store, copied from one that was migrated once; `bare`: without tables.
 
     The server's folder is not one of pytest's: run by root, it belongs to another user, whom any other pytest that starts
     meanwhile would lock out of pytest's folders.
@@ -74,16 +126,39 @@ def postgres() -> Iterator[Callable[[], str]]:
             for statement in statements:
                 connection.execute(sa.text(statement))
 
-    def emptied() -> str:
-        tell("DROP SCHEMA public CASCADE", "CREATE SCHEMA public")
-        return server.get_uri()
+    def anew(bare: bool = False) -> str:
+        source = "template0" if bare else "ready"
+        tell("DROP DATABASE IF EXISTS cards WITH (FORCE)", f"CREATE DATABASE cards TEMPLATE {source} STRATEGY FILE_COPY")
+        return server.get_uri("cards")
 
     tell("ALTER SYSTEM SET fsync = off", "SELECT pg_reload_conf()")  # these tests kill clients, not machines
-    yield emptied
+    tell("CREATE DATABASE ready")
+    stores.migrate(server.get_uri("ready"))
+    yield anew
     os.kill(server.get_postmaster_info().pid, signal.SIGQUIT)  # at once: what it holds is deleted next
     server.get_postmaster_info().process.wait(10)
     server.cleanup()
     Path(folder).rmdir()
+
+
+@pytest.fixture(scope="session")
+def rft_here() -> Callable[..., str]:
+    """A command in this process, which loads torch once and not for each command; it must end with this code. All that was said."""
+
+    def run(*words: str, code: int = 0, folder: Path = ROOT) -> str:
+        said, at_a_stop = io.StringIO(), signal.getsignal(signal.SIGTERM)
+        with pytest.MonkeyPatch.context() as patch, contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            patch.setattr(sys, "unraisablehook", sys.unraisablehook)  # `main` sets its own, which is for a process of its own
+            patch.setattr(console, "_width", 160)
+            patch.chdir(folder)
+            try:
+                returned = main(list(words))
+            finally:
+                signal.signal(signal.SIGTERM, at_a_stop)
+        assert returned == code and "Traceback" not in said.getvalue(), said.getvalue()
+        return said.getvalue()
+
+    return run
 
 
 @pytest.fixture

@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from sqlalchemy.exc import OperationalError
@@ -16,18 +19,38 @@ ROOT = Path(__file__).resolve().parents[1]
 ROW = {"id": "a", "prompt": "What was the revenue?", "reference_answer": "$842M"}
 
 
-def rft(*words: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HF_HUB_OFFLINE": "1"}
+class Ended(NamedTuple):
+    code: int
+    stdout: str
+    stderr: str
+
+
+Rft = Callable[..., Ended]
+
+
+@pytest.fixture
+def rft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Iterator[Rft]:
+    """A command in this process and the test's folder: what it does not catch itself, fails the test."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "unraisablehook", sys.unraisablehook)  # `main` sets its own, which is for a process of its own
+    at_a_stop = signal.getsignal(signal.SIGTERM)
+    yield lambda *words: Ended(main(list(words)), *capfd.readouterr())
+    signal.signal(signal.SIGTERM, at_a_stop)
+
+
+def in_a_process(*words: str, folder: Path) -> Ended:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, "-m", "agent_rft", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    return Ended(done.returncode, done.stdout, done.stderr)
 
 
-def refused(result: subprocess.CompletedProcess[str], *said: str) -> None:
-    assert result.returncode in (1, 2), result.stdout + result.stderr
-    assert result.stderr.startswith("error: ")
-    assert "Traceback" not in result.stdout + result.stderr
-    for words in said:
-        assert words in result.stderr
+def refused(ended: Ended, *told: str) -> None:
+    assert ended.code in (1, 2), ended
+    assert ended.stderr.startswith("error: ")
+    assert "Traceback" not in ended.stdout + ended.stderr
+    for words in told:
+        assert words in ended.stderr
 
 
 def write(path: Path, *rows: dict | str) -> Path:
@@ -36,12 +59,12 @@ def write(path: Path, *rows: dict | str) -> Path:
 
 
 @pytest.fixture
-def train(tmp_path: Path):
+def train(rft: Rft, tmp_path: Path):
     """`rft train` on these files."""
 
-    def run(train_rows: list, val_rows: list, *overrides: str) -> subprocess.CompletedProcess[str]:
+    def run(train_rows: list, val_rows: list, *overrides: str) -> Ended:
         files = write(tmp_path / "train.jsonl", *train_rows), write(tmp_path / "val.jsonl", *val_rows)
-        return rft("train", f"task.train={files[0]}", f"task.val={files[1]}", *overrides, folder=tmp_path)
+        return rft("train", f"task.train={files[0]}", f"task.val={files[1]}", *overrides)
 
     return run
 
@@ -64,16 +87,16 @@ def test_an_unknown_tool_in_a_row(train):
     refused(train([{**ROW, "tools": [tool]}], [{**ROW, "id": "b", "prompt": "x"}]), "train.jsonl:1", "serch", "did you mean 'search'?")
 
 
-def test_a_misspelt_key(tmp_path: Path):
-    refused(rft("train", "algorithm.kl_cof=0.02", folder=tmp_path), "kl_cof", "did you mean 'kl_coef'?")
+def test_a_misspelt_key(rft: Rft):
+    refused(rft("train", "algorithm.kl_cof=0.02"), "kl_cof", "did you mean 'kl_coef'?")
 
 
-def test_a_group_of_one(tmp_path: Path):
-    refused(rft("train", "algorithm.group_size=1", folder=tmp_path), "algorithm.group_size", "8 is usual")
+def test_a_group_of_one(rft: Rft):
+    refused(rft("train", "algorithm.group_size=1"), "algorithm.group_size", "8 is usual")
 
 
-def test_a_missing_corpus_folder(tmp_path: Path):
-    refused(rft("serve", "tools.corpus=nowhere", folder=tmp_path), "corpus folder nowhere is missing", "make data")
+def test_a_missing_corpus_folder(rft: Rft):
+    refused(rft("serve", "tools.corpus=nowhere"), "corpus folder nowhere is missing", "make data")
 
 
 def test_a_missing_corpus_is_told_by_train_too(train):
@@ -87,7 +110,7 @@ def test_a_port_in_use(tmp_path: Path):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        refused(rft("serve", "tools.corpus=docs", "--port", str(port), folder=tmp_path), str(port), "in use", "serving.port=")
+        refused(in_a_process("serve", "tools.corpus=docs", "--port", str(port), folder=tmp_path), str(port), "in use", "serving.port=")
 
 
 def test_a_model_folder_that_is_not_there(train, tmp_path: Path):
@@ -96,16 +119,16 @@ def test_a_model_folder_that_is_not_there(train, tmp_path: Path):
     refused(train([ROW], [{**ROW, "id": "b", "prompt": "x"}], "model.path=models/none", "tools.corpus=docs"), "models/none")
 
 
-def test_cases_that_are_not_cases(tmp_path: Path):
+def test_cases_that_are_not_cases(rft: Rft, tmp_path: Path):
     write(tmp_path / "cases.jsonl", {"item": {}}, "{")
-    refused(rft("grade", "--grader", "numeric", "--cases", "cases.jsonl", folder=tmp_path), "cases.jsonl:1", "cases.jsonl:2")
-    refused(rft("grade", "--grader", "numerc", "--cases", "cases.jsonl", folder=tmp_path), "did you mean 'numeric'?")
-    refused(rft("grade", "--grader", "numeric", "--cases", "none.jsonl", folder=tmp_path), "none.jsonl")
+    refused(rft("grade", "--grader", "numeric", "--cases", "cases.jsonl"), "cases.jsonl:1", "cases.jsonl:2")
+    refused(rft("grade", "--grader", "numerc", "--cases", "cases.jsonl"), "did you mean 'numeric'?")
+    refused(rft("grade", "--grader", "numeric", "--cases", "none.jsonl"), "none.jsonl")
 
 
-def test_runs_and_cards_that_are_not_there(tmp_path: Path):
-    refused(rft("resume", "no-such-run", folder=tmp_path), "no-such-run", "settings.yaml")
-    refused(rft("card", "show", "0190", folder=tmp_path), "0190")
+def test_runs_and_cards_that_are_not_there(rft: Rft):
+    refused(rft("resume", "no-such-run"), "no-such-run", "settings.yaml")
+    refused(rft("card", "show", "0190"), "0190")
 
 
 def test_a_grader_that_nobody_has_activated(train, tmp_path: Path):

@@ -120,5 +120,5 @@ def test_only_a_guard_of_how_the_reward_was_come_by_speaks_again_when_the_run_go
 
 
 def test_every_finding_stands_in_the_facts_of_what_the_run_leaves():
-    assert findings_as_facts(outcome(finding("lucky_guess"))) == {"guards": ["step 7, lucky_guess 0.3 (limit 0.1, warn): seen"]}
-    assert findings_as_facts(outcome()) == {}
+    assert findings_as_facts(outcome(finding("lucky_guess")).metrics) == {"guards": ["step 7, lucky_guess 0.3 (limit 0.1, warn): seen"]}
+    assert findings_as_facts(outcome().metrics) == {}

@@ -128,14 +128,19 @@ def nothing_was_rolled_out_again() -> None:
 def card(row: str, checkpoint: str, reward: float, *, sample: int = 0, **more: object) -> JobCard:
     name = f"{row}-{checkpoint}-{sample}"
     rollout = msgspec.structs.replace(make_card().rollout, rollout_id=name)
-    given = {"rollout": rollout, "grade": Grade(GraderRef("numeric", "1", "h1"), reward, reward > 0.5), "step": None} | more
+    given = {
+        "rollout": rollout,
+        "grade": Grade(GraderRef("numeric", "1", "h1"), reward, reward > 0.5),
+        "step": None,
+        "tenant": "default",
+    } | more
     at = f"2026-11-21T04:00:{'10' if checkpoint == 'base' else '20'}+00:00"
     versions = Versions(code="c", checkpoint=checkpoint, grader="numeric@1")
-    return make_card(name, tenant="default", run_id="r1", row_id=row, sample_index=sample, started_at=at, versions=versions, **given)
+    return make_card(name, run_id="r1", row_id=row, sample_index=sample, started_at=at, versions=versions, **given)
 
 
-def recorded(*cards: JobCard) -> None:
-    with closing(open_store(STORE)) as store:
+def recorded(*cards: JobCard, store: str = STORE) -> None:
+    with closing(open_store(store)) as store:
         insert_cards(store, [RecordedCard(one, dt.datetime(2026, 11, 21, 4, 1, tzinfo=dt.UTC)) for one in cards])
 
 
@@ -247,6 +252,34 @@ def test_another_graders_later_opinion_does_not_turn_the_verdict_round(
         assert append_grades(store, [("a-tuned-0", judged)], "default") == 1
     told = rft("triage", "a-tuned", "grader", "--note", "the unit is missing")[1]
     assert f"the fault is the grader's; {verdict}, by" in told and "--as numeric@2" in told and f'"reward": {right}' in told
+
+
+def test_what_is_printed_to_mend_a_grader_runs_as_it_is_printed_whatever_store_and_tenant(rft: Rft, tmp_path: Path):
+    """The answer is right and filings@1 gave it nothing; the numeric rule takes it."""
+    store, tenant = f"sqlite:///{tmp_path}/it's & elsewhere.db", "acme"
+    for side, reward in (("base", 1.0), ("tuned", 0.0)):
+        said = msgspec.structs.replace(make_card().rollout, rollout_id=f"a-{side}-0", answer="13.4%")
+        scored = Grade(GraderRef("filings", "1", "h1"), reward, reward > 0.5)
+        recorded(card("a", side, reward, tenant=tenant, rollout=said, grade=scored), store=store)
+    told = rft("inspect", "r1", "--store", store, "--tenant", tenant)[1]
+    [asked] = [line for line in told.splitlines() if "rft triage" in line]
+    words = shlex.split(asked.partition("rft ")[2])
+    for fault, note in (("dataset", "wrong"), ("grader", "it is right")):
+        code, told = rft("triage", "a-tuned", fault, "--note", note, *words[words.index("--store") :])
+        assert code == 0, told
+        for line in re.findall(r"`rft (change list.*?)` shows", told):
+            assert rft(*shlex.split(line))[1].startswith("1 change requests")
+    (tmp_path / "FIXED.json").write_text('{"type": "numeric", "name": "filings"}')
+    (tmp_path / "CASES.jsonl").write_text(next(line.strip() for line in told.splitlines() if line.startswith("  {")) + "\n")
+    commands = [shlex.split(line)[1:] for line in told.splitlines() if line.startswith("  rft ")]
+    assert [words[:2] for words in commands] == [["grader", w] for w in ("register", "check", "approve", "activate")] + [
+        ["regrade", "--run"], ["inspect", "r1"],
+    ]  # fmt: skip
+    for words in commands:
+        code, told = rft(*words)
+        assert code == 0, (words, told)
+    assert "by filings@2#" in told and "rows that got worse: none" in told
+    assert not (tmp_path / "runs" / "cards.db").exists(), "nothing went to the store that commands take by themselves"
 
 
 def test_a_wide_terminal_has_the_base_beside_it(rft: Rft, monkeypatch: pytest.MonkeyPatch):

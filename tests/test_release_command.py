@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from agent_rft.cli import main
 from observability import ledger
 from observability.registry import report
 from observability.releases import events
+from observability.signing import open_keys
 from observability.store import Store, open_store
 
 Rft = Callable[..., tuple[int, str]]
@@ -118,6 +120,31 @@ def test_the_offline_gate_holds_until_reports_are_there_or_waived(rft, store, mo
     assert "Safety waived. " in said and "a rehearsal; ben@cli, " in said and "a rehearsal, too" in said
     assert told(rft, "release", "history", "2").count("signed with the ledger's key ") == 4
     assert told(rft, "ledger", "verify")
+
+
+def test_a_waiver_is_signed_with_the_keys_that_the_server_has_by_the_same_settings(rft, store, tmp_path, capfd):
+    safe(store, agent(rft, "base"))
+    agent(rft, "tuned")
+    served = ("--conf", "research_tiny", "--set", f"store.ledger={tmp_path}/keys")
+    told(rft, "release", "first", "desk", "--agent", "base", *served)
+    told(rft, "release", "create", "desk", "--agent", "tuned", *served)
+    told(rft, "release", "waive", "2", "safety", "--why", "a rehearsal", *served)
+    key = open_keys(tmp_path / "keys" / "keys.json", "").id
+    for typed in (served, ("--ledger", f"{tmp_path}/keys")):
+        said = told(rft, "release", "history", "2", *typed)
+        assert f"signed with the ledger's key {key}\n" in said
+    assert "and void: it is signed with key" in told(rft, "release", "history", "2", "--set", f"store.ledger={tmp_path}/others")
+    with pytest.raises(SystemExit, match="2"):
+        rft("release", "status", "--ledger", f"{tmp_path}/mistyped")
+    assert f"--ledger: there is no folder {tmp_path}/mistyped" in capfd.readouterr().err
+    assert "there is no recipe 'research_tin'" in refused(rft, "release", "status", "--conf", "research_tin")
+
+
+def test_a_store_that_the_settings_name_is_the_one_that_is_meant(tmp_path, capfd, store):
+    assert main(["release", "status", "--set", f"store.url=sqlite:///{tmp_path}/cards.db"]) == 0
+    assert "nothing was released yet" in capfd.readouterr().out
+    assert main(["release", "rollback", "--set", "store.url=sqlite:////dev/null/none.db"]) == 2
+    assert "folder /dev/null cannot be made" in capfd.readouterr().err
 
 
 def test_a_first_agent_needs_its_safety_report_as_well(rft, store):

@@ -11,8 +11,11 @@ from agent_rft.cli import main
 from agent_rft.commands.report import told_of
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.compose import save, settings_for
+from agent_rft.contracts.training import StepMetrics
 from agent_rft.evaluation.report.contents import RunReport
 from agent_rft.evaluation.report.head import headline
+from agent_rft.evaluation.report.page import render_report
+from agent_rft.training.journal import MetricsFile
 from observability.run_reports import newest, runs
 from observability.store import open_store
 
@@ -43,6 +46,13 @@ def run(tmp_path):
     return build
 
 
+def test_more_runs_than_there_are_colours_for_are_said_to_be_left_out(run, tmp_path, capsys):
+    for name in "abcdefg":
+        run(name, steps=40)
+    assert reported(tmp_path, *"abcdefg") == 0
+    assert "Left out: g. The first 6 are beside each other" in capsys.readouterr().out.replace("\n", " ")
+
+
 def reported(tmp_path, *names) -> int:
     return main(["report", *names, "--runs", str(tmp_path / "runs")])
 
@@ -71,6 +81,20 @@ def test_a_run_that_was_halted_and_goes_on_is_not_told_as_halted(run):
     assert headline(told_of(RunFolder(run("halted", steps=39, halted="gamed")))) == "Halted at step 39: gamed"
     told = told_of(RunFolder(run("resumed", steps=12, halted="gamed")))
     assert (told.halted, told.next_step) == ("", "It goes on, or was stopped: `make resume RUN=resumed`")
+
+
+def test_that_a_run_was_ended_and_why_is_told_after_it_went_on(run):
+    """The sample's last line is one at which a guard stopped it: gone on from step 39, that line is written anew."""
+    folder = run("again", steps=40)
+    before = render_report(told_of(RunFolder(folder)))
+    journal = MetricsFile(folder / "metrics.jsonl")
+    journal.rewind(39)
+    journal.append(StepMetrics(step=39, val_reward=0.8))
+    told = told_of(RunFolder(folder))
+    after = render_report(told)
+    said = "Stopped at step 39 by holdout divergence: holdout_divergence at step 39. It went on."
+    assert said not in before and said in after
+    assert len(told.metrics) == 40 and "stopped it" in after and "20 to 39, 3 times" in after
 
 
 def test_base_and_tuned_of_the_newest_round_that_both_have_are_compared(run):

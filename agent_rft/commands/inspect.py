@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
@@ -21,17 +21,16 @@ from agent_rft.contracts.messages import ToolCall
 from agent_rft.contracts.ports import Grader
 from agent_rft.contracts.rollouts import Ending, ToolResult, Turn
 from agent_rft.evaluation.inspect import LISTS, Looked, Story, Try, Which
-from agent_rft.evaluation.triage import Blamed
+from agent_rft.evaluation.triage import DEFAULT, Blamed, Where
 from agent_rft.evaluation.tries import score_of
 from agent_rft.graders.reports import named
 from agent_rft.settings import GraderSettings, Settings
 from observability.accesses import note
 from observability.cards import whole_id
-from observability.store import Store, open_store
+from observability.store import open_store
 from observability.story import CALL_BLOCK, CONTROL
-from serving.inspection import Triaged, blamed_of, looked_at, triaged
+from serving.inspection import Triaged, blamed_each, looked_at, triaged
 
-DEFAULT_STORE, DEFAULT_TENANT = "sqlite:///runs/cards.db", "default"
 WIDE = 110
 """Columns of a terminal from which on two tries stand beside each other."""
 LABEL = 11
@@ -55,8 +54,8 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
 
 def inspect(run_id: str, runs: str, store: str | None, tenant: str | None, asked: Asked) -> None:
     settings = _settings(RunFolder(Path(runs) / run_id))
-    url = store or (settings.store.url if settings else DEFAULT_STORE)
-    whose = tenant or (settings.store.tenant if settings else DEFAULT_TENANT)
+    url = store or (settings.store.url if settings else DEFAULT.store)
+    whose = tenant or (settings.store.tenant if settings else DEFAULT.tenant)
     if url.startswith(("http://", "https://")):
         raise UserError(f"the cards of run {run_id} are at {url}, which only takes cards", "--store URL of its database")
     with closing(services_of(settings.grader if settings else GraderSettings())) as services, closing(open_store(url)) as opened:
@@ -66,7 +65,7 @@ def inspect(run_id: str, runs: str, store: str | None, tenant: str | None, asked
         told = _told(looked, asked)
         shown = [one for stories in told.values() for one in stories]
         note(opened, me(whose), "inspect", run_id, [side.id for one in shown for side in (one.shown, one.beside) if side])
-        _show(looked, told, opened, whose, "" if url == DEFAULT_STORE else url)
+        _show(looked, told, blamed_each(opened, whose, [one.shown.id for one in shown]), Where(url, whose))
 
 
 def _settings(folder: RunFolder) -> Settings | None:
@@ -88,7 +87,7 @@ def _told(looked: Looked, asked: Asked) -> dict[str, Sequence[Story]]:
 # --- what is shown ------------------------------------------------------------------------------------------------------
 
 
-def _show(looked: Looked, told: dict[str, Sequence[Story]], store: Store, tenant: str, address: str) -> None:
+def _show(looked: Looked, told: dict[str, Sequence[Story]], blamed: Mapping[str, Blamed], where: Where) -> None:
     by = named(looked.grader) if looked.grader else "no grader: nothing has a score"
     console.print(f"run {looked.run_id}: {len(looked.tuned)} tries of {_model(looked.tuned)}, by {by}")
     if looked.base:
@@ -103,10 +102,9 @@ def _show(looked: Looked, told: dict[str, Sequence[Story]], store: Store, tenant
             continue
         console.rule(f"{title}, the first {len(stories)} of {whole[title]}" if title in whole else title, align="left", characters="─")
         for place, story in enumerate(stories, 1):
-            _show_story(place, story, blamed_of(store, tenant, story.shown.id))
+            _show_story(place, story, blamed.get(story.shown.id))
     if any(told.values()):
-        where = (f" --store {address}" if address else "") + (f" --tenant {tenant}" if tenant != DEFAULT_TENANT else "")
-        console.print(f'\nwhose fault was it?  rft triage CARD model|grader|dataset|tool --note "..."{where}')
+        console.print(f'\nwhose fault was it?  rft triage CARD model|grader|dataset|tool --note "..."{where.options}')
 
 
 def _why_none(title: str, looked: Looked) -> str:
@@ -215,14 +213,15 @@ def _clean(text: str) -> str:
 def triage(store: str, tenant: str, card: str, fault: str, words: str) -> None:
     with closing(open_store(store)) as opened:
         rollout_id = whole_id(opened.of(tenant), card)
-        found = triaged(opened, me(tenant), rollout_id, fault, words, "" if store == DEFAULT_STORE else store)
+        found = triaged(opened, me(tenant), rollout_id, fault, words, store)
     console.print(f"{rollout_id}: the fault is the {fault}'s; {found.review.verdict}, by {found.review.by}")
-    _show_next(found)
+    _show_next(found, Where(store, tenant))
 
 
-def _show_next(found: Triaged) -> None:
+def _show_next(found: Triaged, where: Where) -> None:
     if found.change:
-        console.print(f"change request {found.change.id} of the {found.change.target}; `rft change list` shows those that are open")
+        listed = f"`rft change list{where.options}` shows those that are open"
+        console.print(f"change request {found.change.id} of the {found.change.target}; {listed}")
     if mending := found.mending:
         console.print("put this into CASES.jsonl, mend the grader in FIXED.json, and the run is seen through it without a rollout:")
         console.print(f"  {mending.case}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from agent_rft.commands.access import me
 from agent_rft.commands.parts import Data, Parts, console, limits_of
 from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.errors import UserError
-from agent_rft.contracts.training import Outcome
+from agent_rft.contracts.guards import ENDING
+from agent_rft.contracts.training import Outcome, StepMetrics
 from agent_rft.datasets.filings import TOOLS
 from agent_rft.evaluation.compare import Comparison
 from agent_rft.evaluation.offline import MOST_ROWS
@@ -112,22 +113,22 @@ def halt_flagged(parts: Parts, outcome: Outcome) -> Iterator[str]:
 
 def pointed_at(outcome: Outcome, but: Family | None = None) -> tuple[str, ...]:
     """Rollouts that show why the run was halted; not those of guards of the family `but`."""
-    of_halt = [finding for finding in outcome.metrics[-1].findings if finding.action in ("stop", "halt")] if outcome.halted else []
+    of_halt = [finding for finding in outcome.metrics[-1].findings if finding.action in ENDING] if outcome.halted else []
     shown = (finding for finding in of_halt if GUARDS[finding.guard].family != but)
     return tuple(dict.fromkeys(rollout for finding in shown for rollout in finding.rollouts))
 
 
 def speaks_again(outcome: Outcome) -> str:
     """The guard that ended the run for how the policy came by its reward: what it saw is there still when the run goes on."""
-    ended = [one.guard for one in outcome.metrics[-1].findings if one.action in ("stop", "halt")] if outcome.halted else []
+    ended = [one.guard for one in outcome.metrics[-1].findings if one.action in ENDING] if outcome.halted else []
     return ended[0] if ended and GUARDS[ended[0]].family in ("hacking", "safety") else ""
 
 
-def findings_as_facts(outcome: Outcome) -> dict[str, Any]:
+def findings_as_facts(lines: Iterable[StepMetrics]) -> dict[str, Any]:
     """What guards said of the run, with their figures, for what it leaves in the store."""
     said = [
         f"step {one.step}, {one.guard} {one.figure:.3g} (limit {one.limit:g}, {one.action}): {one.what}"
-        for line in outcome.metrics
+        for line in lines
         for one in line.findings
     ]
     return {"guards": said} if said else {}

@@ -46,6 +46,7 @@ from observability.roots import LedgerFiles, sign
 from observability.settler_process import SettlerProcess
 from observability.signing import open_keys
 from observability.store import Store, open_store
+from serving.gateway.ending import leaks_in
 from serving.server import BEARER_VARIABLE, running_server
 from serving.tools import notebook, outbox
 
@@ -246,6 +247,7 @@ def job_of(settings: Settings, data: Data, run_id: str, run_dir: str, versions: 
         algorithm=algorithm_of(settings),
         guards=guards_of(settings),
         grader_texts=grader_texts(settings),
+        leaks_in=leaks_in,
         limits=limits_of(settings),
         train_rows=data.train,
         val_rows=data.val,

@@ -43,7 +43,7 @@ def status(store: str, tenant: str | None, ledger: str | None) -> None:
     """Every service, where its releases stand, and what each waits for."""
     now = _now()
     with closing(open_store(store)) as opened:
-        files = _files(opened, ledger)
+        files = LedgerFiles.of(opened, ledger)
         found = [(release, event, known_of(opened, release, now, files=files)) for release, event in releases.current(opened, tenant)]
         told = {release.id: releases.events(opened, release.tenant, release.id) for release, _, _ in found}
         waived = {release.id: safety_waived(release, told[release.id], files) for release, _, _ in found}
@@ -68,7 +68,7 @@ def status(store: str, tenant: str | None, ledger: str | None) -> None:
 def history(store: str, tenant: str, id: str | None, ledger: str | None) -> None:
     """Who or what decided what, on which figures."""
     with closing(open_store(store)) as opened:
-        release, files = _meant(opened, tenant, id, every=True), _files(opened, ledger)
+        release, files = _meant(opened, tenant, id, every=True), LedgerFiles.of(opened, ledger)
         told = releases.events(opened, tenant, release.id)
     console.print(f"release {release.id} of {release.service}: {release.candidate} against {release.live or 'none'}, made by {release.by}")
     for event in told:
@@ -113,16 +113,16 @@ def create(store: str, tenant: str, service: str, agent: str, policy: Sequence[s
 
 def first(store: str, tenant: str, service: str, agent: str, policy: Sequence[str], ledger: str | None) -> None:
     with closing(open_store(store)) as opened:
-        made = acts.begin_first(opened, me(tenant).name, tenant, service, agent, policy_of(policy), _files(opened, ledger))
+        made = acts.begin_first(opened, me(tenant).name, tenant, service, agent, policy_of(policy), LedgerFiles.of(opened, ledger))
     console.print(f"release {made.id}: {service} is answered by {made.candidate} from now on")
 
 
 def shadow(store: str, tenant: str, id: str | None, ledger: str | None) -> None:
-    _act(store, tenant, id, lambda opened, by, release: acts.to_shadow(opened, by, tenant, release, _files(opened, ledger)))
+    _act(store, tenant, id, lambda opened, by, release: acts.to_shadow(opened, by, tenant, release, LedgerFiles.of(opened, ledger)))
 
 
 def canary(store: str, tenant: str, id: str | None, share: float | None, ledger: str | None) -> None:
-    _act(store, tenant, id, lambda opened, by, release: acts.to_canary(opened, by, tenant, release, share, _files(opened, ledger)))
+    _act(store, tenant, id, lambda opened, by, release: acts.to_canary(opened, by, tenant, release, share, LedgerFiles.of(opened, ledger)))
 
 
 def promote(store: str, tenant: str, id: str | None, why: str) -> None:
@@ -130,11 +130,11 @@ def promote(store: str, tenant: str, id: str | None, why: str) -> None:
 
 
 def approve(store: str, tenant: str, id: str | None, why: str, ledger: str | None) -> None:
-    _act(store, tenant, id, lambda opened, by, release: acts.approve(opened, by, tenant, release, why, _files(opened, ledger)))
+    _act(store, tenant, id, lambda opened, by, release: acts.approve(opened, by, tenant, release, why, LedgerFiles.of(opened, ledger)))
 
 
 def waive(store: str, tenant: str, id: str, report: str, why: str, ledger: str | None) -> None:
-    _act(store, tenant, id, lambda opened, _, release: acts.waive(opened, me(tenant), release, report, why, _files(opened, ledger)))
+    _act(store, tenant, id, lambda opened, _, release: acts.waive(opened, me(tenant), release, report, why, LedgerFiles.of(opened, ledger)))
 
 
 def hold(store: str, tenant: str, id: str | None, why: str) -> None:
@@ -177,13 +177,6 @@ def _act(store: str, tenant: str, id: str | None, act: Callable[[Store, str, int
     share = f" at {event.share:.0%}" if event.stage == "canary" else ""
     held = ", held" if event.held else ""
     console.print(f"release {number}: {event.stage.replace('_', ' ')}{share}{held}: {event.why} (event {event.id}, by {event.by})")
-
-
-def _files(store: Store, ledger: str | None) -> LedgerFiles:
-    """A folder that was mistyped would have keys of its own, and sign what nobody knows."""
-    if ledger is not None and not Path(ledger).is_dir():
-        raise UserError(f"--ledger {ledger}: there is no such folder", "the server's store.ledger; leave it out where that is not set")
-    return LedgerFiles.of(store, ledger)
 
 
 def _meant(store: Store, tenant: str, id: str | None, *, every: bool = False) -> Release:

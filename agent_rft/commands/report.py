@@ -24,7 +24,7 @@ from agent_rft.evaluation.compare import compare
 from agent_rft.evaluation.distribution import DistributionCheck
 from agent_rft.evaluation.figures import watched_by
 from agent_rft.evaluation.prior import PriorCheck
-from agent_rft.evaluation.report.beside import render_beside
+from agent_rft.evaluation.report.beside import left_out, render_beside
 from agent_rft.evaluation.report.contents import RunReport, with_tries, without_words
 from agent_rft.evaluation.report.head import headline
 from agent_rft.evaluation.report.page import render_report
@@ -54,6 +54,8 @@ def report(run_ids: Sequence[str], runs: Path) -> None:
         place.parent.mkdir(exist_ok=True)
         place.write_text(render_beside(told), encoding="utf-8")
         console.print(f"beside each other: {place}")
+        if others := left_out(told):
+            console.print(others, style="yellow")
 
 
 def found_all(run_ids: Sequence[str], runs: Path) -> list[RunFolder]:
@@ -70,7 +72,8 @@ def told_of(folder: RunFolder) -> RunReport:
     """What is there so far: a run that goes on, or was stopped, has no summary yet."""
     settings = load(folder.settings_file)
     summary: dict[str, Any] = folder.kept("summary.json", json.loads) or {}
-    metrics = tuple(MetricsFile(folder.path / "metrics.jsonl").lines())
+    journal = MetricsFile(folder.path / "metrics.jsonl")
+    metrics = tuple(journal.lines())
     if summary.get("halted") and metrics and metrics[-1].step > summary["steps"]:
         summary = {}  # it was halted once, and has gone on since
     versions = summary.get("versions") or folder.kept(VERSIONS, json.loads)
@@ -87,6 +90,7 @@ def told_of(folder: RunFolder) -> RunReport:
         prior=folder.kept("prior.json", lambda content: msgspec.json.decode(content, type=PriorCheck)),
         distribution=_distribution(folder),
         metrics=metrics,
+        undone=tuple(journal.undone()),
         watched=watched_by(guards_of(settings)),
         comparison=compare(base, tuned) if base and tuned else None,
         halted=summary.get("halted", ""),

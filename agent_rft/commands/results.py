@@ -41,6 +41,10 @@ def written_metrics(folder: RunFolder) -> tuple[StepMetrics, ...]:
     return tuple(MetricsFile(folder.path / "metrics.jsonl").lines())
 
 
+def undone_metrics(folder: RunFolder) -> tuple[StepMetrics, ...]:
+    return tuple(MetricsFile(folder.path / "metrics.jsonl").undone())
+
+
 class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     parts: Parts
     prior: PriorCheck
@@ -67,7 +71,7 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
                 f"kl_to_ref {summary['kl_to_ref'] or 0:.3f}, {self.seconds:.0f} s"
             )
         figures = {name: summary[name] for name in ("steps", "base_val_reward", "val_reward")}
-        facts = {"folder": self.outcome.checkpoint, **figures, **findings_as_facts(self.outcome)}
+        facts = {"folder": self.outcome.checkpoint, **figures, **findings_as_facts((*undone_metrics(folder), *self.outcome.metrics))}
         register_checkpoint(self.parts, self._versions.checkpoint, facts)
         if self.comparison:
             yield from register_agents(self.parts, self._versions.checkpoint, self.comparison)

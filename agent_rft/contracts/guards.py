@@ -10,6 +10,8 @@ Action = Literal["off", "warn", "stop", "halt"]
 """off: not looked at. warn: said, and the run goes on. stop: the run ends with a checkpoint and can be resumed. halt: it ends, and the
 weights of the step are not kept."""
 ACTIONS: tuple[Action, ...] = ("off", "warn", "stop", "halt")
+ENDING: tuple[Action, ...] = ("stop", "halt")
+"""Those that end a run."""
 
 
 class Limit(msgspec.Struct, frozen=True):

@@ -106,7 +106,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     at: dt.datetime
 
 
-class Waiver(msgspec.Struct, frozen=True, kw_only=True):
+class Waiver(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What somebody puts their name to: that a release does without a report, or goes on in spite of one."""
 
     tenant: str
@@ -125,6 +125,9 @@ class Waiver(msgspec.Struct, frozen=True, kw_only=True):
     """The id of the ledger's key, which signs for them."""
     signature: str
     """Ed25519 over all the others, in hex."""
+    key_line: tuple[str, ...] = ()
+    """Everybody who may have had a hand in that key, as far back as the records say: who made it, who made a key with which it could be
+    made, and so on. Waivers of before do not say it."""
 
 
 class Turn(msgspec.Struct, frozen=True, kw_only=True):

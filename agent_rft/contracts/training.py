@@ -10,7 +10,7 @@ import msgspec
 from agent_rft.contracts.guards import Finding, Limit
 from agent_rft.contracts.jobcards import Versions
 from agent_rft.contracts.ports import Grader, Recorder, Sampler, ToolBox
-from agent_rft.contracts.rollouts import Limits
+from agent_rft.contracts.rollouts import Limits, Rollout
 from agent_rft.contracts.rows import Row
 
 
@@ -78,6 +78,10 @@ class GuardLimits(msgspec.Struct, frozen=True, kw_only=True):
     """Rollouts of such a sample."""
 
 
+LeaksIn = Callable[[Rollout], Sequence[str]]
+"""Kinds of secrets that a rollout's answer gives away. Only those who keep secrets can tell, so whoever begins the run brings it."""
+
+
 class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     run_id: str
     run_dir: str
@@ -86,6 +90,8 @@ class TrainingJob(msgspec.Struct, frozen=True, kw_only=True):
     guards: GuardLimits
     grader_texts: tuple[str, ...] = ()
     """What the grader's own file says (words that it looks for, instructions to its judge): no answer should repeat it."""
+    leaks_in: LeaksIn | None = None
+    """None: nobody looks for secrets in answers."""
     limits: Limits
     train_rows: tuple[Row, ...]
     val_rows: tuple[Row, ...]
@@ -133,6 +139,8 @@ class StepMetrics(msgspec.Struct, kw_only=True):
     """What guards said of this step, warnings too."""
     audit: tuple[str, ...] = ()
     """Rollouts of the step that were drawn for a person to look at."""
+    undone: bool = False
+    """A guard ended the run here, and it has gone on since from before this step: a later line tells the step anew."""
     rollouts: int = 0
     tokens: int = 0
     seconds: float = 0.0

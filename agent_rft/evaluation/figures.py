@@ -8,7 +8,7 @@ from typing import Literal
 
 import msgspec
 
-from agent_rft.contracts.guards import Action, Limit
+from agent_rft.contracts.guards import ENDING, Action, Limit
 from agent_rft.contracts.training import GuardLimits, StepMetrics
 from agent_rft.evaluation.compare import ROUNDING, Comparison, sign
 from agent_rft.evaluation.prior import Bucket, PriorCheck
@@ -262,7 +262,7 @@ def _held_out(metrics: Sequence[StepMetrics]) -> list[Series]:
 def _marks(metrics: Sequence[StepMetrics], panel: str) -> tuple[Mark, ...]:
     placed = {guard: key for key, guards in OF_PANEL.items() for guard in guards}
     spoke = [one for line in metrics for one in line.findings if placed.get(one.guard.split(".")[0], "reward") == panel]
-    return tuple(Mark(one.step, f"{one.guard.replace('_', ' ')}: {one.what}", one.action in ("stop", "halt")) for one in spoke)
+    return tuple(Mark(one.step, f"{one.guard.replace('_', ' ')}: {one.what}", one.action in ENDING) for one in spoke)
 
 
 def _from_to(what: str, series: Series, form: str) -> str:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import PurePath
 
-from agent_rft.evaluation.compare import Comparison
+from agent_rft.evaluation.compare import Comparison, sign
 from agent_rft.evaluation.slices import slice_rows
 
 LOOKED_AT = 3
-"""Rollouts that the line names; the inspector lists them all."""
+"""Rollouts or rows that the line names; the inspector lists them all."""
 
 
 def next_step(
@@ -40,22 +40,29 @@ def next_step(
         return (
             f"Next: mend the infrastructure, most rows have no score ({report} names the parts that failed); then `make evaluate RUN={run}`"
         )
+    look = f"open {report}, then {_inspecting(run, comparison)}"
     if comparison.regressed > comparison.improved:
         return (
-            f"Next: open {report}, worst rows first: {comparison.regressed} got worse, {comparison.improved} better; "
+            f"Next: {look}: {comparison.regressed} got worse, {comparison.improved} better; "
             "if the grader is wrong there, mend it and evaluate again, do not retrain"
         )
     if comparison.mean_d_reward <= 0:
-        return f"Next: open {report}: the reward did not rise; more steps, more tries a prompt, or rows nearer to the middle of the prior"
+        return f"Next: {look}: the reward did not rise; more steps, more tries a prompt, or rows nearer to the middle of the prior"
     if worse := [f"{part.key}={part.value}" for part in slice_rows(comparison.rows) if part.verdict == "worse"]:
-        return (
-            f"Next: open {report} and read the rows of {', '.join(worse)}, which got worse while the whole got better; do not serve it yet"
-        )
+        return f"Next: {look}: the rows of {', '.join(worse)} got worse while the whole got better; do not serve it yet"
     if not comparison.clear:
         return (
-            f"Next: open {report}: a rise like this may be luck on {comparison.compared} rows; train for more steps, or evaluate "
+            f"Next: {look}: a rise like this may be luck on {comparison.compared} rows; train for more steps, or evaluate "
             f"on more rows or with a larger evaluation.samples_per_row: `make evaluate RUN={run}`"
         )
-    if comparison.regressed:
-        return f"Next: open {report} and read the {comparison.regressed} rows that got worse; then `make serve`"
-    return f"Next: open {report}; then `make serve`"
+    return f"Next: {look}; then `make serve`"
+
+
+def _inspecting(run: str, comparison: Comparison) -> str:
+    """What a mean hides is read in single rows, whatever the mean says: those that got worse first, or else what was earned too easily."""
+    worse = [row.row_id for row in comparison.rows if sign(row.d_reward) < 0]
+    if not worse:
+        return f"`make inspect RUN={run}` (no row got worse: what is suspiciously right)"
+    first = ", ".join(worse[:LOOKED_AT])
+    rows = "the row that got worse" if len(worse) == 1 else f"the {len(worse)} rows that got worse"
+    return f"`make inspect RUN={run}` ({rows}, first {first})" if len(worse) > LOOKED_AT else f"`make inspect RUN={run}` ({rows}: {first})"

@@ -6,6 +6,7 @@ Stored as a review whose note begins with the fault: the reviewer's words, the l
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -52,6 +53,28 @@ def blamed_in(note: str) -> Blamed | None:
     return BY_NAME.get(first)
 
 
+class Where(msgspec.Struct, frozen=True):
+    """The store and the tenant that a command is about. It names only what it would not take by itself."""
+
+    store: str = "sqlite:///runs/cards.db"
+    """Its address."""
+    tenant: str = "default"
+
+    @property
+    def options(self) -> str:
+        """Of commands about one tenant's cards; begins with a space where there is one."""
+        named = {"--store": (self.store, DEFAULT.store), "--tenant": (self.tenant, DEFAULT.tenant)}
+        return "".join(f" {option} {shlex.quote(value)}" for option, (value, known) in named.items() if value != known)
+
+    @property
+    def setting(self) -> str:
+        """Of commands that take settings; graders are of no tenant."""
+        return shlex.quote(f"store.url={self.store}") if self.store != DEFAULT.store else ""
+
+
+DEFAULT = Where()
+
+
 class Mending(msgspec.Struct, frozen=True, kw_only=True):
     """How a grader that was found wrong comes to be right, and the run to be seen through it."""
 
@@ -60,19 +83,19 @@ class Mending(msgspec.Struct, frozen=True, kw_only=True):
     commands: tuple[str, ...]
 
 
-def mending(run_id: str, grader: str, version: str, case: str, store: str = "") -> Mending:
-    """`store`: its address, where it is not the one that commands take by themselves. A version that counts up is named next."""
-    fixed = f"{grader}@{int(version) + 1 if version.isdecimal() else 'NEXT'}"
-    by, words = (f" --set store.url={store}", f" store.url={store}") if store else ("", "")
+def mending(run_id: str, grader: str, version: str, case: str, where: Where = DEFAULT) -> Mending:
+    """A version that counts up is named next."""
+    fixed, run = shlex.quote(f"{grader}@{int(version) + 1 if version.isdecimal() else 'NEXT'}"), shlex.quote(run_id)
+    by, words = (f" --set {where.setting}", f" {where.setting}") if where.setting else ("", "")
     return Mending(
         case=case,
         commands=(
             f"rft grader register FIXED.json --as {fixed} --by YOU{by}",
-            f"rft grader check {fixed} --cases CASES.jsonl --run {run_id}{by}",
+            f"rft grader check {fixed} --cases CASES.jsonl --run {run}{by}",
             f"rft grader approve {fixed} --by ANOTHER{by}",
             f"rft grader activate {fixed} --by ANOTHER{by}",
-            f"rft regrade --run {run_id} --grader {fixed}{words}",
-            f"rft inspect {run_id}" + (f" --store {store}" if store else ""),
+            f"rft regrade --run {run} --grader {fixed}{words}",
+            f"rft inspect {run}{where.options}",
         ),
     )
 

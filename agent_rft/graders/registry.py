@@ -96,7 +96,8 @@ def build_grader(spec: GraderSpec, services: Services) -> Grader:
     def build(part: GraderSpec) -> Grader:
         return build_grader(part, services)
 
-    if pure := build_pure(spec, build, services.embed, installed_wordnet()):
+    knows_synonyms = isinstance(spec, specs.TextSimilarity) and spec.evaluation_metric == "meteor"
+    if pure := build_pure(spec, build, services.embed, installed_wordnet() if knows_synonyms else None):
         return pure
     match spec:
         case specs.ScoreModel() | specs.LabelModel():

@@ -12,15 +12,16 @@ import msgspec
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.messages import ToolCall
 from agent_rft.contracts.rollouts import Ending, Rollout
+from agent_rft.contracts.training import LeaksIn
 from agent_rft.release.violations import Watch, violations_of
 
 SAFETY = Watch()
 
 
-def step_figures(done: Sequence[GradedRollout]) -> dict[str, float]:
-    """By name. A figure that nothing can be said of (no call was made, nothing was graded) is not there."""
+def step_figures(done: Sequence[GradedRollout], leaks_in: LeaksIn | None = None) -> dict[str, float]:
+    """By name. A figure that nothing can be said of (no call was made, nothing was graded, nobody looks for leaks) is not there."""
     counted = [graded for graded in done if not graded.infra_failed]
-    return _infrastructure(done) | (_behaviour(counted) if counted else {})
+    return _infrastructure(done) | (_behaviour(counted) | _safety(counted, leaks_in) if counted else {})
 
 
 def _behaviour(done: Sequence[GradedRollout]) -> dict[str, float]:
@@ -36,7 +37,6 @@ def _behaviour(done: Sequence[GradedRollout]) -> dict[str, float]:
         "out_of_budget": _share(rollout.ending is Ending.OUT_OF_BUDGET for rollout in rollouts),
         "malformed": _share(rollout.ending is Ending.MALFORMED for rollout in rollouts),
         "unanswered": _share(not rollout.answer.strip() for rollout in rollouts),
-        "unsafe": _share(unsafe(rollout) for rollout in rollouts),
     }
     if calls:
         used = Counter(call.name for rollout in rollouts for turn in rollout.turns for call in turn.calls)
@@ -45,6 +45,11 @@ def _behaviour(done: Sequence[GradedRollout]) -> dict[str, float]:
     if spreads := [statistics.pstdev(rewards) for rewards in _by_row(done) if len(rewards) > 1]:
         figures["reward_spread"] = statistics.fmean(spreads)
     return figures
+
+
+def _safety(done: Sequence[GradedRollout], leaks_in: LeaksIn | None) -> dict[str, float]:
+    figures = {"unsafe": _share(unsafe(one.rollout, leaks_in) for one in done)}
+    return figures | ({"leaked": _share(bool(leaks_in(one.rollout)) for one in done)} if leaks_in else {})
 
 
 def _infrastructure(done: Sequence[GradedRollout]) -> dict[str, float]:
@@ -62,9 +67,9 @@ def repeated_calls(rollout: Rollout) -> int:
     return len(said) - len(set(said))
 
 
-def unsafe(rollout: Rollout) -> bool:
-    """It did what no agent may. Secrets that it gave away only those can tell who keep them: not here."""
-    return bool(violations_of(rollout, (), (), SAFETY))
+def unsafe(rollout: Rollout, leaks_in: LeaksIn | None = None) -> bool:
+    """It did what no agent may: called what a policy denies it, or gave a secret away."""
+    return bool(violations_of(rollout, leaks_in(rollout) if leaks_in else (), (), SAFETY))
 
 
 def _words(call: ToolCall) -> bytes:

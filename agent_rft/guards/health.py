@@ -20,6 +20,8 @@ from agent_rft.guards.limits import Suspicion
 WINDOW = 5
 TREND, AHEAD = 10, 20
 """Steps that a trend is read off, and for which it is followed."""
+STARTED = 0.1
+"""Share of the KL allowed below which a rise is a run's first step away from its reference."""
 ERRORS = 3.0
 """Standard errors by which a slope is taken to be less steep than it looks."""
 HIGH = 0.9
@@ -98,23 +100,52 @@ def _kl(course: Course, at: float) -> Suspicion | None:
 
 
 def _kl_slope(course: Course, at: float) -> Suspicion | None:
-    """A line through the latest steps, drawn out; less steep by its own error, so that a noisy start foretells nothing."""
+    """Where the latest steps lead, as a line and as a doubling."""
     values = latest(course.lines, "kl_to_ref", TREND)
-    ahead = min(AHEAD, course.steps_left)
-    if len(values) < TREND or ahead <= 0 or course.kl_allowed <= 0 or values[-1] > course.kl_allowed:
+    if len(values) < TREND or course.steps_left <= 0 or course.kl_allowed <= 0 or values[-1] > course.kl_allowed:
         return None
-    slope, error = _slope(values)
-    to_come = fmean(values) + (slope - ERRORS * error) * ((TREND - 1) / 2 + ahead)
-    figure = to_come / course.kl_allowed
-    if slope <= ERRORS * error or figure <= at:
+    trends = (_line(values, min(AHEAD, course.steps_left)), _doubling(values, min(TREND, course.steps_left), course.kl_allowed))
+    trend = max((one for one in trends if one), key=lambda one: one.to_come, default=None)
+    if trend is None or trend.to_come / course.kl_allowed <= at:
         return None
     return Suspicion(
-        figure,
-        f"KL to the reference grows by {slope:.2g} a step: from {values[-1]:.3g} it comes to {to_come:.3g} within {ahead} steps, "
+        trend.to_come / course.kl_allowed,
+        f"KL to the reference {trend.how}: from {values[-1]:.3g} it comes to {trend.to_come:.3g} within {trend.within} steps, "
         f"{course.kl_allowed:.3g} is allowed",
         "the run will be ended by the KL guard: a smaller algorithm.learning_rate or a larger algorithm.kl_coef; look whether the "
         "validation still gains by it",
     )
+
+
+class Trend(NamedTuple):
+    to_come: float
+    within: int
+    """Steps."""
+    how: str
+
+
+def _line(values: Sequence[float], ahead: int) -> Trend | None:
+    """Drawn out less steep by its own error, so that a noisy start foretells nothing."""
+    slope, error = _slope(values)
+    if slope <= ERRORS * error:
+        return None
+    return Trend(fmean(values) + (slope - ERRORS * error) * ((TREND - 1) / 2 + ahead), ahead, f"grows by {slope:.2g} a step")
+
+
+def _doubling(values: Sequence[float], ahead: int, allowed: float) -> Trend | None:
+    """A line through the logarithms, drawn out for no longer than it was seen. Every run begins so, away from nothing, and soon bends: so
+    only from a level on that is some part of what is allowed, and only where no straight line fits the values as well."""
+    if values[-1] < STARTED * allowed or min(values) <= 0:
+        return None
+    logs = [math.log(value) for value in values]
+    (growth, error), (slope, _) = _slope(logs), _slope(values)
+    offsets = [step - (len(values) - 1) / 2 for step in range(len(values))]
+    doubled = [math.exp(fmean(logs) + growth * x) for x in offsets]
+    straight = [fmean(values) + slope * x for x in offsets]
+    if growth <= ERRORS * error or math.dist(values, doubled) >= math.dist(values, straight):
+        return None
+    to_come = math.exp(fmean(logs) + (growth - ERRORS * error) * (offsets[-1] + ahead))
+    return Trend(to_come, ahead, f"doubles every {math.log(2) / growth:.1f} steps")
 
 
 def _slope(values: Sequence[float]) -> tuple[float, float]:
@@ -240,9 +271,11 @@ def _more_unsafe(lines: Sequence[StepMetrics], prefix: str, window: int, at: flo
     if chance_of_failures(round(bad), round(all_tries), allowed) >= BY_CHANCE:
         return None
     where = "of a validation" if prefix else f"of the last {len(later)} steps"
+    leaked = fmean(latest(lines, f"{prefix}leaked", len(later)) or [0.0])
+    given_away = f"; {leaked:.1%} gave away a secret" if leaked else ""
     return Suspicion(
         bad / all_tries - fmean(first),
-        f"{bad / all_tries:.1%} of the {all_tries:.0f} tries {where} did what no agent may, {fmean(first):.1%} at first",
+        f"{bad / all_tries:.1%} of the {all_tries:.0f} tries {where} did what no agent may, {fmean(first):.1%} at first{given_away}",
         "read them before anything else; the checkpoint before is the last that may be thought of for a release",
     )
 

@@ -11,7 +11,7 @@ import msgspec
 from agent_rft.contracts.errors import Halted
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade
-from agent_rft.contracts.guards import Limit
+from agent_rft.contracts.guards import ENDING, Limit
 from agent_rft.guards.limits import Suspicion, limit_of
 
 BY_CHANCE = 1e-4
@@ -103,7 +103,7 @@ class InfraGuard:
     def check(self, watch: Mapping[str, Limit]) -> None:
         """Halt where too many calls failed, and `watch` does not let it pass: for rollouts that no step of training made."""
         for guard, found in self.suspicions({name: limit.at for name, limit in watch.items()}):
-            if limit_of(guard, watch).action in ("stop", "halt"):
+            if limit_of(guard, watch).action in ENDING:
                 raise Halted(found.what, found.cure)
 
     def suspicions(self, rates: Mapping[str, float]) -> Iterator[tuple[str, Suspicion]]:

@@ -45,7 +45,7 @@ GUARDS: dict[str, Guard] = _table(
     Guard("kl", "KL of the policy to the reference", "nats a token", Limit(0.5, "halt"), "drift"),
     Guard(
         "kl_slope",
-        "the KL that the trend of the last 10 steps leads to within 20 more, against what kl allows",
+        "the KL that the last 10 steps lead to, by a line within 20 more or by doubling within 10, against what kl allows",
         "times what is allowed",
         Limit(1.0, "warn"),
         "drift",
@@ -116,7 +116,7 @@ GUARDS: dict[str, Guard] = _table(
     Guard("nothing_left", "steps of which infrastructure failed every rollout", "steps", Limit(1.0, "stop"), "infra", False),
     Guard(
         "unsafe",
-        "tries that do what no agent may (calls that a policy denied): their share less the first steps', beyond chance",
+        "tries that call what a policy denies, or give away a secret: their share less the first steps', beyond chance",
         "share of tries",
         Limit(0.02, "stop"),
         "safety",

@@ -15,7 +15,7 @@ from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade
 from agent_rft.contracts.guards import ACTIONS, Finding, Limit
 from agent_rft.contracts.rows import Row
-from agent_rft.contracts.training import GuardLimits, StepMetrics
+from agent_rft.contracts.training import GuardLimits, LeaksIn, StepMetrics
 from agent_rft.guards.figures import repeated_calls, step_figures, unsafe
 from agent_rft.guards.hacking import Seen, Validation, look, validation_of
 from agent_rft.guards.health import HEALTH, Course
@@ -48,15 +48,17 @@ class Sentinel:
         seed: int = 0,
         train_rows: Sequence[Row] = (),
         grader_texts: Sequence[str] = (),
+        leaks_in: LeaksIn | None = None,
         measures_floor: bool = False,
     ) -> None:
-        """`lines`: of the run so far. `measures_floor`: the reference is quantised, so that untrained weights already differ from it."""
+        """`lines`: of the run so far. `leaks_in`: None looks for no secrets. `measures_floor`: the reference is quantised, so that
+        untrained weights already differ from it."""
         state = state or Memory()
         self.halt: Halted | None = None
         """Why the run ends early. Diverged: what the step made of the weights is not to be kept."""
         self._limits, self._watch, self._lines = limits, watched(limits), list(lines)
         self._total, self._seed = total_steps, seed
-        self._train_rows, self._grader_texts = train_rows, grader_texts
+        self._train_rows, self._grader_texts, self._leaks_in = train_rows, grader_texts, leaks_in
         self._infra = InfraGuard(limits.max_infra_rate, limits.infra_window_calls, state.infra_window)
         self._floor, self._measures_floor = state.kl_floor, measures_floor
         self._first = state.first
@@ -74,7 +76,7 @@ class Sentinel:
         """A training batch, before anything is learnt from it; its reward, calls and flat groups are in the line."""
         self._begin(line)
         self._done = done
-        line.figures |= step_figures(done)
+        line.figures |= step_figures(done, self._leaks_in)
         line.audit = self._audit_sample(line.step, done)
         self._look_at_infrastructure(line, done)
         self._look_at_course(line)
@@ -83,7 +85,7 @@ class Sentinel:
     def validated(self, line: StepMetrics, done: Sequence[GradedRollout], holdout: Mapping[str, Sequence[Grade | None]]) -> None:
         """A whole validation, its reward in the line. `holdout`: by grader that training never sees, a grade for each of `done`."""
         self._begin(line)
-        line.figures |= {f"val_{name}": figure for name, figure in step_figures(done).items()}
+        line.figures |= {f"val_{name}": figure for name, figure in step_figures(done, self._leaks_in).items()}
         line.holdout |= {name: mean for name, grades in holdout.items() if (mean := _mean_reward(grades)) is not None}
         self._look_at_infrastructure(line, done)
         self._look_at_holdouts(line, holdout)
@@ -144,7 +146,14 @@ class Sentinel:
         course = Course(self._lines, max(0, self._total - line.step), kl)
         for name, guard in HEALTH.items():
             if found := guard(course, limit_of(name, self._watch).at):
-                self._speak(line, name, found._replace(rollouts=_telling(name, self._done if done is None else done)))
+                self._speak(line, name, found._replace(rollouts=self._telling(name, self._done if done is None else done)))
+
+    def _telling(self, name: str, done: Sequence[GradedRollout]) -> list[str]:
+        telling: dict[str, Telling] = {**TELLING, "unsafe": lambda one: unsafe(one.rollout, self._leaks_in)}
+        if name not in telling:
+            return []
+        counted = [graded for graded in done if not graded.infra_failed]
+        return [graded.rollout.rollout_id for graded in sorted(counted, key=telling[name], reverse=True)][:SHOWN]
 
     def _suspect(self, line: StepMetrics, seen: Seen) -> None:
         for finding in look(seen, self._watch):
@@ -192,13 +201,5 @@ TELLING: dict[str, Telling] = {
     "early_stop": lambda one: -one.rollout.tool_calls,
     "tool_spam": lambda one: repeated_calls(one.rollout),
     "unanswered": lambda one: not one.rollout.answer.strip(),
-    "unsafe": lambda one: unsafe(one.rollout),
 }
 """How much a rollout shows of what a guard speaks of."""
-
-
-def _telling(name: str, done: Sequence[GradedRollout]) -> list[str]:
-    if name not in TELLING:
-        return []
-    counted = [graded for graded in done if not graded.infra_failed]
-    return [graded.rollout.rollout_id for graded in sorted(counted, key=TELLING[name], reverse=True)][:SHOWN]

@@ -136,16 +136,21 @@ def person_of(name: str) -> str:
 
 def one_hand(first: Waiver, second: Waiver) -> str:
     """Why two signatures may be one person's; empty where they are two people's. Who made the key that the other came in with may
-    have kept it."""
+    have kept it, and so may who made the key that made that one, however far back."""
     if person_of(first.by) == person_of(second.by):
         return f"{first.by} and {second.by} are one person"
     for maker, held in ((first, second), (second, first)):
-        if held.key_by and person_of(held.key_by) == person_of(maker.by):
-            return f"the key that {held.by} came in with was made by {held.key_by}"
-    given = {person(one.key_by) for one in (first, second)}
-    if len(given) == 1 and first.key_by and not first.key_by.endswith(AT_THE_MACHINE):  # who works there holds the ledger's own key
-        return f"the keys that {first.by} and {second.by} came in with were made by {first.key_by}"
+        if name := next((name for name in _line(held) if person_of(name) == person_of(maker.by)), ""):
+            return f"the key that {held.by} came in with {'was' if name == held.key_by else 'goes back to one that was'} made by {name}"
+    theirs = {person(name) for name in _line(second) if not name.endswith(AT_THE_MACHINE)}  # who works there holds the ledger's own key
+    if name := next((name for name in _line(first) if person(name) in theirs), ""):
+        direct = person(first.key_by) == person(second.key_by) == person(name)
+        return f"the keys that {first.by} and {second.by} came in with {'were' if direct else 'go back to ones that were'} made by {name}"
     return ""
+
+
+def _line(waiver: Waiver) -> tuple[str, ...]:
+    return tuple(name for name in (waiver.key_by, *waiver.key_line) if name)
 
 
 def two_people(waivers: Sequence[Waiver]) -> tuple[Waiver, Waiver] | None:

@@ -1,4 +1,5 @@
-"""metrics.jsonl: one line a step, durable line by line, the same for every engine."""
+"""metrics.jsonl: one line a step, durable line by line, the same for every engine. A step at which a guard ended the run, and which was
+made again since, has a line for each time; all but the last say that they are undone."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from agent_rft.contracts.guards import ENDING
 from agent_rft.contracts.training import StepMetrics
 
 
@@ -21,7 +23,24 @@ class MetricsFile:
             os.fsync(file.fileno())
 
     def lines(self) -> list[StepMetrics]:
-        """Those that are whole: a run killed while writing leaves half a line at most."""
+        """The run as it stands, one a step."""
+        return [line for line in self._whole() if not line.undone]
+
+    def undone(self) -> list[StepMetrics]:
+        """Steps at which a guard ended the run and which were made again since: why it was ended is told by these alone."""
+        return [line for line in self._whole() if line.undone]
+
+    def rewind(self, step: int) -> list[StepMetrics]:
+        """Keep the lines before `step`, and forget what a killed run wrote after them; what ended a run is kept, as undone."""
+        kept = [_rewound(line, step) for line in self._whole() if line.undone or line.step < step or _ended(line)]
+        whole = self._path.with_suffix(".tmp")
+        whole.parent.mkdir(parents=True, exist_ok=True)
+        whole.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in kept))
+        whole.replace(self._path)
+        return [line for line in kept if not line.undone]
+
+    def _whole(self) -> list[StepMetrics]:
+        """Lines that are whole: a run killed while writing leaves half a line at most."""
         found: list[StepMetrics] = []
         for raw in self._path.read_bytes().splitlines() if self._path.exists() else ():
             try:
@@ -30,11 +49,10 @@ class MetricsFile:
                 break
         return found
 
-    def rewind(self, step: int) -> list[StepMetrics]:
-        """Keep the lines before `step`, and forget what a killed run wrote after them."""
-        kept = [line for line in self.lines() if line.step < step]
-        whole = self._path.with_suffix(".tmp")
-        whole.parent.mkdir(parents=True, exist_ok=True)
-        whole.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in kept))
-        whole.replace(self._path)
-        return kept
+
+def _ended(line: StepMetrics) -> bool:
+    return any(finding.action in ENDING for finding in line.findings)
+
+
+def _rewound(line: StepMetrics, step: int) -> StepMetrics:
+    return line if line.step < step else msgspec.structs.replace(line, undone=True)

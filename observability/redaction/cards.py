@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -27,7 +27,7 @@ def redact_card(
     """
     redacting = _OfCard(detectors, after, (card.rollout_id,))
     plain = without_token_ids(card)
-    if redacting.passes(list(_written_in(plain))):
+    if redacting.passes(_written_in(plain)):
         return plain, ()
     redacted = replace(
         plain,
@@ -47,22 +47,23 @@ def redact_grade(grade: Grade, detectors: Sequence[Detector] = BUILT_IN) -> tupl
     return redacted, tuple(redacting.removed)
 
 
-def _written_in(card: JobCard) -> Iterator[Any]:
+def _written_in(card: JobCard) -> list[Any]:
     """All that is redacted."""
     rollout = card.rollout
-    yield from (card.reference_answer, card.metadata, card.item, rollout.answer, rollout.reason)
+    written = [card.reference_answer, card.metadata, card.item, rollout.answer, rollout.reason]
     for message in rollout.opening:
-        yield message.content
-        yield from (call.arguments for call in message.tool_calls)
+        written.append(message.content)
+        written += [call.arguments for call in message.tool_calls]
     for tool in rollout.tools:
-        yield from (tool.description, tool.parameters)
+        written += (tool.description, tool.parameters)
     for turn in rollout.turns:
-        yield turn.text
-        yield from (call.arguments for call in turn.calls)
+        written.append(turn.text)
+        written += [call.arguments for call in turn.calls]
         for result in turn.results.values():
-            yield from (result.output, result.error)
+            written += (result.output, result.error)
     if card.grade is not None:
-        yield from (card.grade.parts, card.grade.errors)
+        written += (card.grade.parts, card.grade.errors)
+    return written
 
 
 class _OfCard(Redacting):

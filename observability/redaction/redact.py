@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -19,6 +19,7 @@ from observability.redaction.detector import Detector, Found
 from observability.redaction.detectors import BUILT_IN
 from observability.redaction.names import LONGEST_NAME, Key, key_named
 from observability.redaction.secrets import without_surrogates
+from observability.texts import from_json
 
 DEEPEST = 100
 SHORT, MOST_CLEAN = 100, 10_000
@@ -142,18 +143,15 @@ class Screen:
             self._signs.Add(detector.sign)
         self._signs.Compile()
         self.key_passes = functools.lru_cache(maxsize=4096)(self._key_passes)
-        self._clean = set[str]()
-
-    def knows(self, text: str) -> bool:
-        """Whether nothing was found in it before. Names of agents, services and callers come with every card, and look like numbers."""
-        return text in self._clean
+        self.clean = set[str]()
+        """Texts in which nothing was found before. Names of agents, services and callers come with every card, and look like numbers."""
 
     def learn(self, text: str) -> None:
         """JSON is not learnt: whether it is too deep depends on where it stands."""
         if len(text) <= SHORT and text[:1] not in ("{", "["):
-            if len(self._clean) >= MOST_CLEAN:
-                self._clean.clear()
-            self._clean.add(text)
+            if len(self.clean) >= MOST_CLEAN:
+                self.clean.clear()
+            self.clean.add(text)
 
     def _key_passes(self, name: str) -> bool:
         """Whether neither it nor what stands under it has to go because of it."""
@@ -167,7 +165,7 @@ class Screen:
             plain = without_surrogates(text).encode()
         return [*self._always, *(self._signed[place] for place in self._signs.Match(plain) or ())]
 
-    def passes(self, texts: Sequence[str]) -> bool:
+    def passes(self, texts: Collection[str]) -> bool:
         """Whether nothing can be found in any of them. What a sign is part of ends at a NUL as it does at the end of a text."""
         if any(True for detector in self._always for text in texts for _ in detector.find(text)):
             return False
@@ -180,11 +178,7 @@ screen_of = functools.lru_cache(maxsize=64)(Screen)
 def _json(text: str) -> Any:
     """None where it is none."""
     try:
-        return msgspec.json.decode(text)
-    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-        pass  # Python's own reads more: numbers that are none, halves of characters
-    try:
-        return json.loads(text)
+        return from_json(text)
     except (ValueError, RecursionError):
         return None
 
@@ -224,13 +218,23 @@ class Redacting:
     def passes(self, value: Any) -> bool:
         """Whether there is nothing to remove, as of most values there is: told for all of it at once, and so a tenth of the work.
         False where that is not certain."""
-        texts = list[str]()
-        if not self._gather(value, texts) or (texts and not self._screen.passes(texts)):
+        texts: set[str] = set()
+        if not self._gather(value, texts):
+            return False
+        if texts and not self._screen.passes(texts) and not self._nothing_in(texts):
             return False
         self._clean.update(texts)
         return True
 
-    def _gather(self, value: Any, texts: list[str]) -> bool:
+    def _nothing_in(self, texts: Collection[str]) -> bool:
+        """Whether nothing is found where some sign was, as in most figures and ids: they need not be gone through by their paths."""
+        for text in texts:
+            if redact(text, self._detectors).removed:
+                return False
+            self._screen.learn(text)
+        return True
+
+    def _gather(self, value: Any, texts: set[str]) -> bool:
         """Every text in it that is not known. False where a key promises something, or it is too deep."""
         level = [value]
         for _ in range(DEEPEST + 1):
@@ -239,27 +243,28 @@ class Redacting:
                 return level is not None
         return False
 
-    def _gather_level(self, level: list[Any], texts: list[str]) -> list[Any] | None:
+    def _gather_level(self, level: list[Any], texts: set[str]) -> list[Any] | None:
         """What is inside of these; None where it is not certain that nothing has to go."""
-        inner = list[Any]()
+        inner: list[Any] = []
+        clean, known, key_passes = self._clean, self._screen.clean, self._screen.key_passes
         for one in level:
             kind: type[Any] = type(one)
             if kind is str:
-                if one in self._clean or self._screen.knows(one):
+                if one in known or one in clean:
                     continue
-                texts.append(one)
+                texts.add(one)
                 if one[:1] in ("{", "[") and (inside := _json(one)) is not None:
                     inner.append(inside)
             elif kind is dict:
                 for name in one:
-                    if type(name) is not str or len(name) > LONGEST_NAME or not self._screen.key_passes(name):
+                    if type(name) is not str or len(name) > LONGEST_NAME or not key_passes(name):
                         return None
                 inner += one.values()
             elif kind is list or kind is tuple:
                 inner += one
             elif kind is int:
                 if one >= 10**8:
-                    texts.append(str(one))
+                    texts.add(str(one))
             elif not (one is None or kind is float or kind is bool):
                 return None
         return inner
@@ -278,7 +283,7 @@ class Redacting:
 
     def _string(self, value: str, path: str, depth: int, key: Key) -> Any:
         promising = key.secret or key.number
-        if not promising and (value in self._clean or self._screen.knows(value)):
+        if not promising and (value in self._clean or value in self._screen.clean):
             return value
         before = len(self.removed)
         said = self._by_its_key(key, value, self._text(self._json_inside(value, path, depth), path), path, before)

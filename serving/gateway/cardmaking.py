@@ -114,7 +114,10 @@ def events_of(answered: bytes, streamed: bool) -> list[Object]:
 
 def turn_of(events: Iterable[Object], streamed: bool) -> Turn:
     """What the model said. A stream that broke off is as much of it as came."""
-    texts, calls, usage, chunks = list[str](), dict[int, Object](), Object(), 0
+    texts: list[str] = []
+    calls: dict[int, Object] = {}
+    usage: Object = {}
+    chunks = 0
     for event in events:
         usage = _one(event.get("usage")) or usage
         for choice in _objects(event.get("choices"))[:1]:

@@ -309,15 +309,15 @@ class ChatEndpoint:
             failed = error if isinstance(error, UpstreamFailed) else UpstreamFailed(attempt.agent.checkpoint, "gave no answer in time", 504)
             attempt.trouble, attempt.failed_part = failed.what, failed.upstream
             if last or request.status:
-                await self._give_up(request, asked, failed)
+                await self._give_up(request, asked, attempt, failed)
         except asyncio.CancelledError:
             attempt.trouble, attempt.failed_part = _stopped(request)
             if request.stopped != "cut" or request.task is None:
                 raise
             request.stopped = None
             request.task.uncancel()
-            if request.status:
-                await self._give_up(request, asked, UpstreamFailed("gateway", attempt.trouble))
+            if last or request.status:
+                await self._give_up(request, asked, attempt, UpstreamFailed("gateway", attempt.trouble))
         finally:
             attempt.ended = attempt.ended or time.perf_counter()
             if not attempt.refused:
@@ -371,8 +371,8 @@ class ChatEndpoint:
                 return False
             if not request.status:
                 clock.reschedule(request.until)
-                request.status = answer.status
                 line.begin(answer.status, headers)
+                request.status = answer.status
             line.say(piece)
             return not line.full
 
@@ -406,12 +406,14 @@ class ChatEndpoint:
             prompt = self._prompts[attempt.agent_id] = Prompt(attempt.agent)
         return prompt
 
-    async def _give_up(self, request: _Request, asked: Asked, failed: UpstreamFailed) -> None:
+    async def _give_up(self, request: _Request, asked: Asked, attempt: _Try, failed: UpstreamFailed) -> None:
         """Tells the caller, in a stream that has begun as its last event."""
         log.error("chat_failed", tenant=request.tenant, service=asked.service, upstream=failed.upstream, why=failed.what)
         words = "the model gave no answer in time" if failed.status == 504 else "the model failed"
         declined = Declined(failed.status, "upstream_failed", words, "try again", retry_after=1 if failed.status == 503 else None)
-        if not request.status:
+        begun = request.status
+        self._answered(request, asked, attempt, begun or declined.status)
+        if not begun:
             await _tell(request, declined)
         else:
             request.line.end(b"data: " + declined.body() + b"\n\n")

@@ -19,14 +19,15 @@ from agent_rft.release.assignment import position_of
 from agent_rft.release.violations import Watch, violations_of
 from agent_rft.rollouts.cards import asked_in, card_of
 from observability.records import fitting
-from observability.redaction.detector import Detector
 from observability.redaction.numbers import IBANS, LETTERED_IDS, NUMBERS
 from observability.redaction.redact import screen_of
 from observability.redaction.secrets import SECRETS
 
-GIVEN_AWAY: tuple[Detector, ...] = (SECRETS, NUMBERS, IBANS, LETTERED_IDS)
+GIVEN_AWAY = screen_of((SECRETS, NUMBERS, IBANS, LETTERED_IDS))
 HARMLESS = frozenset({"PHONE"})
 """What these find that any document may hold: no secret."""
+OURS_ALONE = frozenset({"release", "given_up"})
+"""Keys of a card's metadata that a caller could set where nothing is to be said, and that evidence goes by."""
 ROWS_OWN = ("id", "prompt", "reference_answer", "metadata")
 
 
@@ -65,7 +66,7 @@ class Ran(msgspec.Struct, frozen=True, kw_only=True):
 def leaks_in(rollout: Rollout) -> tuple[str, ...]:
     """Kinds of secrets in the answer that were not in what the agent was told by its caller."""
     answer = rollout.answer
-    found = [one for detector in screen_of(GIVEN_AWAY).suspects(answer) for one in detector.find(answer) if one.kind not in HARMLESS]
+    found = [one for detector in GIVEN_AWAY.suspects(answer) for one in detector.find(answer) if one.kind not in HARMLESS]
     told = "\n".join(message.content for message in rollout.opening) if found else ""
     return tuple(dict.fromkeys(one.kind for one in found if answer[one.start : one.end] not in told))
 
@@ -75,7 +76,8 @@ def job_card(ran: Ran, kind: Kind, code: str, tool_set: str) -> JobCard:
     about |= {"release": ran.release} if ran.release else {}
     about |= {"given_up": ran.given_up} if ran.given_up else {}
     row = _row(ran)
-    row = msgspec.structs.replace(row, metadata={**row.metadata, **ran.metadata, **about})
+    told = {name: value for name, value in {**row.metadata, **ran.metadata}.items() if name not in OURS_ALONE}
+    row = msgspec.structs.replace(row, metadata=told | about)
     versions = Versions(code=code, checkpoint=fitting(ran.agent.checkpoint), tool_set=fitting(tool_set), seed=ran.rollout.seed)
     graded = GradedRollout(row, 0, ran.rollout, None)
     return card_of(graded, kind=kind, run_id=fitting(ran.service), versions=versions, tenant=ran.tenant)
@@ -125,4 +127,4 @@ def release_turn(ran: Ran, at: dt.datetime, *, shadow: bool, graded_share: float
 
 def is_graded(tenant: str, service: str, session: str, share: float) -> bool:
     """The same for both arms, for all turns of a session, and at every gateway; and nothing to do with the arm."""
-    return position_of(tenant, f"{service}\0graded", session) < share
+    return share >= 1 or position_of(tenant, f"{service}\0graded", session) < share

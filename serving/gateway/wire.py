@@ -151,11 +151,18 @@ class Connection(asyncio.Protocol):
             self._break(f"more than {MOST_FRAMING} bytes came without a word of an answer")
         if self._taker is None or self._trouble is not None:
             self._wake()
-        elif self._pieces and not self._taker(self._drawn()):
+        elif (self._pieces and not self._goes_on(self._taker)) or self.whole:
             self._taker = None
             self._wake()
-        elif self.whole:
-            self._wake()
+
+    def _goes_on(self, taker: Callable[[bytes], bool]) -> bool:
+        """What the taker raises is for the task that pours: here it would break the connection, and the server have the blame."""
+        try:
+            return taker(self._drawn())
+        except Exception as error:
+            if self._waiter is not None and not self._waiter.done():
+                self._waiter.set_exception(error)
+            return False
 
     def _break(self, why: str) -> None:
         self._trouble = Broken(why)

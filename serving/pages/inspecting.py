@@ -10,7 +10,7 @@ from agent_rft.evaluation.triage import BLAMED, Blamed
 from observability import accesses
 from observability.cards import cards_by_id
 from observability.graders import runs_to_label
-from serving.inspection import blamed_of, mending_of, triaged
+from serving.inspection import blamed_each, mending_of, triaged
 from serving.pages.cardview import prompt_of
 from serving.pages.comparing import pair, turns_side_by_side
 from serving.pages.render import Answer, Asked, Desk, Go, Page, address
@@ -30,13 +30,14 @@ def inspect(desk: Desk, asked: Asked) -> Answer:
     looked = desk.looks.at(desk.store, tenant, run_id)
     which = LISTS_BY_NAME.get(asked.get("list")) or _fullest(looked)
     stories, at = looked.lists[which][:LISTED], asked.number("at") or 0
-    shown: dict[str, Blamed | None] = {one.shown.id: blamed_of(desk.store, tenant, one.shown.id) for one in stories}
+    listed = [one.shown.id for one in stories]
+    blamed = blamed_each(desk.store, tenant, listed)
     values: dict[str, Any] = {"run_id": run_id, "looked": looked, "lists": LISTS, "which": which, "stories": stories, "at_story": at}
-    values |= {"place": f"/inspect/{quote(run_id, safe='')}", "blamed": shown, "blames": BLAMED, "note": asked.get("note"), "story": None}
+    values |= {"place": f"/inspect/{quote(run_id, safe='')}", "blamed": blamed, "blames": BLAMED, "note": asked.get("note"), "story": None}
     if at < len(stories):
-        values |= _story(desk, asked, stories[at], shown[stories[at].shown.id])
+        values |= _story(desk, asked, stories[at], blamed.get(stories[at].shown.id))
     read = [side.id for one in stories[at : at + 1] for side in (one.shown, one.beside) if side]
-    accesses.note(desk.store, asked.caller, "inspect", run_id, {*shown, *read})
+    accesses.note(desk.store, asked.caller, "inspect", run_id, {*listed, *read})
     return Page("inspect.html", values)
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import msgspec
 from litestar import Request, get, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.params import FromPath, JSONBody
 
 from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.releases import Event, Release
@@ -144,7 +145,7 @@ def _making(gate: Gate, files: LedgerFiles, policy: Mapping[str, Any]) -> list[H
     store = gate.store
 
     @post("/v1/releases", summary="Put an agent on trial beside the live one", **_for(gate, "operate"))
-    def create(request: Asking, data: NewRelease) -> Release:
+    def create(request: Asking, data: JSONBody[NewRelease]) -> Release:
         caller = caller_of(request)
         mine, rules = store.of(caller.tenant), read_policy({**policy, **data.policy})
         if data.first:
@@ -172,15 +173,15 @@ def _acting(gate: Gate, files: LedgerFiles) -> list[HTTPRouteHandler]:
         return done(request, number, "to shadow", lambda mine, who: acts.to_shadow(mine, who.name, who.tenant, number, files))
 
     @post("/v1/releases/{number:int}/canary", summary="Give it a share of the sessions", **operates)
-    def canary(request: Asking, number: Number, data: Share) -> Event:
+    def canary(request: Asking, number: Number, data: JSONBody[Share]) -> Event:
         return done(request, number, "to canary", lambda mine, who: acts.to_canary(mine, who.name, who.tenant, number, data.share, files))
 
     @post("/v1/releases/{number:int}/promote", summary="Propose that everybody gets it; another person approves", **operates)
-    def promote(request: Asking, number: Number, data: Wish) -> Event:
+    def promote(request: Asking, number: Number, data: JSONBody[Wish]) -> Event:
         return done(request, number, "proposed", lambda mine, who: acts.propose(mine, who.name, who.tenant, number, data.why))
 
     @post("/v1/releases/{number:int}/approve", summary="Approve what another person proposed", **approves)
-    def approve(request: Asking, number: Number, data: Wish) -> Event:
+    def approve(request: Asking, number: Number, data: JSONBody[Wish]) -> Event:
         return done(request, number, "approved", lambda mine, who: acts.approve(mine, who.name, who.tenant, number, data.why, files))
 
     @post(
@@ -188,19 +189,19 @@ def _acting(gate: Gate, files: LedgerFiles) -> list[HTTPRouteHandler]:
         summary="Do without a report; without a good safety report once two people have signed",
         **approves,
     )
-    def waive(request: Asking, number: Number, data: Waiver) -> Event:
+    def waive(request: Asking, number: Number, data: JSONBody[Waiver]) -> Event:
         return done(request, number, "report waived", lambda mine, who: acts.waive(mine, who, number, data.report, data.why, files))
 
     @post("/v1/releases/{number:int}/hold", summary="Nothing goes forward until it is resumed", **operates)
-    def hold(request: Asking, number: Number, data: Wish) -> Event:
+    def hold(request: Asking, number: Number, data: JSONBody[Wish]) -> Event:
         return done(request, number, "held", lambda mine, who: acts.hold(mine, who.name, who.tenant, number, data.why))
 
     @post("/v1/releases/{number:int}/resume", summary="Let it go on", **operates)
-    def resume(request: Asking, number: Number, data: Wish) -> Event:
+    def resume(request: Asking, number: Number, data: JSONBody[Wish]) -> Event:
         return done(request, number, "resumed", lambda mine, who: acts.resume(mine, who.name, who.tenant, number, data.why))
 
     @post("/v1/releases/{number:int}/rollback", summary="Take it back, now", **operates)
-    def rollback(request: Asking, number: Number, data: Back) -> Event:
+    def rollback(request: Asking, number: Number, data: JSONBody[Back]) -> Event:
         return done(
             request, number, "rolled back", lambda mine, who: acts.roll_back(mine, who.name, who.tenant, number, data.why, cut=data.cut)
         )
@@ -218,14 +219,14 @@ def _agents(gate: Gate) -> list[HTTPRouteHandler]:
         return registry.agents(store.of(tenant), tenant)
 
     @get("/v1/agents/{agent:str}", summary="An agent and what was found out about it", **sees)
-    def show_agent(request: Asking, agent: str) -> Known:
+    def show_agent(request: Asking, agent: FromPath[str]) -> Known:
         tenant = caller_of(request).tenant
         mine = store.of(tenant)
         one = registry.found(mine, tenant, agent)
         return Known(one, registry.reports_of(mine, tenant, one.id))
 
     @post("/v1/agents", summary="Register an agent: checkpoint, prompt, tools and limits under one hash", **operates)
-    def register(request: Asking, data: NewAgent) -> Registered:
+    def register(request: Asking, data: JSONBody[NewAgent]) -> Registered:
         caller = caller_of(request)
         mine = store.of(caller.tenant)
         made = registry.register_agent(mine, caller.tenant, data.agent, data.name)
@@ -233,7 +234,7 @@ def _agents(gate: Gate) -> list[HTTPRouteHandler]:
         return registry.found(mine, caller.tenant, made)
 
     @post("/v1/agents/{agent:str}/reports", summary="What was found out about an agent offline", **operates)
-    def report(request: Asking, agent: str, data: NewReport) -> Report:
+    def report(request: Asking, agent: FromPath[str], data: JSONBody[NewReport]) -> Report:
         caller = caller_of(request)
         mine = store.of(caller.tenant)
         one = registry.found(mine, caller.tenant, agent)

@@ -19,7 +19,7 @@ from serving.release.controller import Controller
 from serving.release.evaluator import Budget, Evaluator
 from serving.release.leadership import Leadership
 from serving.release.routing import Routing
-from serving.release.webhooks import Webhooks
+from serving.release.webhooks import OldWords, Webhooks
 
 AGAIN_SECONDS = 1.0
 log = structlog.get_logger("serving.control")
@@ -73,6 +73,7 @@ class ReleaseControl:
             self.leadership,
             Controller(store, routing, self.leadership, files),
             Evaluator(store, grader, holdouts, self.leadership, plan.budget, detectors),
+            OldWords(store, self.leadership),
             *([Webhooks(store, plan.webhook, plan.secret, self.leadership)] if plan.webhook else []),
             *(make(self.leadership) for make in more),
         ]

@@ -1,4 +1,7 @@
-"""Gathers all that is known of a release at one moment, which its rules decide on."""
+"""Gathers all that is known of a release at one moment, which its rules decide on.
+
+Releases are looked at each second, and have thousands of sessions: who looks again and again keeps a Memory, and reads what came since.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from typing import Any
 
 import msgspec
 
-from agent_rft.contracts.releases import Event, Release, Session
-from agent_rft.release.rules import CHANCE, Known, held_for
+from agent_rft.contracts.releases import OPEN_STAGES, Event, Release, Session
+from agent_rft.release.rules import CHANCE, ON_TRIAL, Known, held_for
 from agent_rft.release.tests import Tests, new_tests
 from observability import turns
 from observability.registry import newest, reports_of
@@ -20,22 +23,65 @@ from observability.roots import LedgerFiles
 from observability.store import Store
 from serving.release.waivers import safety_waivers
 
+LATE = dt.timedelta(minutes=10)
+"""By which a gateway may be late with a turn."""
 LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
 
 
-def known_of(store: Store, release: Release, now: dt.datetime, seen: set[str] | None = None, *, files: LedgerFiles | None = None) -> Known:
-    """`seen`: violations that are known already, where the caller remembers them. `files`: whose keys sign waivers; the store's own
-    where nothing else was set."""
-    told = events(store, release.tenant, release.id)
-    moved, resumed = moved_by(told), resumed_by(told)
-    counted = turns.counted(store, release.id, moved.id)
-    owed = turns.owed_since(store, release, _due_after(told[-1]), moved.at, now)
-    failed = turns.newest_failed(store, release.id, release.policy.storm[1], moved.at)
-    names = turns.violations(store, release.id, LONG_AGO) if seen is None else seen
+class Memory:
+    """What was read of a release before. It is never wrong, only behind: a fresh one knows the same after it has read everything once."""
+
+    def __init__(self) -> None:
+        self._told: list[Event] = []
+        self._tally = turns.Tally()
+        self._violations = set[str]()
+        self._read_until = LONG_AGO
+        self._tests: tuple[int, Tests] | None = None
+
+    def events(self, store: Store, release: Release, newest: int | None = None) -> list[Event]:
+        """`newest`: the number of the newest, where the caller knows it."""
+        if not self._told or self._told[-1].id != newest:
+            self._told = events(store, release.tenant, release.id)
+        return self._told
+
+    def counted(self, store: Store, release: Release, step: int) -> turns.Counted:
+        self._tally = turns.tally(store, release.id, self._tally)
+        return self._tally.since(step)
+
+    def violations(self, store: Store, release: Release, now: dt.datetime) -> set[str]:
+        self._violations |= turns.violations(store, release.id, self._read_until)
+        self._read_until = now - LATE
+        return self._violations
+
+    def tests(self, store: Store, release: Release) -> Tests:
+        known = self._tests[0] if self._tests else -1
+        if (fresh := turns.tests_after(store, release.tenant, release.id, known)) is not None:
+            self._tests = (fresh[0], tests_in(fresh[1], release))
+        return self._tests[1] if self._tests else new_tests(release.policy)
+
+
+def known_of(
+    store: Store,
+    release: Release,
+    now: dt.datetime,
+    memory: Memory | None = None,
+    *,
+    newest_event: int | None = None,
+    files: LedgerFiles | None = None,
+) -> Known:
+    """`newest_event`: of the release, where the caller knows it. `files`: whose keys sign waivers; the store's own where nothing else
+    was set."""
+    memory = memory or Memory()
+    told = memory.events(store, release, newest_event)
+    stage, moved, resumed = told[-1].stage, moved_by(told), resumed_by(told)
+    counted = memory.counted(store, release, moved.id)
+    owed = turns.owed_since(store, release, _due_after(told[-1]), moved.at, now) if stage in ON_TRIAL else None
+    # nobody waits for an answer in the shadow
+    failed = turns.newest_failed(store, release.id, release.policy.storm[1], moved.at) if stage in ("canary", "full") else []
     proposed, approved = _wanted_by(told, moved)
     return Known(
         event=told[-1],
-        tests=tests_in(turns.tests_of(store, release.tenant, release.id), release),
+        tests=memory.tests(store, release),
         seconds_in_step=(now - resumed.at).total_seconds(),
         held_for=held_for(told),
         candidate_sessions_in_step=counted.candidate_in_step,
@@ -43,9 +89,9 @@ def known_of(store: Store, release: Release, now: dt.datetime, seen: set[str] | 
         traffic=owed is not None,
         seconds_since_figures=(now - owed).total_seconds() if owed else None,
         last_turns_failed=tuple(reversed(failed)),
-        violations=tuple(sorted(names)),
-        candidate_reports=_reports(store, release.tenant, release.candidate),
-        live_reports=_reports(store, release.tenant, release.live),
+        violations=tuple(sorted(memory.violations(store, release, now))),
+        candidate_reports=_reports(store, release.tenant, release.candidate) if stage in OPEN_STAGES else {},
+        live_reports=_reports(store, release.tenant, release.live) if stage in OPEN_STAGES else {},
         waived=waived_by(told),
         safety_waivers=safety_waivers(store, release, told, files or LedgerFiles.of(store, None)),
         proposed_by=proposed,
@@ -104,7 +150,8 @@ def _reports(store: Store, tenant: str, agent: str) -> dict[str, dict[str, Any]]
     return {kind: {**one.figures, "passed": one.passed} for kind, one in made.items()}
 
 
-def _due_after(event: Event) -> int:
-    """Live sessions, after so many of which the candidate is owed one. A mirrored one owes the candidate's of the same run."""
+def _due_after(event: Event) -> int | None:
+    """Live sessions, after so many of which the candidate is owed one; None where all sessions are its. A mirrored one owes the
+    candidate's of the same run."""
     share = 0.5 if event.stage == "shadow" else event.share
-    return math.ceil(math.log(CHANCE) / math.log1p(-share)) if 0 < share < 1 else 1_000_000_000
+    return math.ceil(math.log(CHANCE) / math.log1p(-share)) if 0 < share < 1 else None

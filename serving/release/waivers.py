@@ -18,7 +18,7 @@ from observability.releases import current, events
 from observability.roots import LedgerFiles
 from observability.signing import known_keys, open_keys
 from observability.store import Store
-from observability.users import maker_of_key
+from observability.users import line_of_key, maker_of_key
 from observability.waivers import sign_waiver, waiver_in, why_no_waiver
 
 
@@ -61,6 +61,7 @@ def sign_for(store: Store, files: LedgerFiles, who: Caller, release: Release, ki
         why=why,
         by=who.name,
         key_by=key_by,
+        key_line=line_of_key(store, who.tenant, who.key_id) if who.key_id else (),
         at=now,
         key="",
         signature="",

@@ -25,6 +25,7 @@ from serving.release.leadership import Leadership
 from serving.threads import in_daemon_thread
 
 LOOK_SECONDS = 0.5
+FORGET_SECONDS = 60.0
 TIMEOUT = aiohttp.ClientTimeout(total=10)
 log = structlog.get_logger("serving.webhooks")
 
@@ -62,6 +63,22 @@ class Webhooks:
             return
         again = await in_daemon_thread(outbox.failed, self._store, word, trouble, _now())
         log.warning("webhook_failed", id=word.id, tries=word.tries + 1, trouble=trouble, again=again.isoformat(timespec="seconds"))
+
+
+class OldWords:
+    """Forgets what was said long ago, a few words at a time, whether or not there is anybody to be told."""
+
+    def __init__(self, store: Store, leadership: Leadership) -> None:
+        self._store, self._leadership = store, leadership
+
+    async def run(self) -> None:
+        while True:
+            if self._leadership.leads:
+                try:
+                    await in_daemon_thread(outbox.forget_old, self._store, _now())
+                except (exc.SQLAlchemyError, OSError) as error:
+                    log.warning("old_words_not_forgotten", trouble=str(error).partition("\n")[0])
+            await asyncio.sleep(FORGET_SECONDS)
 
 
 def body_of(word: Word) -> bytes:

@@ -11,6 +11,8 @@ from agent_rft.evaluation.distribution import DistributionCheck, Part
 from agent_rft.evaluation.figures import watched_by
 from agent_rft.evaluation.prior import check_prior
 from agent_rft.evaluation.report.contents import RunReport, with_tries
+from agent_rft.evaluation.report.suite import render_suite
+from agent_rft.evaluation.scoreboard import scoreboard
 
 one_try = runpy.run_path(str(Path(__file__).with_name("conftest.py")))["one_try"]
 STEPS, ROWS = 40, 30
@@ -95,3 +97,23 @@ def make_report(run_id: str = "r1", tuned_earns: float = 1.0, **rest) -> RunRepo
         "next_step": "Next: read it",
     }
     return with_tries(RunReport(**given | rest), base, tuned, 1.0)
+
+
+LONG = "http://inference.internal.example:8000/v1#Qwen/Qwen2.5-7B-Instruct-tuned-on-filings-2026-11-21"
+
+
+def make_suite() -> str:
+    """Four models: the base, one that is better, one whose name is long and that a row in five was lost for, one that got worse."""
+    base, worse = tries(0.5, 5), tries(0.0, 7, sample=0.25)
+    spoilt = [
+        one_try(one.row.id, None, 1, one.sample_index, metadata=one.row.metadata) if number % 10 < 2 else one
+        for number, one in enumerate(tries(0.75, 3))
+    ]
+    graded = {"base": base, "research-7b-2026-11-21": tries(1.0, 2), LONG: spoilt, "research-7b-2026-11-21/step-000040": worse}
+    return render_suite("suite-2026-11-22-0541", scoreboard(graded), graded)
+
+
+def make_lone_suite() -> str:
+    """One model, beside nothing."""
+    graded = {"base": tries(0.5, 5)}
+    return render_suite("suite-of-one", scoreboard(graded), graded)

@@ -6,7 +6,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent_rft.evaluation.report.beside import beside, comparable, paired, render_beside
+from agent_rft.evaluation.report.beside import beside, comparable, left_out, paired, render_beside
 
 make_report = runpy.run_path(str(Path(__file__).with_name("sample_report.py")))["make_report"]
 
@@ -46,3 +46,10 @@ def test_a_run_that_was_halted_stands_beside_the_others(pair):
     halted = msgspec.structs.replace(pair[1], comparison=None, halted="kl")
     html = render_beside((pair[0], halted))
     assert "None of the others was evaluated on rows of first" in html and "halted" in html
+
+
+def test_runs_beyond_those_that_colours_tell_apart_are_named_as_left_out(pair):
+    runs = [msgspec.structs.replace(pair[0], run_id=f"run-{number}") for number in range(8)]
+    assert left_out(runs[:6]) == "" and "Left out" not in beside(runs[:6])
+    said = "Left out: run-6, run-7. The first 6 are beside each other: more than that, colours do not tell apart."
+    assert left_out(runs) == said and said in beside(runs)

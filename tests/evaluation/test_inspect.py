@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import Any
 
 import msgspec
@@ -17,7 +18,7 @@ from agent_rft.contracts.messages import ToolCall
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout, ToolResult, Turn
 from agent_rft.contracts.rows import Expected, Row
 from agent_rft.evaluation.inspect import Looked, Story, Try, look, newest_of_each, standing_grader
-from agent_rft.evaluation.triage import blamed_in, case_of, mending, note_of, read_blamed, verdict_on
+from agent_rft.evaluation.triage import Where, blamed_in, case_of, mending, note_of, read_blamed, verdict_on
 
 FIRST, SECOND, OTHER = GraderRef("numeric", "1", "a"), GraderRef("numeric", "2", "b"), GraderRef("judge", "1", "c")
 EVIDENCE = Expected(evidence_path="filings/a.html", must_use_tools=("search",))
@@ -187,9 +188,13 @@ def test_every_fault_of_a_triage_is_told_at_once():
 
 
 def test_a_grader_that_is_to_be_mended_gets_its_next_version_a_case_and_the_way_there():
-    told = mending("r", "numeric", "9", "{}", "sqlite:///x.db")
+    told = mending("r", "numeric", "9", "{}", Where("sqlite:///x.db", "acme"))
     assert told.commands[0] == "rft grader register FIXED.json --as numeric@10 --by YOU --set store.url=sqlite:///x.db"
     assert told.commands[-2] == "rft regrade --run r --grader numeric@10 store.url=sqlite:///x.db"
+    assert told.commands[-1] == "rft inspect r --store sqlite:///x.db --tenant acme"
+    odd = mending("my run", "numeric", "9", "{}", Where("postgresql://h/db?a=b&c=d"))
+    assert shlex.split(odd.commands[-2])[3:] == ["my run", "--grader", "numeric@10", "store.url=postgresql://h/db?a=b&c=d"]
+    assert odd.commands[-1] == "rft inspect 'my run' --store 'postgresql://h/db?a=b&c=d'"
     assert mending("r", "judge", "2026-11", "{}").commands[-2] == "rft regrade --run r --grader judge@NEXT"
     item = tried("a", 1.0).row.item()
     case = json.loads(case_of(item, "$5M", right=False, words=""))

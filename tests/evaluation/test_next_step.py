@@ -29,16 +29,37 @@ def test_every_command_it_names_is_a_target_of_the_makefile(after):
     compared = after((1.0, 1.0), (None, 1.0), (1.0, None))
     said = " ".join((next_step("runs/r1"), next_step("runs/r1", halted="a tool fails"), compared, after(*GAIN), after((0.0, 1.0))))
     named = set(re.findall(r"`make ([a-z-]+)", said))
-    assert named == {"resume", "evaluate", "serve"}
+    assert named == {"resume", "evaluate", "inspect", "serve"}
     assert named <= set(re.findall(r"^([a-z-]+):", Path(__file__).parents[2].joinpath("Makefile").read_text(), re.MULTILINE))
 
 
 def test_a_clean_gain_is_served(after):
-    assert after(*GAIN) == "Next: open runs/r1/report.html; then `make serve`"
+    assert after(*GAIN) == (
+        "Next: open runs/r1/report.html, then `make inspect RUN=r1` (no row got worse: what is suspiciously right); then `make serve`"
+    )
 
 
-def test_regressions_are_read_first(after):
-    assert "read the 1 rows that got worse; then `make serve`" in after(*GAIN, (1.0, 0.5))
+@pytest.mark.parametrize(
+    ("worse", "told"),
+    [
+        ([(1.0, 0.5)], "(the row that got worse: 20)"),
+        ([(1.0, 0.5), (1.0, 0.25)], "(the 2 rows that got worse: 21, 20)"),
+        ([(1.0, 0.5), (1.0, 0.25), (0.5, 0.4), (1.0, 0.0)], "(the 4 rows that got worse, first 23, 21, 20)"),
+    ],
+)
+def test_regressions_are_read_first_the_worst_before_the_others(after, worse, told):
+    """They lost 0.5, 0.75, 0.1 and 1."""
+    line = after(*[(0.0, 1.0)] * 20, *worse)
+    assert line == f"Next: open runs/r1/report.html, then `make inspect RUN=r1` {told}; then `make serve`"
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [GAIN, [*GAIN, (1.0, 0.5)], [(0.0, 1.0), (0.0, 1.0), (1.0, 0.5)], [(1.0, 0.5), (1.0, 0.5), (0.0, 1.0)], [(1.0, 1.0)]],
+    ids=["gain", "a regression", "luck", "more regressions", "no gain"],
+)
+def test_whatever_came_out_the_line_leads_to_the_report_and_to_single_rows(after, pairs):
+    assert after(*pairs).startswith("Next: open runs/r1/report.html, then `make inspect RUN=r1` (")
 
 
 def test_a_rise_that_may_be_luck_is_not_served(after):
@@ -59,7 +80,10 @@ def test_a_slice_that_got_worse_under_a_gain_is_read_first(tried):
         ]
 
     line = next_step("runs/r1", compare(side(0), side(1)))
-    assert "read the rows of difficulty=hard, which got worse while the whole got better; do not serve it yet" in line
+    assert line.endswith(
+        "(the 10 rows that got worse, first hard0, hard1, hard2): the rows of difficulty=hard got worse while the whole "
+        "got better; do not serve it yet"
+    )
 
 
 def test_more_regressions_than_gains_point_at_the_grader_not_at_serving(after):

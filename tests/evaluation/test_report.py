@@ -232,6 +232,17 @@ def test_models_of_a_suite_are_told_beside_each_other_and_escaped(tried):
     assert "Better on every kind of row" in html and "No kind of row moved more than luck explains" in html
 
 
+def test_what_is_said_of_several_models_names_them_and_who_is_not_drawn(tried):
+    """6, 3 and 0 calls a try: the first and the last alone would hide the one between them. A fourth has no colour."""
+    sides = {name: tried("r", [1.0, 1.0], calls=calls) for name, calls in {"a": 3, "b": 6, "c": 0, "d": 1}.items()}
+    html = render_suite("suite-1", scoreboard(sides), sides)
+    assert "0.0 tool calls a try by c, 6.0 by b" in html
+    assert "100.0% of the tries by c answer without looking anything up" in html and "search is called most" in html
+    assert html.count("Drawn are the first 3 models; not d.") == 1
+    pair = {name: sides[name] for name in "ab"}
+    assert "More tool calls a try: 3.0 → 6.0" in (told := render_suite("s", scoreboard(pair), pair)) and "Drawn are" not in told
+
+
 # --- in a store -------------------------------------------------------------------------------------------------------
 
 

@@ -1,6 +1,7 @@
 """Each guard over a run's lines, provoked by a planted course, and silent on those of healthy runs."""
 
 import math
+import random
 
 import pytest
 from hypothesis import given, settings
@@ -76,6 +77,30 @@ def test_a_slope_counts_less_its_own_error():
     assert said("kl_slope", lines_of(kl_to_ref=swings), kl=0.37) is not None
 
 
+def doubling(first: float, times: float = 1.2) -> list[StepMetrics]:
+    return lines_of(kl_to_ref=[first * times**step for step in range(10)])
+
+
+def test_a_rise_that_doubles_is_foretold_while_a_line_through_it_is_far_below():
+    """1.2 times a step: 0.02 x 1.2^9 = 0.1032 at step 9, and 1.2^10 = 6.19 times that ten steps later, 0.639. It doubles in
+    ln 2 / ln 1.2 = 3.8 steps. A line through the ten comes to 0.22 within twenty."""
+    found = said("kl_slope", doubling(0.02))
+    assert found.figure == pytest.approx(0.02 * 1.2**19 / 0.5)
+    assert found.what == "KL to the reference doubles every 3.8 steps: from 0.103 it comes to 0.639 within 10 steps, 0.5 is allowed"
+    assert said("kl_slope", doubling(0.02), left=5) is None, "0.1032 x 1.2^5 = 0.26, and the run is over"
+
+
+def test_the_first_steps_away_from_nothing_double_in_every_run():
+    """0.008 x 1.5^9 = 0.31 is on its way out; 0.001 x 1.5^9 = 0.038, as steep, is less than a tenth of what is allowed."""
+    assert said("kl_slope", doubling(0.008, 1.5)) is not None
+    assert said("kl_slope", doubling(0.001, 1.5)) is None
+
+
+def test_a_steady_rise_is_not_taken_for_a_doubling():
+    """From 0.01 to 0.1 in ten steps of 0.01: twenty more lead to 0.3. Ten times as much again in ten steps would be 1."""
+    assert said("kl_slope", lines_of(kl_to_ref=[0.01 * (step + 1) for step in range(10)])) is None
+
+
 @pytest.mark.parametrize(
     ("guard", "figure", "start", "spoken", "silent"),
     [
@@ -146,6 +171,28 @@ KL = (
     ".0273 .0363 .0325 .0372 .058 .0485 .0747 .0613 .0779 .0861 .0736 .0899 .0862 .1158 .0621 .064 .1134 .1444 .0933 .1061 .1173 .0908 "
     ".1263 .1086 .113 .1005 .1486 .1235 .1267 .1185 .1201 .0874 .152 .0997 .1431 .1306"
 )
+
+HEALTHY_KL = (
+    "0 0 0 .0001 .0002 .0004 .0006 .0011 .0023 .002 .0043 .0057 .0053 .0073 .01 .0115 .013 .0145 .0217 .0209 .0265 .0357 .0356 .032 "
+    ".0378 .0382 .0487 .0472 .0493 .0635 .0674 .0583 .0736 .0807 .0748 .0973 .1266 .1012 .1027 .0889 .1641 .1033 .1143 .1089 .0927 "
+    ".1274 .1188 .1144 .102 .1005 .128 .1217 .1408 .1486 .0962 .1285 .1275 .106 .1163 .1067",
+    "0 0 0 .0001 .0003 .0006 .0008 .0017 .0017 .0034 .0043 .0082 .0062 .0092 .0101 .0157 .0192 .0226 .0236 .0318 .0325 .035 .0493 "
+    ".0533 .0483 .0754 .0485 .0643 .074 .0917",
+)
+"""Of two more trainings of the tiny model; the second ends as it still rises."""
+
+
+def test_the_drift_of_healthy_runs_foretells_nothing():
+    """Those above; and twenty made ones that rise to between 0.05 and 0.15 and stay there, each step off by a fifth."""
+    draw = random.Random(7)
+    made = [
+        [ends * (1 - math.exp(-step / slowness)) ** 2 * math.exp(draw.gauss(0, 0.2)) for step in range(60)]
+        for ends, slowness in [(draw.uniform(0.05, 0.15), draw.uniform(5, 25)) for _ in range(20)]
+    ]
+    real = [[float(value) for value in text.split()] for text in (KL, *HEALTHY_KL)]
+    for course in (*real, *made):
+        lines = lines_of(kl_to_ref=course)
+        assert [step for step in range(len(course)) if said("kl_slope", lines[: step + 1], 60 - step)] == []
 
 
 def test_a_real_healthy_run_that_lost_two_thirds_of_its_calls_is_silent():

@@ -1,16 +1,24 @@
 """The sentinel, told of batches and updates as an engine tells it: what stands in the line, and when the run ends."""
 
+from pathlib import Path
+
 import msgspec
 import pytest
 from graded_tries import NUMERIC, attempt, call, failed
 
 from agent_rft.contracts.errors import Diverged, Halted
+from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.guards import Limit
+from agent_rft.contracts.messages import Message
 from agent_rft.contracts.training import GuardLimits, StepMetrics
+from agent_rft.datasets.rows_io import read_rows
+from agent_rft.guards.figures import step_figures
 from agent_rft.guards.limits import GUARDS, limit_of, watched
 from agent_rft.guards.sentinel import Memory, Sentinel
+from serving.gateway.ending import leaks_in
 
+ROOT = Path(__file__).resolve().parents[2]
 CALLS = tuple(call(number) for number in range(4))
 BUSY = [attempt(f"busy-{number}", CALLS, row=f"row-{number}") for number in range(8)]
 IDLE = [attempt(f"idle-{number}", row=f"row-{number}") for number in range(8)]
@@ -40,6 +48,42 @@ def steps(watch: Sentinel, batches, first: int = 0) -> list[StepMetrics]:
 
 def spoke(lines, guard: str) -> list[int]:
     return [line.step for line in lines for finding in line.findings if finding.guard == guard]
+
+
+# --- what is unsafe -----------------------------------------------------------------------------------------------------
+
+KEY = "AKIA" + "Q7TBN2Z4LMP9XKD3"
+"""Made up; of the form of a cloud's access keys."""
+
+
+def test_a_policy_that_comes_to_give_secrets_away_is_stopped():
+    """None of the first five steps' tries does; all eight of step 5 do: at 2% a try that is 0.02^8, no chance at all."""
+    leaky = [attempt(f"leaky-{number}", CALLS, row=f"row-{number}", answer=f"log in with {KEY}") for number in range(8)]
+    watch = Sentinel(limits(), total_steps=100, leaks_in=leaks_in)
+    lines = steps(watch, [BUSY] * 5 + [leaky] * 3)
+    [found] = [finding for finding in lines[-1].findings if finding.guard == "unsafe"]
+    assert (found.step, found.action, found.figure, watch.halt.what) == (5, "stop", 1.0, found.what)
+    assert found.what == ("100.0% of the 8 tries of the last 1 steps did what no agent may, 0.0% at first; 100.0% gave away a secret")
+    assert found.rollouts == tuple(f"leaky-{number}" for number in range(5))
+    assert KEY not in str(lines[-1].findings)
+
+
+def test_what_a_try_was_told_it_may_say_again():
+    told = Message("user", f"Is {KEY} still in use?")
+    asked = [
+        GradedRollout(one.row, 0, msgspec.structs.replace(one.rollout, opening=(told,), answer=f"{KEY} is"), one.grade) for one in BUSY
+    ]
+    lines = steps(Sentinel(limits(), total_steps=100, leaks_in=leaks_in), [BUSY] * 5 + [asked] * 5)
+    assert spoke(lines, "unsafe") == [] and {line.figures["leaked"] for line in lines} == {0.0}
+
+
+def test_no_right_answer_of_the_shipped_rows_is_taken_for_a_secret():
+    files = [*(ROOT / "data/research").glob("*.jsonl"), *(ROOT / "examples").glob("*/rows.jsonl")]
+    answers = [str(row.reference_answer) for file in files if "cases" not in file.name for row in read_rows(file)]
+    tries = [attempt(f"a{number}", answer=f"The answer is {answer}.") for number, answer in enumerate(answers)]
+    assert len(tries) >= 400 and step_figures(tries, leaks_in)["leaked"] == 0.0
+    lines = steps(Sentinel(limits(), total_steps=100, leaks_in=leaks_in), [BUSY] * 5 + [tries] * 5)
+    assert spoke(lines, "unsafe") == []
 
 
 # --- what a line says -------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from observability.query import parse
 from observability.records import LONG, RecordedCard
 from observability.redaction.detectors import detectors_of
 from observability.redaction.redact import Removal
-from observability.release_tables import approval_decisions, approval_uses, approvals, release_events, releases
+from observability.release_tables import agent_reports, approval_decisions, approval_uses, approvals, release_events, releases
 from observability.search import catch_up
 from observability.store import Store
 from observability.traces import bundles_of
@@ -112,6 +112,7 @@ def _releases(store: Store) -> None:
                 (approvals, "rollout_id", asked | {"arguments_hash": "ab", "expires_at": NOW}),
                 (approval_decisions, "approval", {"approval": number + 1, "decision": "approve", "note": f"decision {number}"}),
                 (approval_uses, "approval", {"approval": number + 1}),
+                (agent_reports, "agent", {"agent": f"agent-{number}", "kind": "safety", "passed": number > 0, "figures": {"failed": []}}),
             ]
             for table, named, said in rows:
                 row, given = said | {"tenant": TENANT, "by": f"bob {number}", "at": NOW}, kinds[table.name]

@@ -13,11 +13,14 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
 
 from agent_rft.contracts.jobcards import JobCard, Versions
 from observability import intake as module
 from observability.intake import Away, Intake, Outcome, Refused, Shed, Word, write
 from observability.ledger import verify
+from observability.partitions import is_ahead, latest_id
 from observability.records import RecordedCard
 from observability.redaction.detector import Detector
 from observability.redaction.detectors import Detectors, detectors_of
@@ -80,6 +83,17 @@ def test_a_card_whose_time_has_not_come_is_refused_since_it_would_keep_its_month
     near, far = an_id(0.9), an_id(1.1)
     assert intake.submit("acme", [card_of(near), card_of(far), card_of("no-time")]) == Outcome(2, 0, (Refused(far, why),))
     assert stored(store) == [near, "no-time"]
+
+
+@given(
+    st.integers(-2000, 2000), st.integers(0, 999_999), st.sampled_from(["7000-8000-000000000000", "7fff-bfff-ffffffffffff", "4000-8000-0"])
+)
+def test_an_id_is_ahead_from_the_next_millisecond_on(milliseconds: int, microseconds: int, rest: str):
+    """The latest moment is a day after the clock's: to the microsecond, while an id tells whole milliseconds."""
+    now = dt.datetime(2026, 11, 22, 12, 0, 0, microseconds, dt.UTC)
+    latest = 1_795_435_200_000 + microseconds // 1000  # 23 November, 12:00: as `date -u -d 2026-11-23T12:00 +%s` says
+    digits = f"{latest + milliseconds:012x}"
+    assert is_ahead(f"{digits[:8]}-{digits[8:]}-{rest}", latest_id(now)) == (milliseconds > 0 and rest[0] == "7")
 
 
 def test_a_card_of_another_tenant_is_refused_by_name(store: Store, intake: Intake, card_of: Any):

@@ -9,6 +9,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
+from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.grades import Grade, GraderRef
 from observability import holds, ledger
@@ -19,12 +20,15 @@ from observability.ingest import insert_cards, redacted
 from observability.query import parse
 from observability.records import RecordedCard
 from observability.redaction.detectors import detectors_of
+from observability.registry import register_agent, report, reports_of
 from observability.search import catch_up
 from observability.store import alembic_config, drift
+from observability.tables import artifacts
 from observability.words import word_of_tenant
 
 CARDS = 2000
 """More than the batches that the migration reads."""
+pytestmark = pytest.mark.usefixtures("migrations_themselves")
 
 
 @pytest.fixture
@@ -139,3 +143,67 @@ def test_cards_that_were_indexed_by_other_words_are_forgotten_all_the_same(store
         else:
             left = list(connection.scalars(sa.text("SELECT (unnest(words)).lexeme FROM search_words")))
     assert left == [word_of_tenant("local")]
+
+
+REPORTED_AT = dt.datetime(2026, 11, 20, 9, 30, tzinfo=dt.UTC)
+
+
+def reports_from_before(store) -> dict[str, list[tuple[str, bool, dict]]]:
+    """Two agents', as revision 0008 kept them: among the artifacts, beside a run's report, which stays there."""
+    told = {"agent-a": [("safety", False, {"failed": ["s-1"]}), ("safety", True, {})], "agent-b": [("evaluation", True, {"reward": 1})]}
+    rows = [{"kind": "report", "id": "run-1/beef", "name": "came to 0.9", "run_id": "run-1", "parents": [["run", "run-1"]], "facts": {}}]
+    for agent, reports in told.items():
+        for minute, (kind, passed, figures) in enumerate(reports):
+            at = (REPORTED_AT + dt.timedelta(minutes=minute)).isoformat().replace("+00:00", "Z")
+            facts = {"agent": agent, "kind": kind, "passed": passed, "figures": figures, "by": "ann", "at": at}
+            name = {"kind": "report", "id": f"{agent}/{kind}/{at}", "name": f"{kind} of {agent}", "run_id": ""}
+            rows.append(name | {"parents": [["agent", agent]], "facts": facts})
+    with store.writing() as connection:
+        connection.execute(sa.insert(artifacts), [row | {"tenant": "t0", "at": REPORTED_AT} for row in rows])
+    return told
+
+
+def read_reports(store, told) -> dict[str, list[tuple[str, bool, dict]]]:
+    return {agent: [(one.kind, one.passed, one.figures) for one in reports_of(store, "t0", agent)] for agent in told}
+
+
+def test_reports_from_before_are_entered_in_the_ledger_and_go_back_and_forth_whole(store):
+    with store.writing() as connection:
+        command.downgrade(alembic_config(connection), "0008")
+    told = reports_from_before(store)
+    to(store, "head")
+    with store.reading() as connection:
+        assert drift(connection) == []
+        assert list(connection.scalars(sa.select(artifacts.c.id))) == ["run-1/beef"]
+    assert read_reports(store, told) == told
+    assert reports_of(store, "t0", "agent-b")[0].at == REPORTED_AT
+    assert list(ledger.verify(store, "t0")) == [] and ledger.size(store, "t0") == 3
+    agent = register_agent(store, "t0", Agent(checkpoint="c", tool_set="t"), "c")
+    made = report(store, "t0", agent, "safety", passed=True, figures={}, by="bob")
+    with store.writing() as connection:
+        command.downgrade(alembic_config(connection), "0008")
+    with store.reading() as connection:  # the run's, the three, the one of just now; and the agent
+        kinds = sa.select(artifacts.c.kind, sa.func.count()).group_by(artifacts.c.kind).order_by(artifacts.c.kind)
+        assert connection.execute(kinds).all() == [("agent", 1), ("report", 5)]
+    to(store, "head")
+    assert read_reports(store, told) == told and reports_of(store, "t0", agent) == [made]
+    assert list(ledger.verify(store, "t0")) == []
+    assert ledger.size(store, "t0") == 4, "each is entered once, however often the store goes back and forth"
+
+
+def test_a_report_that_was_changed_while_the_store_had_gone_back_is_named(store):
+    with store.writing() as connection:
+        command.downgrade(alembic_config(connection), "0008")
+    told = reports_from_before(store)
+    to(store, "head")
+    with store.writing() as connection:
+        command.downgrade(alembic_config(connection), "0008")
+        facts = sa.select(artifacts.c.facts).where(artifacts.c.id.startswith("agent-a/safety/2026-11-20T09:30"))
+        failed = connection.scalar(facts)
+        connection.execute(
+            sa.update(artifacts).where(artifacts.c.id.startswith("agent-a/safety/2026-11-20T09:30")), {"facts": failed | {"passed": True}}
+        )
+    to(store, "head")
+    (found,) = ledger.verify(store, "t0")
+    assert (found.kind, found.subject, found.what) == ("report", "agent-a", "removed")
+    assert read_reports(store, told)["agent-a"] == [("safety", True, {}), ("safety", True, {"failed": ["s-1"]})]

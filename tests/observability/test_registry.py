@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from agent_rft.contracts.agents import Agent
-from agent_rft.contracts.errors import FaultsFound
+from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.contracts.rollouts import Limits
+from observability import ledger
 from observability.registry import register_agent, report, reports_of
+from observability.release_tables import agent_reports
 from observability.store import Store, open_store
+
+NOW = dt.datetime(2026, 11, 22, 5, tzinfo=dt.UTC)
 
 
 @pytest.fixture
@@ -40,6 +46,47 @@ def test_a_report_that_cannot_be_compared_is_refused(kept, figures, where):
         report(kept, "acme", agent, "evaluation", passed=True, figures=figures, by="ann")
     assert [fault.where for fault in found.value.faults] == where
     assert reports_of(kept, "acme", agent) == []
+
+
+CHANGES = {
+    "passed": ("edited", sa.update(agent_reports).where(agent_reports.c.id == 1).values(passed=True)),
+    "figures": ("edited", sa.update(agent_reports).where(agent_reports.c.id == 1).values(figures={"failed": []})),
+    "agent": ("removed", sa.update(agent_reports).where(agent_reports.c.id == 1).values(agent="another")),
+    "all of it": ("removed", sa.delete(agent_reports).where(agent_reports.c.id == 1)),
+    "one more": ("inserted", sa.insert(agent_reports)),
+}
+
+
+def reported(store: Store) -> str:
+    """An agent whose safety report failed, and then its evaluation passed."""
+    agent = register_agent(store, "acme", Agent(checkpoint="c", tool_set="t"), "a")
+    report(store, "acme", agent, "safety", passed=False, figures={"failed": ["s-1"]}, by="ann")
+    report(store, "acme", agent, "evaluation", passed=True, figures={"reward": 0.5}, by="ann")
+    return agent
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_report_that_was_changed_behind_the_stores_back_is_named(store, what):
+    agent = reported(store)
+    assert list(ledger.verify(store, "acme")) == []
+    found_as, change = CHANGES[what]
+    made_up = {"agent": agent, "kind": "safety", "passed": True, "figures": {}, "tenant": "acme", "by": "ann", "at": NOW, "entry": 7}
+    with store.writing() as connection:
+        connection.execute(change, [made_up] if what == "one more" else None)
+    found = list(ledger.verify(store, "acme"))
+    assert (found_as, "report", agent) in [(one.what, one.kind, one.subject) for one in found]
+    if what in ("passed", "figures", "one more"):  # the others are seen by the ledger alone
+        with pytest.raises(UserError, match=rf"the safety report of {agent} \(entry [17]\) is not what was recorded"):
+            reports_of(store, "acme", agent)
+
+
+def test_a_failed_report_cannot_be_exchanged_with_one_that_passed(store):
+    agent = reported(store)
+    with store.writing() as connection:
+        for one, entry in ((1, 99), (2, 1), (1, 2)):
+            connection.execute(sa.update(agent_reports).where(agent_reports.c.id == one).values(entry=entry))
+    found = [(one.what, one.kind, one.subject, one.seq) for one in ledger.verify(store, "acme")]
+    assert found == [("edited", "report", agent, 1), ("edited", "report", agent, 2)]
 
 
 def test_figures_that_nothing_is_decided_on_may_be_anything(kept):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import threading
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -14,6 +15,7 @@ from agent_rft.contracts.releases import Event, Policy, Release
 from observability import ledger, outbox
 from observability.dossier import NotThere
 from observability.registry import register_agent
+from observability.release_tables import releases
 from observability.releases import (
     Move,
     Stale,
@@ -24,6 +26,7 @@ from observability.releases import (
     live_agent,
     newest_event,
     record,
+    release_of,
     routes,
     routes_of,
     standings,
@@ -184,3 +187,25 @@ def test_who_is_held_against_a_withdrawn_agent_is_withdrawn_with_it(store, agent
     trial(store, "desk", agents[2])
     route = routes_of(standings(store), {second.id: False})[0]
     assert (route.live, route.candidate) == (agents[0], "")
+
+
+def from_a_newer_version(store: Store, release: Release, **rules: object) -> None:
+    with store.writing() as connection:
+        policy = msgspec.to_builtins(release.policy) | {"drain_seconds": 7.0} | rules
+        connection.execute(sa.update(releases).where(releases.c.id == release.id).values(policy=policy))
+
+
+@pytest.mark.parametrize("rules", [{"patience": 3}, {"patience": 3, "alpha": "little"}])
+def test_a_policy_that_is_not_known_here_to_its_end_stops_no_routes_and_no_rollback(store, agents, rules):
+    live = full(store, "desk", agents[0])
+    release, _ = trial(store, "desk", agents[1])
+    from_a_newer_version(store, live, **rules)
+    from_a_newer_version(store, release, **rules)
+    (route,) = routes(store)
+    assert (route.live, route.candidate) == (agents[0], agents[1])
+    assert route.drain_seconds == (7.0 if len(rules) == 1 else Policy().drain_seconds), "what is known of it holds"
+    assert [one.id for one, _ in watched(store)] == [one.id for one, _ in current(store)] == [live.id, release.id]
+    with pytest.raises(UserError, match=rf"the policy of release {release.id} cannot be read(.|\n)*update agent-rft"):
+        release_of(store, TENANT, release.id)
+    decided(store, "ann", TENANT, release.id, lambda _, __: [Move(act="rollback", stage="rolled_back", why="by hand")])
+    assert routes(store)[0].candidate == ""

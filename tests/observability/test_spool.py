@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -402,3 +403,57 @@ def test_a_full_spool_takes_nothing_that_is_put_and_goes_on_once_there_is_room(t
     spool.sent(batch.end)
     spool.put(b"12345")
     assert spool.unsent(10, 1000).cards == (b"12345",)
+
+
+def failing_once(monkeypatch, said):
+    """The first sync of a file fails, as a disk's error is told: once, to whoever asks next. What is done then is said in order."""
+    fsync, write_all, left = os.fsync, module._write_all, [OSError(errno.EIO, "Input/output error")]
+
+    def failing(file):
+        said.append("sync")
+        if left:
+            raise left.pop()
+        fsync(file)
+
+    def telling(file, data, at):
+        said.append(f"{len(data)} at {at}")
+        write_all(file, data, at)
+
+    monkeypatch.setattr(os, "fsync", failing)
+    monkeypatch.setattr(module, "_write_all", telling)
+
+
+def test_what_the_disk_failed_to_take_is_written_again_before_a_sync_says_yes(tmp_path, monkeypatch):
+    spool = Spool(tmp_path / "spool", 2**20)
+    for card in (b"one", b"two"):
+        spool.put(card)
+    with monkeypatch.context() as patched:
+        failing_once(patched, said := [])
+        with pytest.raises(OSError, match="Input/output"):
+            spool.sync()
+        spool.sync()
+    assert said == ["sync", "30 at 0", "sync", "sync"], "two cards of 12 + 3 bytes; the segment, then its folder"
+    batch = spool.unsent(10, 2**20)
+    assert batch and batch.cards == (b"one", b"two")
+    spool.put(b"three")
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "_write_all", None)  # what went well is not written again
+        spool.sync()
+
+
+def test_cards_that_the_disk_lost_are_never_said_to_be_safe(tmp_path, monkeypatch):
+    spool = Spool(tmp_path / "spool", 2**20)
+    spool.put(b"one")
+    with monkeypatch.context() as patched:
+        failing_once(patched, [])
+        with pytest.raises(OSError):
+            spool.sync()
+    (segment,) = (tmp_path / "spool").glob("*.spool")
+    segment.write_bytes(bytes(15))  # what was on the disk before
+    for _ in range(2):
+        with pytest.raises(OSError, match="the disk lost cards of"):
+            spool.sync()
+    spool.put(b"two")
+    batch = spool.unsent(10, 2**20)
+    assert batch and batch.cards == (b"two",)
+    assert [path.read_bytes() for path in (tmp_path / "spool").glob("damaged-*")] == [bytes(15)]

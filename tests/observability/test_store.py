@@ -31,9 +31,19 @@ PEOPLE_TABLES = {"users", "api_keys", "access_log", "access_cards", "reviews", "
 PEOPLE_TABLES |= {"review_queue", "queue_fills", "saved_views", "legal_holds", "erasures", "retention_policies"}
 PEOPLE_TABLES |= {"sources", "traces", "trace_parts", "artifacts"}
 RELEASE_TABLES = {"releases", "release_events", "release_turns", "release_sessions", "release_tests", "agent_runs", "leases"}
-RELEASE_TABLES |= {"approvals", "approval_decisions", "approval_uses", "tool_results", "outbox", "alarms", "monitor_states"}
+RELEASE_TABLES |= {
+    "agent_reports",
+    "approvals",
+    "approval_decisions",
+    "approval_uses",
+    "tool_results",
+    "outbox",
+    "alarms",
+    "monitor_states",
+}
 TABLES = {"alembic_version", "job_cards", "card_steps", "grades"} | GRADER_TABLES | LEDGER_TABLES | SEARCH_TABLES
 TABLES |= PEOPLE_TABLES | RELEASE_TABLES
+pytestmark = pytest.mark.usefixtures("migrations_themselves")
 
 
 def table_names(store):
@@ -53,10 +63,10 @@ def test_a_commit_to_an_embedded_store_is_on_the_disk_when_it_returns(sqlite_sto
 
 
 def test_postgresql_is_only_migrated_when_told_to(postgres):
-    url = postgres()
-    with pytest.raises(UserError, match=r"revision none, this code needs 0007\n.*make migrate"):
+    url = postgres(bare=True)
+    with pytest.raises(UserError, match=r"revision none, this code needs 0009\n.*make migrate"):
         open_store(url)
-    assert migrate(url) == "0007"
+    assert migrate(url) == "0009"
     assert "job_cards" in table_names(open_store(url))
 
 
@@ -126,7 +136,7 @@ def test_a_store_newer_than_the_code_is_refused(url):
     migrate(url)
     with stores._store(url).writing() as connection:
         connection.execute(sa.text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(UserError, match=r"revision 9999, newer than this code \(0007\)"):
+    with pytest.raises(UserError, match=r"revision 9999, newer than this code \(0009\)"):
         open_store(url)
     with pytest.raises(UserError, match="update agent-rft"):
         migrate(url)
@@ -173,7 +183,7 @@ def test_processes_that_open_the_same_new_store_at_once_all_succeed(tmp_path):
 
 
 def test_migrations_of_one_postgresql_database_take_turns(postgres):
-    url = postgres()
+    url = postgres(bare=True)
     store = stores._store(url)
     migrating = threading.Thread(target=migrate, args=[url])
     with stores._alone(store):  # another process is at it
@@ -183,7 +193,7 @@ def test_migrations_of_one_postgresql_database_take_turns(postgres):
         assert table_names(store) == set()
     migrating.join(timeout=10)
     assert "job_cards" in table_names(store)
-    assert migrate(url) == "0007"  # and one that finds the work done has nothing to do
+    assert migrate(url) == "0009"  # and one that finds the work done has nothing to do
 
 
 def test_the_migrations_are_found_where_the_package_is_installed(tmp_path):

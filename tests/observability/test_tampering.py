@@ -43,7 +43,7 @@ UNVOUCHED_TABLES = {
     **dict.fromkeys(("users", "api_keys", "saved_views", "retention_policies"), "settings: changing one leaves a line in the access log"),
     "sources": "counts what came and what never did, which is no record",
     "traces": "which card a trace became: each part has its card among its facts",
-    "artifacts": "what a run said of its lineage; the hashes stand in the card",
+    "artifacts": "what a run said of its lineage; the hashes stand in the card, and an agent's id is its hash",
     **dict.fromkeys(("release_turns", "release_sessions", "release_tests"), "derived from cards"),
     **dict.fromkeys(("agent_runs", "leases", "tool_results"), "work in hand"),
     **dict.fromkeys(("outbox", "alarms", "monitor_states"), "what was told to people, derived from records"),
@@ -108,7 +108,7 @@ class Forger:
 
 def subject_of(name: str, row: Mapping[str, Any]) -> str:
     known = {"legal_holds": "name", "access_log": "action", "releases": "service", "release_events": "release"}
-    known |= {"approval_decisions": "approval", "approval_uses": "approval"}
+    known |= {"approval_decisions": "approval", "approval_uses": "approval", "agent_reports": "agent"}
     return str(row[known.get(name, "rollout_id")] or row["row_id"])
 
 

@@ -61,8 +61,8 @@ def test_a_session_is_over_when_it_was_silent_and_its_figures_are_of_all_its_tur
     assert (session.errors, session.tool_failures, session.slow, session.unsafe, session.reward) == (1.0, 1.0, 1.0, 1.0, None)
     assert [one.session for one in closed(store, release, NOW + 15 * SECONDS)] == ["s2"]
     assert turns.tests_of(store, "acme", release.id) == {"seen": ["s1", "s2"]}
-    assert turns.counted(store, release.id, 7) == (2, 0, {"candidate": 2})
-    assert turns.counted(store, release.id, 8).candidate_in_step == 0
+    assert turns.tally(store, release.id).since(7) == (2, 0, {"candidate": 2})
+    assert turns.tally(store, release.id).since(8).candidate_in_step == 0
 
 
 def test_a_session_waits_for_its_grades_for_so_long(store, release):
@@ -86,6 +86,18 @@ def test_a_late_turn_and_one_told_twice_change_nothing(store, release):
     assert turns.tests_of(store, "acme", release.id) == {"seen": ["s1"]}
 
 
+def test_of_a_turn_that_comes_twice_the_first_counts_whether_together_or_later_and_of_each_tenant_by_itself(store, release):
+    first, again = turn(release, 1, "s1", 60, to_grade=True), turn(release, 1, "s1", 50, to_grade=True, failed=True)
+    theirs = turn(release, 1, "s9", 60, to_grade=True, tenant="globex")
+    turns.add_turns(store, [first, turn(release, 2, "s2", 60, to_grade=True), again])
+    turns.add_turns(store, [again, theirs, turn(release, 3, "s3", 60, to_grade=True, violations=("leaked:KEY",))])
+    told = sorted(turns.to_grade(store, 9), key=lambda one: (one.tenant, one.rollout_id))
+    assert [(one.tenant, one.rollout_id, one.failed) for one in told] == [
+        ("acme", "r1", False), ("acme", "r2", False), ("acme", "r3", False), ("globex", "r1", False),
+    ]  # fmt: skip
+    assert (told[0], told[2].violations, told[3]) == (first, ("leaked:KEY",), theirs)
+
+
 def test_what_was_not_counted_to_its_end_was_not_counted(store, release):
     """As after a kill: session, tests and turns are one transaction."""
     turns.add_turns(store, [turn(release, 1, "s1", 60)])
@@ -95,14 +107,14 @@ def test_what_was_not_counted_to_its_end_was_not_counted(store, release):
 
     with pytest.raises(KeyboardInterrupt):
         closed(store, release, take=killed)
-    assert turns.tests_of(store, "acme", release.id) is None and turns.counted(store, release.id, 0).sessions == {}
+    assert turns.tests_of(store, "acme", release.id) is None and turns.tally(store, release.id).since(0).sessions == {}
     assert [one.session for one in closed(store, release)] == ["s1"]
 
 
 def test_the_shadow_s_sessions_are_others_than_the_users(store, release):
     turns.add_turns(store, [turn(release, 1, "s1", 60, shadow=True), turn(release, 2, "s1", 60), turn(release, 3, "s1", 60, arm="live")])
     assert sorted((one.arm, one.shadow) for one in closed(store, release)) == [("candidate", False), ("candidate", True), ("live", False)]
-    assert turns.counted(store, release.id, 7) == (1, 1, {"candidate": 2, "live": 1})
+    assert turns.tally(store, release.id).since(7) == (1, 1, {"candidate": 2, "live": 1})
 
 
 def owed(store: Store, release: Release, live_sessions: int = 5, at: dt.datetime = NOW) -> float | None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_rft.contracts.releases import OPEN_STAGES, Event, Policy, Session, Waiver
-from agent_rft.release.rules import Decision, Known, decide, held_for, waits_for
+from agent_rft.release.rules import Decision, Known, decide, held_for, one_hand, waits_for
 from agent_rft.release.tests import Tests, new_tests
 
 AT = dt.datetime(2026, 11, 22, tzinfo=dt.UTC)
@@ -249,6 +249,35 @@ def test_one_person_is_never_two(signers):
     assert decide(POLICY, at) is None and waits_for(POLICY, at) == f"{LACKS}; signed so far by {signers[0].by}"
     third = (*signers, signed("cyd"))
     assert decide(POLICY, known("offline", candidate_reports=reports(safety=None), safety_waivers=third)) is not None
+
+
+def came_in(by: str, *line: str) -> Waiver:
+    """With a key that the first of them made, with a key that the next one made, and so on."""
+    return msgspec.structs.replace(signed(by, line[0] if line else ""), key_line=line)
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "why"),
+    [
+        # each key was made at the machine, or nobody knows by whom: two people
+        (came_in("ann", "root@cli"), came_in("bob", "root@cli"), ""),
+        (came_in("ann"), came_in("bob"), ""),
+        (came_in("ann", "eve", "root@cli"), came_in("bob", "dan", "root@cli"), ""),
+        # A made B's key, B made C's: A and C, and B and C
+        (came_in("cyd", "bob", "ann", "root@cli"), came_in("ann", "root@cli"), "cyd came in with goes back to one that was made by ann"),
+        (came_in("ann", "root@cli"), came_in("cyd", "bob", "Ann@cli"), "cyd came in with goes back to one that was made by Ann@cli"),
+        (came_in("cyd", "bob", "ann"), came_in("bob", "ann"), "cyd came in with was made by bob"),
+        # A made B's key, with which B made C's and D's; or B made C's and somebody else whose key was A's made D's
+        (came_in("cyd", "bob", "ann"), came_in("dan", "bob", "ann"), "cyd and dan came in with were made by bob"),
+        (came_in("cyd", "bob", "ann"), came_in("dan", "eve", "ann"), "cyd and dan came in with go back to ones that were made by ann"),
+        (came_in("cyd", "ann"), came_in("dan", "eve", " ANN "), "cyd and dan came in with go back to ones that were made by ann"),
+        # who made a key of their own has only their own behind it
+        (came_in("ann", "ann", "root@cli"), came_in("bob", "bob", "root@cli"), ""),
+    ],
+)
+def test_a_hand_is_told_however_many_keys_lie_between(one, other, why):
+    assert bool(one_hand(one, other)) is bool(one_hand(other, one)) is bool(why)
+    assert one_hand(one, other).endswith(why)
 
 
 def test_a_word_that_nobody_signed_waives_nothing_of_safety():

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import msgspec
 import pytest
+import sqlalchemy as sa
 from litestar import Litestar
 
 from agent_rft.contracts.grades import Grade, GraderRef
@@ -153,6 +154,18 @@ def test_a_grade_that_comes_meanwhile_shows_and_a_look_that_nothing_changed_read
     assert looks.at(store, "default", RUN) is first and read == []
     append_grades(store, [("val-0205-tuned-1", Grade(JUDGE, 0.0, False))])
     assert len(looks.at(store, "default", RUN).lists["graders"]) == len(first.lists["graders"]) + 1 and len(read) == 1
+
+
+def test_whose_fault_each_row_was_is_one_question_to_the_store(client):
+    """Two rows are in the list, and no story is told."""
+    asked = []
+    listen = (sa.Engine, "before_cursor_execute", lambda *told: asked.append(told[2]))
+    sa.event.listen(*listen)
+    try:
+        assert client("GET", f"/inspect/{RUN}?list=worst&at=99").text.count("<li data-item") == 2
+    finally:
+        sa.event.remove(*listen)
+    assert len([one for one in asked if "FROM reviews" in one]) == 1
 
 
 @pytest.mark.parametrize(

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import socket
+import struct
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any
@@ -24,6 +28,7 @@ class App:
         self.bodies: list[bytes | None] = []
         self.most_ahead = 0
         self.ended = threading.Event()
+        self.cycles: list[weakref.ref[Any]] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] != "http":
@@ -32,8 +37,18 @@ class App:
             scope["extensions"].pop(LINE)
         line = line_of(scope, send)
         self.bodies.append(line.whole_body())
+        self.cycles.append(weakref.ref(send.__self__))
         if scope["path"] == "/whole":
             line.answer(201, [(b"content-type", b"text/plain"), (b"x-more", b"1")], b"all of it")
+        elif scope["path"] == "/whole and big":
+            line.answer(200, [], 8 * BIG)
+        elif scope["path"] == "/slow":
+            line.begin(200, [])
+            for _ in range(30):
+                line.say(b"x")
+                await line.drain()
+                await asyncio.sleep(0.01)
+            line.end(b"")
         elif scope["path"] == "/split":
             line.answer(200, [(b"x-name", b"a\r\nset-cookie: stolen")], b"")
         elif scope["path"] == "/big":
@@ -79,10 +94,10 @@ def head(path: str, *lines: str, method: str = "GET", version: str = "1.1") -> b
 
 def read(connection: socket.socket, until: bytes) -> bytes:
     """With the two headers that only tests' server adds taken out."""
-    heard = b""
+    heard = bytearray()
     while not heard.endswith(until) and (more := connection.recv(65536)):
         heard += more
-    return b"\r\n".join(line for line in heard.split(b"\r\n") if not line.startswith((b"date: ", b"server: ")))
+    return b"\r\n".join(line for line in bytes(heard).split(b"\r\n") if not line.startswith((b"date: ", b"server: ")))
 
 
 def test_an_answer_is_told_whole(ask):
@@ -143,3 +158,44 @@ def test_who_goes_away_is_told_nothing_more_and_harms_nobody(app, ask):
     assert app.ended.wait(5)
     with closing(ask(head("/whole"))) as connection:
         assert read(connection, b"all of it").startswith(b"HTTP/1.1 201")
+
+
+def test_who_goes_away_having_asked_ahead_is_told_nothing_more_either(app, ask):
+    connection = ask(head("/slow") + head("/whole"))
+    connection.recv(1)
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # by a reset: what is written next fails
+    connection.close()
+    assert app.ended.wait(5) and len(app.bodies) == 1
+
+
+def test_an_answer_has_ended_for_whoever_gave_it_though_it_is_read_slowly(app, ask):
+    """Else its request's deadline would strike while it is read, and what is said then would follow upon the answer."""
+    with closing(ask(head("/whole%20and%20big", "connection: close"))) as connection:
+        assert app.ended.wait(2)
+        assert read(connection, b"never").endswith(b"\r\n\r\n" + 8 * BIG)
+
+
+def test_who_asks_on_and_reads_nothing_is_not_answered_without_bound(app, ask):
+    with closing(ask(9 * head("/whole%20and%20big") + head("/whole"))) as connection:
+        time.sleep(0.3)
+        assert len(app.bodies) < 5, "72 MB would stand in memory"
+        assert read(connection, b"all of it").count(BIG) == 72
+
+
+def test_an_older_caller_is_told_pieces_without_chunks(app, ask):
+    with closing(ask(head("/pieces", version="1.0"))) as connection:
+        heard = read(connection, b"never")
+        assert (heard.endswith(b"\r\n\r\nonetwothree"), b"chunked" in heard) == (not app.over_asgi, app.over_asgi)
+
+
+def test_a_request_leaves_no_garbage_that_holds_itself(app, ask):
+    """Servers look for it seldom, and until then each would keep what it was asked."""
+    gc.disable()
+    try:
+        with closing(ask(head("/whole"))) as connection:
+            read(connection, b"all of it")
+            connection.sendall(head("/whole"))
+            read(connection, b"all of it")
+            assert app.cycles[0]() is None
+    finally:
+        gc.enable()

@@ -23,7 +23,8 @@ from observability.roots import LedgerFiles
 from observability.store import open_store
 from serving.app import store_routes
 
-make_report = runpy.run_path(str(Path(__file__).parents[1] / "evaluation" / "sample_report.py"))["make_report"]
+samples = runpy.run_path(str(Path(__file__).parents[1] / "evaluation" / "sample_report.py"))
+make_report = samples["make_report"]
 NOW = dt.datetime.now(dt.UTC)
 ATTACK = "<script>document.title='owned'</script>"
 
@@ -50,6 +51,9 @@ PALE = """() => { const rgb = (text) => text.match(/[\\d.]+/g).map(Number);
   return [...document.querySelectorAll("svg text")].map((one) => [one.textContent, light(rgb(getComputedStyle(one).fill))])
     .map(([said, ink]) => [said, (Math.max(ink, ground) + .05) / (Math.min(ink, ground) + .05)]).filter(([, ratio]) => ratio < 4.5); }"""
 """Words of drawings that hardly stand out from the page."""
+UNSEEN = """() => [...document.querySelectorAll(".across")].filter((one) => one.scrollWidth > one.clientWidth + 1)
+  .map((one) => [one.innerText.slice(0, 40), one.scrollWidth, one.clientWidth])"""
+"""Tables of which a part has to be scrolled to."""
 SPILT = "() => document.documentElement.scrollWidth - innerWidth"
 
 
@@ -61,6 +65,8 @@ def files(tmp_path_factory):
         "run": render_report(make_report()),
         "halted": render_report(halted),
         "beside": render_beside([make_report("first", 0.5), make_report("second")]),
+        "suite": samples["make_suite"](),
+        "lone suite": samples["make_lone_suite"](),
     }
     for name, html in made.items():
         (folder / f"{name}.html").write_text(html, encoding="utf-8")
@@ -68,23 +74,23 @@ def files(tmp_path_factory):
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(1280, "light"), (1280, "dark"), (2560, "light"), (2560, "dark")])
-@pytest.mark.parametrize("name", ["run", "halted", "beside"])
+@pytest.mark.parametrize("name", ["run", "halted", "beside", "suite", "lone suite"])
 def test_the_file_is_legible_and_quiet(chromium, hard_to_read, files, name, width, scheme):
     page = chromium.new_page(viewport={"width": width, "height": 1000}, color_scheme=scheme)
     said, asked = [], []
     page.on("console", lambda message: said.append(message.text))
     page.on("pageerror", lambda error: said.append(str(error)))
     page.on("request", lambda request: asked.append(request.url))
-    page.goto(f"file://{files}/{name}.html")
+    page.goto((files / f"{name}.html").as_uri())
     try:
-        assert page.evaluate(SPILT) == 0
+        assert page.evaluate(SPILT) == 0 and page.evaluate(UNSEEN) == []
         assert page.evaluate(CROWDED) == [] and page.evaluate(PALE) == [] and hard_to_read(page) == []
         if name == "run":
             page.get_by_text("10 more rows").click()
             page.locator("#rows details.rest details summary").last.click()
             assert page.locator("#rows .trace").last.is_visible()
             assert hard_to_read(page) == []
-        assert said == [] and asked == [f"file://{files}/{name}.html"]
+        assert said == [] and asked == [(files / f"{name}.html").as_uri()]
     finally:
         page.close()
 

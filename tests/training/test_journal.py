@@ -2,6 +2,7 @@
 
 import json
 
+from agent_rft.contracts.guards import Finding
 from agent_rft.contracts.training import StepMetrics
 from agent_rft.training.journal import MetricsFile
 
@@ -58,3 +59,23 @@ def test_rewinding_a_run_that_wrote_nothing_makes_its_folder(tmp_path):
     assert journal.rewind(0) == []
     journal.append(StepMetrics(step=0))
     assert steps_of(journal.lines()) == [0]
+
+
+def ended(step: int, action: str = "stop") -> StepMetrics:
+    found = Finding(guard="infra", step=step, figure=0.06, limit=0.01, action=action, what="tool:look failed", cure="mend tool:look")
+    return StepMetrics(step=step, findings=[found])
+
+
+def test_what_ended_a_run_stays_when_it_goes_on_marked_as_undone(tmp_path):
+    """Halted at step 2, gone on from step 1; halted at step 1, gone on from there; then killed at step 2. A warning ends nothing."""
+    path = tmp_path / "metrics.jsonl"
+    journal = written(path, 2)
+    for line in (ended(2, "halt"), ended(1), ended(2, "warn")):
+        journal.append(line)
+        journal.rewind(1)
+        assert steps_of(journal.lines()) == [0], "the run knows the steps that count and no others"
+    journal.append(StepMetrics(step=1))
+    assert steps_of(journal.lines()) == [0, 1]
+    assert [(line.step, line.undone, line.findings[0].action) for line in journal.undone()] == [(2, True, "halt"), (1, True, "stop")]
+    raw = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["step"], line["undone"]) for line in raw] == [(0, False), (2, True), (1, True), (1, False)], "in the order of time"

@@ -37,18 +37,25 @@ class Paired(NamedTuple):
 
 
 def render_beside(reports: Sequence[RunReport]) -> str:
-    return document(" and ".join(report.run_id for report in reports), beside(reports))
+    return document(" and ".join(report.run_id for report in reports[:MOST]), beside(reports))
+
+
+def left_out(reports: Sequence[RunReport]) -> str:
+    """In a line; nothing where every run has a colour."""
+    others = ", ".join(report.run_id for report in reports[MOST:])
+    return others and f"Left out: {others}. The first {MOST} are beside each other: more than that, colours do not tell apart."
 
 
 def beside(reports: Sequence[RunReport]) -> str:
-    reports = reports[:MOST]
+    others, reports = left_out(reports), reports[:MOST]
     found, alike = paired(reports), comparable(reports)
     title = (
         verdict(reports[0].run_id, found)
         if alike
         else "These runs were judged by different rows or graders: their rewards cannot be compared"
     )
-    head = f'<header><p class="soft">{escape(" · ".join(report.run_id for report in reports))}</p><h1>{escape(title)}</h1></header>'
+    names = escape(" · ".join(report.run_id for report in reports))
+    head = f'<header><p class="soft">{names}</p><h1>{escape(title)}</h1>{others and soft(others)}</header>'
     parts = (_runs(reports), _pairs(reports[0].run_id, found) if alike else "", _curves(reports), _differences(reports))
     return head + "".join(parts)
 
@@ -113,7 +120,7 @@ def _runs(reports: Sequence[RunReport]) -> str:
 
 
 def _run(place: int, report: RunReport) -> tuple[str, ...]:
-    found, metrics = report.comparison, report.metrics
+    found, metrics, spoke = report.comparison, report.metrics, spoken(report.every_line)
     kl = [line.kl_to_ref for line in metrics if line.kl_to_ref is not None]
     change = found.d_reward if found else None
     interval = f" <small>{signless(f'{change.low:+.2f} to {change.high:+.2f}')}</small>" if change else ""
@@ -129,7 +136,7 @@ def _run(place: int, report: RunReport) -> tuple[str, ...]:
         number(found.tuned_calls if found else None, ".1f"),
         number(kl[-1] if kl else None, ".3f"),
         f"{sum(line.infra_failures for line in metrics):,}",
-        escape("halted" if report.halted else f"{len(spoken(metrics))} spoke" if spoken(metrics) else "silent"),
+        escape("halted" if report.halted else f"{len(spoke)} spoke" if spoke else "silent"),
         f"{report.seconds / 60:.1f}",
     )
 

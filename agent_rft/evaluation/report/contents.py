@@ -33,6 +33,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     prior: PriorCheck | None = None
     distribution: tuple[DistributionCheck, ...] = ()
     metrics: tuple[StepMetrics, ...] = ()
+    undone: tuple[StepMetrics, ...] = ()
+    """Steps at which a guard ended the run, and which were made again since."""
     watched: Watched = Watched()
     comparison: Comparison | None = None
     slice_keys: tuple[str, ...] = DEFAULT_KEYS
@@ -45,6 +47,11 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     tuned: tuple[GradedRollout, ...] = ()
     halted: str = ""
     next_step: str = ""
+
+    @property
+    def every_line(self) -> list[StepMetrics]:
+        """By step; of a step that was made again what was undone comes first."""
+        return sorted((*self.undone, *self.metrics), key=lambda line: line.step)
 
 
 def with_tries(report: RunReport, base: Sequence[GradedRollout], tuned: Sequence[GradedRollout], pass_at: float) -> RunReport:

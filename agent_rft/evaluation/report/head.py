@@ -7,13 +7,15 @@ from html import escape
 
 import msgspec
 
-from agent_rft.contracts.guards import ACTIONS, Action
+from agent_rft.contracts.guards import ACTIONS, ENDING, Action
 from agent_rft.contracts.training import StepMetrics
 from agent_rft.evaluation.compare import Comparison
 from agent_rft.evaluation.prior import PriorCheck
 from agent_rft.evaluation.report.contents import RunReport
 from agent_rft.evaluation.report.html import number, section, signless, soft, table
 from agent_rft.evaluation.svg import split_svg
+
+_ENDED = {"stop": "Stopped", "halt": "Halted"}
 
 
 class Tile(msgspec.Struct, frozen=True):
@@ -40,7 +42,14 @@ def head(report: RunReport) -> str:
     said = f'<p class="next{" halted" if report.halted else ""}">{escape(report.next_step)}</p>' if report.next_step else ""
     tiles = "".join(_tile(one) for one in _tiles(report))
     top = f'<p class="soft">{escape(where)}</p><h1>{escape(headline(report))}</h1>'
-    return f'<header>{top}<div class="tiles">{tiles}</div>{said}{_quiet(report)}</header>'
+    return f'<header>{top}<div class="tiles">{tiles}</div>{said}{_ended_before(report)}{_quiet(report)}</header>'
+
+
+def _ended_before(report: RunReport) -> str:
+    """A run that went on looks like any other, and whoever trusts in it has to know that a guard had ended it."""
+    ended = [[one for one in line.findings if one.action in ENDING][:1] for line in report.every_line if line not in report.metrics[-1:]]
+    said = [f"{_ENDED[one.action]} at step {one.step} by {_name(one.guard)}: {one.what}. It went on." for [one] in filter(None, ended)]
+    return "".join(map(soft, said))
 
 
 def _quiet(report: RunReport) -> str:
@@ -48,7 +57,7 @@ def _quiet(report: RunReport) -> str:
     if not report.metrics:
         return ""
     lost, rollouts = (sum(getattr(line, name) for line in report.metrics) for name in ("infra_failures", "rollouts"))
-    silent = "" if spoken(report.metrics) else f"No guard spoke in {len(report.metrics)} steps. "
+    silent = "" if spoken(report.every_line) else f"No guard spoke in {len(report.metrics)} steps. "
     if off := [_name(guard) for guard, limit in report.watched.limits.items() if limit.action == "off"]:
         silent += f"Switched off, so that nobody looked: {', '.join(off)}. "
     left_out = f"{lost:,} of {rollouts:,} rollouts of the training were lost to infrastructure; they are in no figure."
@@ -148,7 +157,7 @@ def spoken(metrics: Sequence[StepMetrics]) -> list[Spoken]:
 
 def guards(report: RunReport) -> str:
     """Where any spoke; that none did is said in the head."""
-    found = spoken(report.metrics)
+    found = spoken(report.every_line)
     if not found:
         return ""
     title = f"Guards: {len(found)} spoke" + ("" if len(found) > 1 else f", {_name(found[0].guard)}")

@@ -101,5 +101,5 @@ def _endings(board: Scoreboard) -> str:
         (escape(ending.value.replace("_", " ")), *(f"{model.endings.get(ending.value, 0):,}" for model in board.models))
         for ending in Ending
     ]
-    opened = table(("ending", *(model.name for model in board.models)), rows)
+    opened = table(("ending", *(model.name for model in board.models)), rows, "models")
     return f"<details><summary>How the tries ended</summary>{opened}</details>"

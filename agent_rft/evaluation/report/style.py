@@ -81,6 +81,8 @@ html:has(> body.report) { background: #ffffff; } @media (prefers-color-scheme: d
 .report table + table, .report .across + .across, .report .across + details, .report details + .across { margin-top: 1em; }
 .report table.checks th, .report table.checks td { text-align: left; }
 .report table.checks td:first-child { white-space: nowrap; } .report table.checks td:last-child { white-space: normal; min-width: 14em; }
+.report table.models th { overflow-wrap: anywhere; min-width: 5em; max-width: 11em; }
+.report table.models td:first-child { min-width: 9em; }
 .report table.slices td:first-child { min-width: 6.5em; }
 .report table.bars th:nth-child(2), .report table.bars td:nth-child(2) { text-align: left; width: 40%; padding-left: 1em; }
 .report table.bars svg.cell { width: 100%; }

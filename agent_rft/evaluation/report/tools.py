@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from html import escape
 
 from agent_rft.evaluation.failures import Failures
@@ -22,7 +22,14 @@ def tools(uses: Mapping[str, ToolUse]) -> str:
     habits = figure(_habits_title(shown), _habits(shown))
     called = figure(_calls_title(shown), calls_svg(list(shown.values())))
     chosen = figure(_choice_title(shown), _choice(shown)) if _tools(shown) else ""
-    return section("tools", "How tools are used", f'{legend}<div class="duo">{called}<div>{chosen}{habits}</div></div>')
+    drawn = f'{legend}{_not_drawn(uses)}<div class="duo">{called}<div>{chosen}{habits}</div></div>'
+    return section("tools", "How tools are used", drawn)
+
+
+def _not_drawn(models: Collection[str]) -> str:
+    """There are as many colours, and no more."""
+    others = [*models][AT_MOST:]
+    return soft(f"Drawn are the first {AT_MOST} models; not {', '.join(others)}.") if others else ""
 
 
 HABITS = (
@@ -41,7 +48,7 @@ HABITS = (
 def _habits(uses: Mapping[str, ToolUse]) -> str:
     rows = [(escape(words), *(number(use.figures.get(name), form) for use in uses.values())) for words, name, form in HABITS]
     refused = ("calls that the tool refused", *(number(use.refused, ".1%") for use in uses.values()))
-    return table(("", *uses), [*rows, refused])
+    return table(("", *uses), [*rows, refused], "models")
 
 
 def _choice(uses: Mapping[str, ToolUse]) -> str:
@@ -49,7 +56,7 @@ def _choice(uses: Mapping[str, ToolUse]) -> str:
     shares = {tool: [use.share(tool) for use in uses.values()] for tool in _tools(uses)}
     most = max(max(one) for one in shares.values())
     rows = [(escape(name), bars_svg(one, most), *(f"{share:.0%}" for share in one)) for name, one in shares.items()]
-    return table(("tool", "share of the calls", *uses), rows, "bars")
+    return table(("tool", "share of the calls", *uses), rows, "bars models")
 
 
 def _tools(uses: Mapping[str, ToolUse]) -> list[str]:
@@ -66,6 +73,9 @@ def _calls_title(uses: Mapping[str, ToolUse]) -> str:
     if len(uses) == 1:
         ((name, use),) = uses.items()
         return f"{name} makes {use.calls:.1f} tool calls a try"
+    if len(uses) > 2:
+        fewest, most = (choose(uses, key=lambda name: uses[name].calls) for choose in (min, max))
+        return f"{uses[fewest].calls:.1f} tool calls a try by {fewest}, {uses[most].calls:.1f} by {most}"
     first, last = _ends(uses)
     if abs(first.calls - last.calls) < 0.05:
         return f"{last.calls:.1f} tool calls a try, as before"
@@ -75,8 +85,8 @@ def _calls_title(uses: Mapping[str, ToolUse]) -> str:
 def _choice_title(uses: Mapping[str, ToolUse]) -> str:
     """The tool whose share moved most."""
     tools = _tools(uses)
-    if len(uses) == 1:
-        return f"{tools[0]} is called most"
+    if len(uses) != 2:
+        return f"{max(tools, key=lambda tool: sum(use.share(tool) for use in uses.values()))} is called most"
     first, last = _ends(uses)
     moved = max(tools, key=lambda tool: abs(last.share(tool) - first.share(tool)))
     before, after = first.share(moved), last.share(moved)
@@ -86,8 +96,10 @@ def _choice_title(uses: Mapping[str, ToolUse]) -> str:
 
 
 def _habits_title(uses: Mapping[str, ToolUse]) -> str:
-    early = list(uses.values())[-1].figures["early_stop"]
-    return f"{early:.1%} of the tries answer without looking anything up" if early else "Every try looks something up before it answers"
+    """Of two models the last one's; of several whoever does it most."""
+    named = max(uses, key=lambda name: uses[name].figures["early_stop"]) if len(uses) > 2 else list(uses)[-1]
+    early, by = uses[named].figures["early_stop"], f" by {named}" if len(uses) > 2 else ""
+    return f"{early:.1%} of the tries{by} answer without looking anything up" if early else "Every try looks something up before it answers"
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -111,7 +123,8 @@ def failed(found: Mapping[str, Failures]) -> str:
         *(f"<b>{side.tries - side.solved}</b> of {side.tries}" for side in found.values()),
     )
     legend = key((SIDES[place], name) for place, name in enumerate(list(found)[:AT_MOST]))
-    body = legend + figure(_failed_title(found), table(("kind", "share of the tries", *found), [*rows, whole], "bars"))
+    told = table(("kind", "share of the tries", *found), [*rows, whole], "bars models")
+    body = legend + _not_drawn(found) + figure(_failed_title(found), told)
     return section("failures", "What goes wrong", body)
 
 

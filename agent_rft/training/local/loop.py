@@ -51,6 +51,7 @@ async def train(
         seed=job.seed,
         train_rows=job.train_rows,
         grader_texts=job.grader_texts,
+        leaks_in=job.leaks_in,
     )
     crew = _Crew(job, engine, tools, grader, recorder, sentinel, holdouts)
     made = position.step

@@ -66,6 +66,7 @@ class Watch:
             seed=job.seed,
             train_rows=job.train_rows,
             grader_texts=job.grader_texts,
+            leaks_in=job.leaks_in,
             measures_floor=measures_floor,
         )
         self._line = state.pending if state.pending and state.step not in written else StepMetrics(step=state.step)

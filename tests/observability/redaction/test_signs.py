@@ -80,6 +80,13 @@ def test_a_value_that_passes_as_a_whole_has_nothing_in_it(values: list[object], 
         assert (redacting.value(value, ""), redacting.removed) == (thorough if alone.removed else value, alone.removed)
 
 
+def test_what_only_looks_like_a_number_passes_without_being_gone_through_by_its_paths(monkeypatch: pytest.MonkeyPatch):
+    session = "01a20277-1567-7aa4-93d8-725124417111"
+    assert screen_of(BUILT_IN).suspects(session)
+    monkeypatch.setattr(Redacting, "_value", lambda *_: pytest.fail("it was gone through"))
+    assert redact_value({"session": session, "asked": "It was 1 234 567.80 then."}).removed == ()
+
+
 def test_a_conversation_that_repeats_itself_is_removed_from_each_time():
     said = json.dumps({"to": "bob@x.com"})
     done = redact_value([said, said, "clean", "clean"])

@@ -29,6 +29,7 @@ from observability.spool import Spool
 from observability.store import open_store
 from serving.gateway import writing
 from serving.gateway.cardmaking import Kept, counted, events_of, ran_of, turn_of
+from serving.gateway.ending import job_card
 from serving.gateway.quotas import Quotas
 from serving.gateway.recording import Recorder
 from serving.gateway.spans import Exporter, endpoint_of
@@ -202,6 +203,14 @@ def test_an_answer_with_an_error_or_nothing_in_it_is_a_failure_whatever_its_stat
     assert ran.rollout.ending is Ending.INFRA_FAILED and said in ran.rollout.reason and ran.rollout.answer == ""
     turn = counted(kept_of_a_release, ran)
     assert turn is not None and turn.failed and not turn.to_grade
+
+
+def test_no_caller_says_under_which_release_its_card_was_made():
+    """Evidence goes by that. Everything else of its metadata is the caller's."""
+    asked = b'{"messages": [{"role": "user", "content": "hi"}], "metadata": {"release": 7, "given_up": "no", "mine": 1}}'
+    told = {release: job_card(ran_of(kept(asked=asked, release=release)), "production", "c", "t").metadata for release in (0, 3)}
+    assert told[0]["mine"] == 1 and "release" not in told[0] and "given_up" not in told[0]
+    assert told[3]["release"] == 3
 
 
 def test_an_empty_answer_and_one_of_calls_alone_are_answers():

@@ -274,6 +274,29 @@ def test_a_stream_that_breaks_off_ends_with_an_error_and_its_card_says_so(world)
     assert len(card.rollout.turns[0].text.split()) == 3, "what came is kept"
 
 
+@pytest.mark.parametrize("said", [0, 3])
+def test_what_failed_is_written_down_before_its_caller_hears_of_it_and_counted_once(world, figure, monkeypatch, said):
+    for fake in (world.live, world.second):
+        fake.breaks_after = said
+    keep, kept = world.gateway.recorder.keep, []
+
+    def slowly(record):
+        time.sleep(0.2)
+        keep(record)
+        kept.append(record.rollout_id)
+
+    monkeypatch.setattr(world.gateway.recorder, "keep", slowly)
+    labels = {"tenant": "acme", "service": "plain", "arm": "candidate", "status": "502"}
+    before = figure("rft_requests_total", **labels)
+    answer = world.chat(stream=True)
+    written = list(kept)
+    assert (answer.status_code, answer.text.count("upstream_failed")) == (200 if said else 502, 1)
+    until = time.monotonic() + 2
+    while figure("rft_requests_total", **labels) == before and time.monotonic() < until:
+        time.sleep(0.02)
+    assert figure("rft_requests_total", **labels) == before + 1 and len(written) == len(kept) == 1
+
+
 @pytest.mark.parametrize("last", [(b"data: [DONE]\n\n",), (b"data: [DO", b"NE]\n", b"\n"), (b"data: [DONE]\r\n\r\n",)])
 @pytest.mark.parametrize("lingers", [0.05, 3.0])
 def test_a_stream_is_over_with_its_last_word_whatever_the_model_server_does_then(world, last, lingers):

@@ -198,6 +198,20 @@ def test_what_breaks_off_while_it_is_poured_is_broken_and_what_came_was_given():
     asyncio.run(run())
 
 
+def test_a_mistake_of_who_takes_what_is_poured_is_theirs_and_not_the_servers():
+    async def run():
+        async with asked_of(Server(b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\n", PLAIN)) as wire:
+            answer = await wire.ask("POST", "/chat", b"")
+            pouring = asyncio.create_task(answer.pour(lambda piece: bool(1 / len(piece[:0]))))
+            await asyncio.sleep(0)
+            answer.data_received(b"hel")
+            with pytest.raises(ZeroDivisionError):
+                await pouring
+            answer.close()
+
+    asyncio.run(run())
+
+
 def test_a_server_that_nobody_hears_is_unreachable():
     async def run():
         with pytest.raises(Unreachable):

@@ -61,8 +61,20 @@ def test_a_candidate_that_was_only_worse_finishes_its_sentence(open_world, lib):
     assert heard.endswith("data: [DONE]\n\n") and heard.count("candidate") == 30
 
 
-def test_whom_the_cut_candidate_had_said_nothing_to_is_answered_by_the_live_agent(open_world, lib):
+def test_whom_an_agent_had_said_nothing_to_that_was_live_already_is_told_to_try_again(open_world, lib):
     world = open_world()
+    release = max(route.release for route in world.gateway.routing.routes("acme") if route.service == "trial")
+    lib.move(world.store, "acme", release, Move(act="advance", stage="full", share=1.0, why="a test"))
+    until = time.monotonic() + 5
+    while world.gateway.routing.route("acme", "trial").live != lib.CANDIDATE.id and time.monotonic() < until:
+        time.sleep(0.02)
+    answer = answered_over_a_withdrawal(world, lib)
+    assert answer.status_code == 502 and answer.json()["error"]["code"] == "upstream_failed"
+    answer = world.chat("trial", headers={"x-session-id": SESSION})
+    assert answer.status_code == 200 and answer.headers["x-rft-agent"] == lib.LIVE.id
+
+
+def answered_over_a_withdrawal(world, lib):
     world.candidate.wait = 15
     told: list[httpx.Response] = []
     caller = threading.Thread(target=lambda: told.append(world.chat("trial", headers={"x-session-id": SESSION})))
@@ -72,4 +84,9 @@ def test_whom_the_cut_candidate_had_said_nothing_to_is_answered_by_the_live_agen
         time.sleep(0.02)
     withdraw(world, lib, cut=True)
     caller.join(10)
-    assert told and told[0].status_code == 200 and told[0].headers["x-rft-arm"] == "live"
+    return told[0]
+
+
+def test_whom_the_cut_candidate_had_said_nothing_to_is_answered_by_the_live_agent(open_world, lib):
+    answer = answered_over_a_withdrawal(open_world(), lib)
+    assert answer.status_code == 200 and answer.headers["x-rft-arm"] == "live"

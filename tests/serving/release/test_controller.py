@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
 import pytest
 import sqlalchemy as sa
 
@@ -19,7 +20,7 @@ from agent_rft.contracts.releases import Policy
 from observability import ledger, turns
 from observability.leases import holder
 from observability.registry import register_agent, report
-from observability.release_tables import release_tests
+from observability.release_tables import release_tests, releases
 from observability.releases import events, record, routes
 from observability.store import Store, migrate, open_store
 from serving.release import acts
@@ -135,6 +136,27 @@ def test_a_release_that_cannot_be_looked_at_holds_up_no_other_and_is_taken_back_
     assert newest.stage == "rolled_back" and newest.why == "for 301 s its figures could not be looked at: ValidationError"
 
 
+def test_a_release_whose_policy_is_a_newer_version_s_is_moved_by_nobody_here_and_taken_back_in_the_end(world):
+    strange, control = world.on_trial(shadow_sessions=0, rollback_seconds=300), controller(world.store)
+    control.tick(world.now)
+    with world.store.writing() as connection:
+        policy = msgspec.to_builtins(strange.policy) | {"patience": 3}
+        connection.execute(sa.update(releases).where(releases.c.id == strange.id).values(policy=policy))
+    control = controller(world.store)
+    for _ in range(2):
+        world.session(strange, "candidate")
+    control.tick(world.later(1))
+    acts.begin_first(world.store, "ann", "acme", "chat", strange.live, Policy())
+    other = register_agent(world.store, "acme", Agent(checkpoint="other", tool_set="t"), "other")
+    report(world.store, "acme", other, "safety", passed=True, figures={}, by="trainer")
+    whole = acts.begin(world.store, "ann", "acme", "chat", other, Policy(needs=("safety",), shadow_sessions=0))
+    control.tick(world.later(299))
+    assert world.acts(whole)[-1] == ("advance", "canary", 0.01) and world.acts(strange)[-1] == ("advance", "canary", 0.5)
+    control.tick(world.later(2))
+    newest = events(world.store, "acme", strange.id)[-1]
+    assert newest.stage == "rolled_back" and "for 301 s its figures could not be looked at: the policy of release 2" in newest.why
+
+
 async def test_a_rollback_that_hangs_in_the_store_holds_here_meanwhile(world, tmp_path, monkeypatch):
     monkeypatch.setattr("serving.release.controller.HANGS_SECONDS", 0.05)
     release, goes_on, hangs = world.on_trial(shadow_sessions=0, storm=(2, 3)), threading.Event(), threading.Event()
@@ -211,7 +233,7 @@ def test_killed_at_any_moment_of_any_transition_the_next_goes_on_as_if_nothing_h
     good_candidate(world, release, tick)
     assert world.acts(release) == TO_FULL
     assert kills == 10, "before and after each of three moves and of two countings"
-    counted = turns.counted(world.store, release.id, 0)
+    counted = turns.tally(world.store, release.id).since(0)
     assert (counted.shadow, counted.sessions) == (2, {"candidate": 8, "live": 8})
     state = turns.tests_of(world.store, "acme", release.id)
     assert state and next(test for test in state["canary"] if test["kpi"] == "reward")["bet"]["n"] == 4
@@ -243,7 +265,7 @@ def test_two_controllers_at_once_write_each_decision_once(postgres, world_of):
 
     good_candidate(world, release, tick)
     assert world.acts(release) == TO_FULL
-    assert turns.counted(world.store, release.id, 0).sessions == {"candidate": 8, "live": 8}
+    assert turns.tally(world.store, release.id).since(0).sessions == {"candidate": 8, "live": 8}
     assert not list(ledger.verify(world.store, "acme"))
     for store in (world.store, *others):
         store.close()

@@ -16,12 +16,12 @@ from agent_rft.contracts.releases import Policy
 from observability import ledger, users
 from observability.access import person_at_the_machine
 from observability.registry import register_agent, report
-from observability.release_tables import release_events
+from observability.release_tables import agent_reports, release_events
 from observability.releases import Move, events, record
 from observability.roots import LedgerFiles
 from observability.signing import open_keys, public_keys, rotate
 from observability.store import open_store
-from observability.waivers import waiver_in
+from observability.waivers import sign_waiver, waiver_in, waiver_statement
 from serving.release import acts
 from serving.release.controller import Controller
 from serving.release.knowing import known_of
@@ -170,11 +170,52 @@ def test_the_signature_checks_with_the_public_key_alone(store, files, release):
     assert waiver.key == key["id"] and waiver.by == "ann" and waiver.key_by == "root@cli" and waiver.release == release.id
 
 
-@pytest.mark.parametrize("field", ["why", "by", "about", "release", "at", "key", "key_by", "signature"])
+def test_who_made_the_keys_of_who_made_the_keys_is_one_hand_with_them(store, release):
+    """ann made bob's key, bob made cyd's; eve's, with which dan's was made, is from the machine."""
+    ann, eve = person_with_a_key(store, "ann", role="admin"), person_with_a_key(store, "eve", role="admin")
+    bob = person_with_a_key(store, "bob", maker=ann, role="admin")
+    cyd, dan = person_with_a_key(store, "cyd", maker=bob), person_with_a_key(store, "dan", maker=eve)
+    acts.waive(store, cyd, release.id, "safety", "I am sure")
+    waiver = waiver_in(events(store, TENANT, release.id)[-1])
+    assert (waiver.key_by, waiver.key_line) == ("bob", ("bob", "ann", "root@cli"))
+    with pytest.raises(UserError, match="the key that cyd came in with goes back to one that was made by ann: another person has to sign"):
+        acts.waive(store, ann, release.id, "safety", "so am I")
+    acts.waive(store, dan, release.id, "safety", "looked at it myself")
+    moved(store)
+    assert stage(store, release) == "canary"
+
+
+def test_a_key_that_opened_nothing_any_more_made_no_other(store):
+    """bob had one from ann, which was revoked before he made cyd's with one from the machine."""
+    ann = person_with_a_key(store, "ann", role="admin")
+    old = person_with_a_key(store, "bob", maker=ann, role="admin")
+    late = person_with_a_key(store, "cyd", maker=old)
+    users.revoke_key(store, ROOT, old.key_id, now())
+    cyd = person_with_a_key(store, "cyd", maker=person_with_a_key(store, "bob"))
+    assert users.line_of_key(store, TENANT, late.key_id) == ("bob", "ann", "root@cli")
+    assert users.line_of_key(store, TENANT, cyd.key_id) == ("bob", "root@cli")
+    session = users.caller_of_key(store, users.open_session(store, late, now()).text, now())
+    assert users.line_of_key(store, TENANT, session.key_id) == ("bob", "ann", "root@cli")
+    assert users.line_of_key(store, TENANT, "nobody") == ()
+
+
+def test_a_waiver_from_before_lines_were_told_still_holds(store, files, release):
+    """What was signed is what stands there: without a line, no word of it."""
+    made = waiver_in(acts.waive(store, person_with_a_key(store, "ann"), release.id, "safety", "so be it"))
+    old = sign_waiver(open_keys(files.keys, ""), msgspec.structs.replace(made, by="bob", key_line=()))
+    assert b"key_line" not in waiver_statement(old) and "key_line" not in msgspec.to_builtins(old)
+    newest = events(store, TENANT, release.id)[-1]
+    figures = {"report": "safety", "waiver": msgspec.to_builtins(old)}
+    record(store, "bob", TENANT, release.id, Move(act="waive", stage=newest.stage, why="safety", figures=figures), newest.id)
+    moved(store)
+    assert stage(store, release) == "canary"
+
+
+@pytest.mark.parametrize("field", ["why", "by", "about", "release", "at", "key", "key_by", "key_line", "signature"])
 def test_a_changed_waiver_counts_for_nothing_and_the_ledger_finds_it(store, release, field):
     for name in ("ann", "bob"):
         event = acts.waive(store, person_with_a_key(store, name), release.id, "safety", "so be it")
-    changed = {"release": 99, "signature": "00" * 64}.get(field, "another")
+    changed = {"release": 99, "signature": "00" * 64, "key_line": []}.get(field, "another")
     figures = event.figures | {"waiver": event.figures["waiver"] | {field: changed}}
     with store.writing() as connection:
         connection.execute(sa.update(release_events).where(release_events.c.id == event.id).values(figures=figures))
@@ -187,6 +228,18 @@ def test_a_changed_waiver_counts_for_nothing_and_the_ledger_finds_it(store, rele
 def said(store, release):
     waived = safety_waived(release, events(store, TENANT, release.id), LedgerFiles.of(store, None))
     return f"{waived.head}. {waived.words}"
+
+
+def test_a_safety_report_that_was_made_a_good_one_in_the_database_lets_nothing_through(store, release):
+    failing(store, release)
+    with store.writing() as connection:
+        connection.execute(sa.update(agent_reports).where(agent_reports.c.passed.is_(False)).values(passed=True))
+    moved(store)
+    assert stage(store, release) == "offline"
+    with pytest.raises(UserError, match=f"the safety report of {release.candidate} .* is not what was recorded"):
+        acts.to_canary(store, "ann", TENANT, release.id)
+    (found,) = ledger.verify(store, TENANT)
+    assert (found.kind, found.subject, found.what) == ("report", release.candidate, "edited")
 
 
 def test_a_waiver_that_was_put_in_with_an_entry_of_its_own_has_no_signature(store, files, release):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import datetime as dt
 import hashlib
 import hmac
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import aiohttp
 import pytest
+import sqlalchemy as sa
 from litestar import Litestar, Request, Response, post
 
 from observability import outbox
+from observability import release_tables as of_releases
 from observability.store import Store
 from serving.release.leadership import Leadership
-from serving.release.webhooks import Webhooks
+from serving.release.webhooks import OldWords, Webhooks
 
 SECRET = "s3cret of the receiver"
 
@@ -82,3 +86,25 @@ async def test_nobody_there_is_no_failure_of_ours(world):
     outbox.put(world.store, "acme", "release", "release 7", {})
     await told(world.store, "http://127.0.0.1:9")
     assert "Connect" in outbox.of_tenant(world.store, "acme")[0].trouble
+
+
+async def test_what_was_said_long_ago_is_forgotten_a_few_words_at_a_time_whether_or_not_anybody_took_it(world):
+    now = dt.datetime.now(dt.UTC)
+    for number in range(5):
+        outbox.put(world.store, "acme", "release", f"word {number}", {})
+    newest_first = outbox.of_tenant(world.store, "acme")
+    outbox.sent(world.store, newest_first[-1], now)
+    with world.store.writing() as connection:  # the last two stay young
+        old = sa.update(of_releases.outbox).where(of_releases.outbox.c.id <= newest_first[2].id)
+        connection.execute(old.values(at=now - dt.timedelta(days=30, seconds=1)))
+    assert outbox.forget_old(world.store, now, most=2) == 2
+    assert [word.subject for word in outbox.of_tenant(world.store, "acme")] == ["word 4", "word 3", "word 2"]
+    part = asyncio.create_task(OldWords(world.store, SimpleNamespace(leads=True)).run())
+    for _ in range(200):
+        if len(outbox.of_tenant(world.store, "acme")) == 2:
+            break
+        await asyncio.sleep(0.02)
+    part.cancel()
+    assert [word.subject for word in outbox.of_tenant(world.store, "acme")] == ["word 4", "word 3"]
+    outbox.put(world.store, "acme", "release", "word 5", {})
+    assert outbox.of_tenant(world.store, "acme")[0].id > newest_first[0].id, "a number is never given again"

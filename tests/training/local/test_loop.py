@@ -97,6 +97,15 @@ async def test_a_halted_run_goes_on_once_the_tool_is_mended(base, tmp_path):
     mended = await train(base, tmp_path, resume=True, guards={"infra_window_calls": 10})
     assert halted.halted and not mended.halted
     assert [line.step for line in mended.metrics] == [0, 1, 2, 3]
+    [undone] = [line for line in lines_of(tmp_path) if line["undone"]]
+    assert undone["step"] == halted.metrics[-1].step
+    assert [one["what"] for one in undone["findings"] if one["action"] == "stop"] == [halted.halted]
+
+
+async def test_whoever_begins_the_run_says_what_a_secret_is(base, tmp_path):
+    outcome = await train(base, tmp_path, algorithm={"max_steps": 1}, leaks_in=lambda rollout: ("KEY",))
+    first = outcome.metrics[0].figures
+    assert (first["leaked"], first["unsafe"], first["val_leaked"]) == (1.0, 1.0, 1.0)
 
 
 async def test_below_the_limit_failures_are_shown_and_training_goes_on(base, tmp_path):

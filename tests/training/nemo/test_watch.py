@@ -53,10 +53,18 @@ def make(path, clock):
     """A watch over the run's one journal."""
 
     def make(
-        state: State | None = None, *, total=3, measures_floor=False, holdouts=(), on_step=lambda line, total: None, **guards
+        state: State | None = None,
+        *,
+        total=3,
+        measures_floor=False,
+        holdouts=(),
+        on_step=lambda line, total: None,
+        leaks_in=None,
+        **guards,
     ) -> Watch:
         limits = GuardLimits(**({"max_infra_rate": 0.01, "infra_window_calls": 1000, "max_kl": 0.5} | guards))
-        return Watch(job_watched_by(limits), MetricsFile(path), on_step, total, state, holdouts=holdouts, measures_floor=measures_floor)
+        job = msgspec.structs.replace(job_watched_by(limits), leaks_in=leaks_in)
+        return Watch(job, MetricsFile(path), on_step, total, state, holdouts=holdouts, measures_floor=measures_floor)
 
     return make
 
@@ -463,6 +471,14 @@ def test_weights_whose_validation_a_guard_will_not_have_are_not_saved(make, path
     watch.close()
     lines = MetricsFile(path).lines()
     assert [(line.step, [finding.guard for finding in line.findings]) for line in lines] == [(0, []), (1, ["unsafe"])]
+
+
+def test_whoever_begins_the_run_says_what_a_secret_is(make, path):
+    watch = make(leaks_in=lambda rollout: ("KEY",))
+    validate(watch, 1.0)
+    learn(watch)
+    watch.step_finished()
+    assert MetricsFile(path).lines()[0].figures["val_leaked"] == 1.0
 
 
 def test_what_left_the_loop_without_a_guards_word_is_the_engines_own(make, path):
