@@ -306,10 +306,7 @@ class ChatEndpoint:
                 raise
             attempt.trouble, attempt.failed_part = "has no place for it", attempt.agent.checkpoint
         except (UpstreamFailed, TimeoutError) as error:
-            failed = error if isinstance(error, UpstreamFailed) else UpstreamFailed(attempt.agent.checkpoint, "gave no answer in time", 504)
-            attempt.trouble, attempt.failed_part = failed.what, failed.upstream
-            if last or request.status:
-                await self._give_up(request, asked, attempt, failed)
+            await self._failed(request, asked, attempt, last, error)
         except asyncio.CancelledError:
             attempt.trouble, attempt.failed_part = _stopped(request)
             if request.stopped != "cut" or request.task is None:
@@ -324,6 +321,13 @@ class ChatEndpoint:
                 self._over(request, asked, attempt)
                 self._count(request, asked, attempt)
         return attempt.tokens if last or request.status else None
+
+    async def _failed(self, request: _Request, asked: Asked, attempt: _Try, last: bool, error: UpstreamFailed | TimeoutError) -> None:
+        """By itself, since an error that is kept in the function it came through keeps all of the request until garbage is looked for."""
+        failed = error if isinstance(error, UpstreamFailed) else UpstreamFailed(attempt.agent.checkpoint, "gave no answer in time", 504)
+        attempt.trouble, attempt.failed_part = failed.what, failed.upstream
+        if last or request.status:
+            await self._give_up(request, asked, attempt, failed)
 
     async def _pass_on(self, request: _Request, asked: Asked, attempt: _Try, last: bool) -> None:
         parts = self._prompt(attempt).put_before(asked)

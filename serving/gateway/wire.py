@@ -121,7 +121,7 @@ class Connection(asyncio.Protocol):
 
     async def _something(self) -> None:
         if self._trouble is not None:
-            raise self._trouble
+            raise type(self._trouble)(*self._trouble.args)  # the one that is kept would keep, by its trace, all who waited
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             await self._waiter

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from types import SimpleNamespace
@@ -295,6 +296,31 @@ def test_what_failed_is_written_down_before_its_caller_hears_of_it_and_counted_o
     while figure("rft_requests_total", **labels) == before and time.monotonic() < until:
         time.sleep(0.02)
     assert figure("rft_requests_total", **labels) == before + 1 and len(written) == len(kept) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("way", ["well", "broken", "500", "400"])
+def test_a_request_leaves_no_garbage_that_holds_itself(world, way, stream):
+    """Servers look for it seldom, and until then each would keep what it asked and was answered."""
+    for fake in (world.live, world.second):
+        fake.status, fake.breaks_after = (int(way), None) if way.isdigit() else (200, 2 if way == "broken" else None)
+    gc.collect()
+    gc.disable()
+    try:
+        world.chat(stream=stream)
+        until = time.monotonic() + 2
+        while (left := tries_in_memory()) and time.monotonic() < until:
+            time.sleep(0.1)
+        assert not left
+    finally:
+        gc.enable()
+        for replica in world.gateway.upstreams.for_checkpoint("weights-live").replicas:
+            replica.worked()
+            replica.out = False
+
+
+def tries_in_memory():
+    return [type(one) for one in gc.get_objects() if type(one).__name__ == "_Try"]
 
 
 @pytest.mark.parametrize("last", [(b"data: [DONE]\n\n",), (b"data: [DO", b"NE]\n", b"\n"), (b"data: [DONE]\r\n\r\n",)])
