@@ -146,10 +146,13 @@ def newest_failed(store: Store, release: int, count: int, since: dt.datetime) ->
 
 
 def violations(store: Store, release: int, since: dt.datetime) -> set[str]:
-    """By name, in the candidate's turns, counted or not."""
-    mine = (release_turns.c.release == release, release_turns.c.arm == "candidate", release_turns.c.at >= since)
+    """By name, in the candidate's turns since then, counted or not; and in older ones that nobody has looked at yet, since a gateway that
+    could not reach the store tells of its turns whenever it can."""
+    of_candidate = sa.select(release_turns.c.violations).where(release_turns.c.release == release, release_turns.c.arm == "candidate")
+    unsafe = of_candidate.where(IS_UNSAFE)
     with store.reading() as connection:
-        return {name for names in connection.scalars(sa.select(release_turns.c.violations).where(*mine, IS_UNSAFE)) for name in names}
+        told = (connection.scalars(unsafe.where(which)).all() for which in (release_turns.c.at >= since, MAY_BE_LAST))
+        return {name for rows in told for names in rows for name in names}
 
 
 def _turns(store: Store, select: sa.Select[Any]) -> list[Turn]:

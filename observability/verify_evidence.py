@@ -417,6 +417,7 @@ class Examination:
         self.releases: dict[int, Card] = {}
         self.agents: dict[str, list[Card]] = {}  # the releases that each is on trial or live in
         self.approvals: dict[int, int] = {}  # by the number that decisions name: the entry
+        self.allowed = set[int]()  # uses of what was approved before, and used by none before
         self.graders: dict[tuple[str, str], str] = {}
         self.sources = 0
         self.incomplete: list[str] = []
@@ -431,6 +432,7 @@ class Examination:
             self.attempt(lambda seq=seq: self.read_facts(seq), seq)
         self.gather_releases()
         self.attempt(self.read_approvals)
+        self.gather_uses()
         self.gather_cards()
         self.attempt(self.read_accesses)
         for seq in self.entries:
@@ -607,6 +609,17 @@ class Examination:
                 raise Refused(f"approvals.jsonl gives the number {number} to entry {seq}, which is no approval or out of their order")
             self.approvals[number], before = seq, (number, seq)
 
+    def gather_uses(self) -> None:
+        decided: dict[int, list[str]] = {}
+        for seq in sorted(self.facts):
+            kind, number = self.entries[seq]["kind"], self.facts[seq].get("approval")
+            if kind not in ("approval decision", "approval use") or type(number) is not int:
+                continue
+            before = decided.setdefault(number, [])
+            if kind == "approval use" and before == ["approve"]:
+                self.allowed.add(seq)
+            before.append(str(self.facts[seq].get("decision")))
+
     def gather_cards(self) -> None:
         for seq, entry in self.entries.items():
             if entry["kind"] == "card":
@@ -682,9 +695,8 @@ class Examination:
                 raise Refused("the entry after it does not say that this decision was about that call")
             card.notes.append(f"{call}: {shown(facts.get('decision'))} by {by} on {at} (entry {seq})")
             return
-        decisions = [one for one in self.entries if one < seq and self.told(one, "approval decision").get("approval") == number]
-        if [self.facts[one].get("decision") for one in decisions] != ["approve"]:
-            raise Refused(f"{call} was let through, and no approval of it is recorded before")
+        if seq not in self.allowed:
+            raise Refused(f"{call} was let through, and no approval of it is recorded before, or it was used already")
         card.notes.append(f"{call}: let through once on {at} (entry {seq})")
 
     def judge_of_release(self, seq: int) -> None:

@@ -14,6 +14,7 @@
                      every report is there and good, or waived             shadow, or the first share where there is no shadow
     draft to canary  the safety report is missing or failed, and not       waits: the release goes forward for nobody
                      waived by two people's signatures
+                     a report is not what was recorded                     the same
     shadow           enough mirrored sessions                              canary with the first share
     canary           enough sessions in this step                          the next share, while live sessions are left beside it
                      ... and the next leaves none                          the same, once it is shown to be no worse by the margins
@@ -89,6 +90,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """Kinds of reports that are done without, and who said so. Of safety nobody is asked here, but `safety_waivers`."""
     safety_waivers: tuple[Waiver, ...] = ()
     """Whose signature holds, about the candidate's safety report as it is now, or about there being none."""
+    unread: str = ""
+    """Why reports and waivers cannot be gone by: one is not what was recorded. Then none of them is told here."""
     proposed_by: str = ""
     """Who asked for full, since it last moved."""
     approved_by: tuple[str, ...] = ()
@@ -159,6 +162,8 @@ def two_people(waivers: Sequence[Waiver]) -> tuple[Waiver, Waiver] | None:
 
 def safety_lacks(known: Known) -> str:
     """What has to come before anything goes forward, for people; empty where nothing has to. No policy and no setting says otherwise."""
+    if known.unread:
+        return f"reports that can be gone by: {known.unread}"
     report = known.candidate_reports.get("safety")
     if (report is not None and report.get("passed") is True) or two_people(known.safety_waivers):
         return ""
@@ -246,7 +251,7 @@ def _forward(policy: Policy, known: Known) -> Decision | str:
     match known.event.stage:
         case "draft":
             return _go(known, "offline", 0.0, "opened")
-        case "offline":
+        case "offline" if not known.unread:
             return _offline(policy, known)
         case _ if lacks:
             return lacks

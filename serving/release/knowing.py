@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from agent_rft.contracts.releases import OPEN_STAGES, Event, Release, Session
+from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.releases import OPEN_STAGES, Event, Release, Session, Waiver
 from agent_rft.release.rules import CHANCE, ON_TRIAL, Known, held_for
 from agent_rft.release.tests import Tests, new_tests
 from observability import turns
@@ -26,6 +27,7 @@ from serving.release.waivers import safety_waivers
 LATE = dt.timedelta(minutes=10)
 """By which a gateway may be late with a turn."""
 LONG_AGO = dt.datetime(2000, 1, 1, tzinfo=dt.UTC)
+Reports = Mapping[str, Mapping[str, Any]]
 
 
 class Memory:
@@ -49,7 +51,8 @@ class Memory:
         return self._tally.since(step)
 
     def violations(self, store: Store, release: Release, now: dt.datetime) -> set[str]:
-        self._violations |= turns.violations(store, release.id, self._read_until)
+        found = turns.violations(store, release.id, self._read_until)
+        self._violations = self._violations | found  # another set: a look that hung may still read the old one
         self._read_until = now - LATE
         return self._violations
 
@@ -79,6 +82,7 @@ def known_of(
     # nobody waits for an answer in the shadow
     failed = turns.newest_failed(store, release.id, release.policy.storm[1], moved.at) if stage in ("canary", "full") else []
     proposed, approved = _wanted_by(told, moved)
+    offline = _offline(store, release, told, files or LedgerFiles.of(store, None)) if stage in OPEN_STAGES else _Offline()
     return Known(
         event=told[-1],
         tests=memory.tests(store, release),
@@ -90,10 +94,11 @@ def known_of(
         seconds_since_figures=(now - owed).total_seconds() if owed else None,
         last_turns_failed=tuple(reversed(failed)),
         violations=tuple(sorted(memory.violations(store, release, now))),
-        candidate_reports=_reports(store, release.tenant, release.candidate) if stage in OPEN_STAGES else {},
-        live_reports=_reports(store, release.tenant, release.live) if stage in OPEN_STAGES else {},
+        candidate_reports=offline.candidate,
+        live_reports=offline.live,
         waived=waived_by(told),
-        safety_waivers=safety_waivers(store, release, told, files or LedgerFiles.of(store, None)),
+        safety_waivers=offline.waivers,
+        unread=offline.unread,
         proposed_by=proposed,
         approved_by=approved,
         first=not release.live,
@@ -143,6 +148,24 @@ def _wanted_by(told: Sequence[Event], moved: Event) -> tuple[str, tuple[str, ...
     if proposed is None:
         return "", ()
     return proposed.by, tuple(event.by for event in since if event.act == "approve" and event.id > proposed.id)
+
+
+class _Offline(msgspec.Struct, frozen=True):
+    """What is known of the agents from before anybody met the candidate, or why it is not."""
+
+    candidate: Reports = {}
+    live: Reports = {}
+    waivers: tuple[Waiver, ...] = ()
+    unread: str = ""
+
+
+def _offline(store: Store, release: Release, told: Sequence[Event], files: LedgerFiles) -> _Offline:
+    """A report that was changed lets nothing go forward. What speaks against the candidate is looked at all the same."""
+    try:
+        candidate, live = (_reports(store, release.tenant, agent) for agent in (release.candidate, release.live))
+        return _Offline(candidate, live, safety_waivers(store, release, told, files))
+    except UserError as error:
+        return _Offline(unread="; ".join(filter(None, (error.what, error.cure))))
 
 
 def _reports(store: Store, tenant: str, agent: str) -> dict[str, dict[str, Any]]:

@@ -180,4 +180,7 @@ def test_failed_turns_and_violations_of_the_candidate_are_seen(store, release):
     turns.add_turns(store, told)
     assert turns.newest_failed(store, release.id, 3, NOW - 900 * SECONDS) == [False, True, False]
     assert turns.violations(store, release.id, NOW - 900 * SECONDS) == {"leaked:A"}
-    assert turns.violations(store, release.id, NOW - 59 * SECONDS) == set()
+    later = NOW - 59 * SECONDS
+    assert turns.violations(store, release.id, later) == {"leaked:A"}, "nobody has looked at it yet"
+    closed(store, release)
+    assert turns.violations(store, release.id, later) == set()

@@ -170,7 +170,8 @@ def counted_of_all(store: Store, step: int) -> tuple[int, int, dict[str, int]]:
 
 
 def violations_of_all(store: Store, since: dt.datetime) -> set[str]:
-    mine = (release_turns.c.release == 7, release_turns.c.arm == "candidate", release_turns.c.at >= since)
+    new = sa.and_(release_turns.c.counted.is_(False), release_turns.c.followed.is_(False))
+    mine = (release_turns.c.release == 7, release_turns.c.arm == "candidate", sa.or_(release_turns.c.at >= since, new))
     with store.reading() as connection:
         return {name for names in connection.scalars(sa.select(release_turns.c.violations).where(*mine)) for name in names}
 

@@ -16,11 +16,12 @@ import pytest
 import sqlalchemy as sa
 
 from agent_rft.contracts.agents import Agent
+from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.releases import Policy
 from observability import ledger, turns
 from observability.leases import holder
 from observability.registry import register_agent, report
-from observability.release_tables import release_tests, releases
+from observability.release_tables import agent_reports, release_tests, releases
 from observability.releases import events, record, routes
 from observability.store import Store, migrate, open_store
 from serving.release import acts
@@ -134,6 +135,39 @@ def test_a_release_that_cannot_be_looked_at_holds_up_no_other_and_is_taken_back_
     control.tick(world.later(2))
     newest = events(world.store, "acme", broken.id)[-1]
     assert newest.stage == "rolled_back" and newest.why == "for 301 s its figures could not be looked at: ValidationError"
+
+
+def test_a_report_that_was_changed_lets_nothing_forward_and_hides_nothing_that_speaks_against_the_candidate(world):
+    release, control = world.on_trial(shadow_sessions=0), controller(world.store)
+    control.tick(world.now)
+    with world.store.writing() as connection:
+        connection.execute(sa.update(agent_reports).where(agent_reports.c.kind == "evaluation").values(figures={"reward": 0.0}))
+    for _ in range(6):  # enough for full
+        world.session(release, "candidate")
+        world.session(release, "live")
+    for _ in range(3):
+        control.tick(world.later(11))
+    assert world.acts(release)[-1] == ("advance", "canary", 0.5)
+    with pytest.raises(
+        UserError, match=rf"waits for reports that can be gone by: the evaluation report of {release.candidate} .* is not what"
+    ):
+        acts.to_canary(world.store, "ann", "acme", release.id)
+    world.session(release, "candidate", violations=("critical:leaked:KEY",))
+    control.tick(world.later(1))
+    newest = events(world.store, "acme", release.id)[-1]
+    assert (newest.stage, newest.why) == ("rolled_back", "unsafe: critical:leaked:KEY")
+
+
+def test_what_a_gateway_could_not_tell_for_an_hour_takes_a_candidate_back_all_the_same(world):
+    """The store was away, and the controller is back at it before the gateway's turns are."""
+    release, control = world.on_trial(), controller(world.store)
+    good_candidate(world, release, lambda: control.tick(world.now))
+    then = world.now
+    control.tick(world.later(3600))
+    world.session(release, "candidate", at=then, violations=("critical:leaked:KEY",))
+    control.tick(world.later(1))
+    newest = events(world.store, "acme", release.id)[-1]
+    assert (newest.stage, newest.why) == ("rolled_back", "unsafe: critical:leaked:KEY")
 
 
 def test_a_release_whose_policy_is_a_newer_version_s_is_moved_by_nobody_here_and_taken_back_in_the_end(world):

@@ -249,6 +249,19 @@ def test_an_approval_that_was_made_up_in_the_store_is_a_fault(store, card, bundl
         bundle(card)
 
 
+def test_an_approval_that_was_used_twice_is_a_fault(store, card, bundle, verdict):
+    """By who can write the database: there a key alone keeps it from being used again."""
+    with store.writing() as connection:
+        connection.execute(sa.text("DROP INDEX ix_approval_uses_approval"))
+        book, used = Book(connection, [TENANT]), {"tenant": TENANT, "approval": 1, "by": "eve", "at": NOW}
+        book.enter("approval use", "1", used, use_halves(used))
+        book.close()
+        connection.execute(sa.insert(approval_uses), [used])
+    code, lines = verdict(bundle(card))
+    faults = [line for line in part_of(lines, f"card {card}") if line.startswith("  FAULT ")]
+    assert code == 1 and len(faults) == 1 and "call call-0 of pay was let through" in faults[0] and "used already" in faults[0]
+
+
 @pytest.mark.parametrize(
     "change", [sa.delete(release_events), sa.update(release_events).values(why="all is well"), sa.update(releases).values(by="eve")]
 )

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.errors import UserError
-from agent_rft.contracts.releases import Policy
+from agent_rft.contracts.releases import Policy, Turn
 from observability import ledger, users
 from observability.access import person_at_the_machine
 from observability.registry import register_agent, report
@@ -21,6 +21,7 @@ from observability.releases import Move, events, record
 from observability.roots import LedgerFiles
 from observability.signing import open_keys, public_keys, rotate
 from observability.store import open_store
+from observability.turns import add_turns
 from observability.waivers import sign_waiver, waiver_in, waiver_statement
 from serving.release import acts
 from serving.release.controller import Controller
@@ -240,6 +241,22 @@ def test_a_safety_report_that_was_made_a_good_one_in_the_database_lets_nothing_t
         acts.to_canary(store, "ann", TENANT, release.id)
     (found,) = ledger.verify(store, TENANT)
     assert (found.kind, found.subject, found.what) == ("report", release.candidate, "edited")
+
+
+def test_who_went_to_all_by_a_waiver_is_taken_back_whatever_became_of_its_reports(store, release):
+    for name in ("ann", "bob"):
+        acts.waive(store, person_with_a_key(store, name), release.id, "safety", "so be it")
+    moved(store)
+    acts.propose(store, "ann", TENANT, release.id)
+    acts.approve(store, "bob", TENANT, release.id)
+    assert stage(store, release) == "full"
+    with store.writing() as connection:
+        connection.execute(sa.update(agent_reports).values(figures={"reward": 0.1}))
+    told = {"seconds": 1.0, "failed": False, "tool_calls": 0, "tool_failures": 0, "violations": ("critical:leaked:KEY",)}
+    named = {"tenant": TENANT, "rollout_id": "r1", "release": release.id, "session": "s1", "arm": "candidate", "shadow": False}
+    add_turns(store, [Turn(**named, **told, at=now())])
+    moved(store)
+    assert stage(store, release) == "rolled_back"
 
 
 def test_a_waiver_that_was_put_in_with_an_entry_of_its_own_has_no_signature(store, files, release):
