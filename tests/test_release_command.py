@@ -128,7 +128,10 @@ def test_a_waiver_is_signed_with_the_keys_that_the_server_has_by_the_same_settin
     served = ("--conf", "research_tiny", "--set", f"store.ledger={tmp_path}/keys")
     told(rft, "release", "first", "desk", "--agent", "base", *served)
     told(rft, "release", "create", "desk", "--agent", "tuned", *served)
-    told(rft, "release", "waive", "2", "safety", "--why", "a rehearsal", *served)
+    waive = ("release", "waive", "2", "safety", "--why", "a rehearsal", *served)
+    assert f"store.ledger is {tmp_path}/keys, and there is no such folder here" in refused(rft, *waive)
+    (tmp_path / "keys").mkdir()
+    told(rft, *waive)
     key = open_keys(tmp_path / "keys" / "keys.json", "").id
     for typed in (served, ("--ledger", f"{tmp_path}/keys")):
         said = told(rft, "release", "history", "2", *typed)

@@ -134,6 +134,10 @@ def approve(store: str, tenant: str, id: str | None, why: str, ledger: str | Non
 
 
 def waive(store: str, tenant: str, id: str, report: str, why: str, ledger: str | None) -> None:
+    """Where the folder of the ledger's keys is not there, new keys would be made in it, and nobody could tell whose signature theirs is."""
+    if ledger is not None and not Path(ledger).is_dir():
+        cure = "work in the folder that the server is started in, or name that of its keys with --ledger FOLDER"
+        raise UserError(f"store.ledger is {ledger}, and there is no such folder here", cure)
     _act(store, tenant, id, lambda opened, _, release: acts.waive(opened, me(tenant), release, report, why, LedgerFiles.of(opened, ledger)))
 
 
