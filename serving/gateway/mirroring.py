@@ -25,7 +25,7 @@ from serving.gateway.declined import Declined
 from serving.gateway.reading import Asked, Prompt
 from serving.gateway.recording import Recorder
 from serving.gateway.upstreams import UpstreamFailed, Upstreams
-from serving.gateway.workers import at_work
+from serving.workers import at_work
 
 MOST_WAITING, MOST_BYTES, AT_ONCE = 200, 64_000_000, 4
 ONLY_OF_STREAMS = ("stream", "stream_options")
@@ -61,7 +61,7 @@ class ChatShadow:
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Left, what waits is forgotten: it was nobody's answer."""
-        return at_work(self._work, AT_ONCE)
+        return at_work(*[self._work] * AT_ONCE)
 
     def _next(self) -> _Mirrored:
         mirrored = self._waiting.popleft()

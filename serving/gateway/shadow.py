@@ -31,9 +31,9 @@ from observability.turns import add_turns
 from serving import metrics
 from serving.gateway.ending import Ran, job_card, release_turn
 from serving.gateway.events import opening_of
-from serving.gateway.workers import at_work
 from serving.gateway.world import World
 from serving.threads import in_daemon_thread
+from serving.workers import at_work
 
 MOST_WAITING = 200
 AT_ONCE = 4
@@ -98,7 +98,7 @@ class Shadow:
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Left, what waits is forgotten: it was nobody's answer."""
-        return at_work(self._work, self._at_once)
+        return at_work(*[self._work] * self._at_once)
 
     async def _work(self) -> None:
         while True:

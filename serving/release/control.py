@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from functools import partial
 from typing import Any, Protocol
 
 import msgspec
@@ -20,6 +21,7 @@ from serving.release.evaluator import Budget, Evaluator
 from serving.release.leadership import Leadership
 from serving.release.routing import Routing
 from serving.release.webhooks import OldWords, Webhooks
+from serving.workers import at_work
 
 AGAIN_SECONDS = 1.0
 log = structlog.get_logger("serving.control")
@@ -78,12 +80,5 @@ class ReleaseControl:
             *(make(self.leadership) for make in more),
         ]
 
-    @contextlib.asynccontextmanager
-    async def running(self, _: Litestar) -> AsyncGenerator[None]:
-        tasks = [asyncio.create_task(_kept_running(part)) for part in self.parts]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    def running(self, _: Litestar) -> AbstractAsyncContextManager[None]:
+        return at_work(*(partial(_kept_running, part) for part in self.parts))

@@ -54,6 +54,11 @@ def told(store) -> dict:
     return {stored.card.rollout_id: (stored.card, stored.recorded_at, stored.grades) for stored in cards_by_id(store, ids)}
 
 
+def back_to(store, revision):
+    with store.writing() as connection:
+        command.downgrade(alembic_config(connection), revision)
+
+
 def to(store, revision: str) -> None:
     with store.writing() as connection:
         if revision == "0003":
@@ -168,8 +173,7 @@ def read_reports(store, told) -> dict[str, list[tuple[str, bool, dict]]]:
 
 
 def test_reports_from_before_are_entered_in_the_ledger_and_go_back_and_forth_whole(store):
-    with store.writing() as connection:
-        command.downgrade(alembic_config(connection), "0008")
+    back_to(store, "0008")
     told = reports_from_before(store)
     to(store, "head")
     with store.reading() as connection:
@@ -180,8 +184,7 @@ def test_reports_from_before_are_entered_in_the_ledger_and_go_back_and_forth_who
     assert list(ledger.verify(store, "t0")) == [] and ledger.size(store, "t0") == 3
     agent = register_agent(store, "t0", Agent(checkpoint="c", tool_set="t"), "c")
     made = report(store, "t0", agent, "safety", passed=True, figures={}, by="bob")
-    with store.writing() as connection:
-        command.downgrade(alembic_config(connection), "0008")
+    back_to(store, "0008")
     with store.reading() as connection:  # the run's, the three, the one of just now; and the agent
         kinds = sa.select(artifacts.c.kind, sa.func.count()).group_by(artifacts.c.kind).order_by(artifacts.c.kind)
         assert connection.execute(kinds).all() == [("agent", 1), ("report", 5)]
@@ -192,12 +195,11 @@ def test_reports_from_before_are_entered_in_the_ledger_and_go_back_and_forth_who
 
 
 def test_a_report_that_was_changed_while_the_store_had_gone_back_is_named(store):
-    with store.writing() as connection:
-        command.downgrade(alembic_config(connection), "0008")
+    back_to(store, "0008")
     told = reports_from_before(store)
     to(store, "head")
+    back_to(store, "0008")
     with store.writing() as connection:
-        command.downgrade(alembic_config(connection), "0008")
         facts = sa.select(artifacts.c.facts).where(artifacts.c.id.startswith("agent-a/safety/2026-11-20T09:30"))
         failed = connection.scalar(facts)
         connection.execute(

@@ -1,4 +1,4 @@
-"""Several tasks at the same endless work, for as long as a context is open."""
+"""Tasks at work that does not end, for as long as a context is open."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 
 
 @contextlib.asynccontextmanager
-async def at_work(work: Callable[[], Coroutine[Any, Any, None]], count: int) -> AsyncGenerator[None]:
+async def at_work(*works: Callable[[], Coroutine[Any, Any, None]]) -> AsyncGenerator[None]:
     """When it is left, what they were at is called off."""
-    workers = [asyncio.create_task(work()) for _ in range(count)]
+    workers = [asyncio.create_task(work()) for work in works]
     try:
         yield
     finally:
