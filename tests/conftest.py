@@ -37,6 +37,12 @@ test_example_graders test_loop test_resume_after_kill test_pretrained test_check
 """Files of so many seconds that a worker which came to one of them last would end long after the others."""
 
 
+def pytest_configure() -> None:
+    """What the `make test ARGS=... JOBS=...` that may have started this leaves in the environment is for no `make` of a test."""
+    for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "ARGS", "CONF", "JOBS"):
+        os.environ.pop(name, None)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Workers take files in this order (`--no-loadscope-reorder`); by themselves they would take those of many tests first."""
     places = {name: place for place, name in enumerate(LONGEST)}

@@ -25,8 +25,6 @@ SMALL = (
     "algorithm.batch_size=2 algorithm.group_size=4 algorithm.max_steps=6 algorithm.micro_batch_tokens=4096 evaluation.every=3 "
     "evaluation.samples_per_row=1 prior.prompts=8 prior.rollouts=3 prior.override=true backend.checkpoint_every=2"
 ).split()
-MAKES_OWN = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "ARGS", "CONF", "JOBS")
-"""What a `make test ARGS=... JOBS=...` leaves in the environment, and none of ours."""
 TIMES = ("seconds", "rollout_seconds", "train_seconds")
 Rft = Callable[..., str]
 
@@ -64,11 +62,10 @@ UP_TO_DATE = [flag for stamp in ("local", "test", "data") for flag in ("-o", f".
 
 def make(*words: str) -> str:
     """The Makefile's own line, on this interpreter's environment."""
-    without_make = {name: value for name, value in os.environ.items() if name not in MAKES_OWN}
     done = subprocess.run(
         ["make", "--no-print-directory", *UP_TO_DATE, f"VENV={sys.prefix}", *words],
         cwd=ROOT,
-        env={**without_make, "HF_HUB_OFFLINE": "1", "COLUMNS": "160"},
+        env={**os.environ, "HF_HUB_OFFLINE": "1", "COLUMNS": "160"},
         capture_output=True,
         text=True,
         timeout=300,

@@ -149,7 +149,8 @@ class Sentinel:
                 self._speak(line, name, found._replace(rollouts=self._telling(name, self._done if done is None else done)))
 
     def _telling(self, name: str, done: Sequence[GradedRollout]) -> list[str]:
-        telling: dict[str, Telling] = {**TELLING, "unsafe": lambda one: unsafe(one.rollout, self._leaks_in)}
+        leaks_in = self._leaks_in or (lambda _: ())
+        telling: dict[str, Telling] = {**TELLING, "unsafe": lambda one: unsafe(one.rollout, leaks_in(one.rollout))}
         if name not in telling:
             return []
         counted = [graded for graded in done if not graded.infra_failed]

@@ -104,6 +104,8 @@ class _Try(msgspec.Struct):
     ended: float = 0.0
     asked: bytes = b""
     answered: list[bytes] = msgspec.field(default_factory=list[bytes])
+    whole: bytes = b""
+    """All that was answered, once it is over."""
     trouble: str = ""
     failed_part: str = ""
     refused: bool = False
@@ -429,7 +431,7 @@ class ChatEndpoint:
         """A card for whoever was asked."""
         if attempt.over or not attempt.asked:
             return
-        attempt.over = True
+        attempt.over, attempt.whole = True, b"".join(attempt.answered)
         seconds = attempt.ended - attempt.began
         gone = request.stopped == "gone"
         in_vain = gone and not request.status and seconds >= self._tenants.slo(request.tenant).seconds
@@ -460,7 +462,7 @@ class ChatEndpoint:
             streamed=asked.stream,
             item=asked.item,
             asked=attempt.asked,
-            answered=b"".join(attempt.answered),
+            answered=attempt.whole,
             parent=_text(request.headers.get(b"traceparent")),
         )
         self._recorder.keep(kept)
@@ -471,7 +473,7 @@ class ChatEndpoint:
         """Once the caller has it all: nobody waits for figures."""
         if not attempt.over:
             return
-        attempt.tokens = tokens_of(b"".join(attempt.answered), asked.stream)
+        attempt.tokens = tokens_of(attempt.whole, asked.stream)
         status = CLIENT_GONE if request.stopped == "gone" else 502 if attempt.trouble else request.status
         figures = _figures(request.tenant, asked.service, attempt.arm, status)
         figures.requests.inc()
