@@ -14,12 +14,12 @@ from types import FrameType
 from typing import TYPE_CHECKING
 
 from agent_rft.contracts.errors import InfraError, UserError
+from agent_rft.contracts.jobcards import DEFAULT_STORE
 
 if TYPE_CHECKING:
     from agent_rft.commands.run_folder import RunFolder
 
 DEFAULT_RECIPE = "research_tiny"
-DEFAULT_STORE = "sqlite:///runs/cards.db"
 MOST_LISTED = 10_000
 """Cards on one page."""
 
@@ -35,7 +35,7 @@ def main(argv: list[str] | None = None) -> int:
     # A supervisor's stop is a clean stop: what is under way is put down as it is for Ctrl-C, job cards to the store included.
     signal.signal(signal.SIGTERM, _as_ctrl_c)
     sys.unraisablehook = _ask_again
-    arguments = parser().parse_args(argv)
+    arguments = _parsed(argv)
     run: Callable[[argparse.Namespace], None] = arguments.run
     try:
         run(arguments)
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
     except InfraError as error:
         return _fail(f"infrastructure: {error}" + _met_before(error), 4)
     except KeyboardInterrupt:
-        return _fail("stopped; a training run goes on with `make resume RUN=id`", 130)
+        return _fail(f"stopped; {getattr(arguments, 'goes_on', 'a training run goes on with `make resume RUN=id`')}", 130)
     except BrokenPipeError:  # somebody's `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
@@ -54,6 +54,18 @@ def main(argv: list[str] | None = None) -> int:
             f"infrastructure: the job-card store: {error.__cause__ or error}\n  is its server up, and room on its disk? then again", 4
         )
     return 0
+
+
+def _parsed(argv: list[str] | None) -> argparse.Namespace:
+    """argparse takes the words of a command from one place alone; settings may stand before its options and after them."""
+    every = parser()
+    arguments, left = every.parse_known_args(argv)
+    takes_settings = isinstance(getattr(arguments, "words", None), list)
+    if left and not (takes_settings and all("=" in word and not word.startswith("-") for word in left)):
+        every.error(f"unrecognized arguments: {' '.join(left)}")
+    if left:
+        arguments.words = [*arguments.words, *left]
+    return arguments
 
 
 def _as_ctrl_c(_: int, frame: FrameType | None) -> None:
@@ -99,7 +111,7 @@ def parser() -> argparse.ArgumentParser:
     _with_run(commands.add_parser("evaluate", help="base against tuned again, with fresh rollouts"), _evaluate)
     _add_suite(commands.add_parser("suite", help="base, tuned and other models side by side on the held-out rows"))
     told = commands.add_parser("report", help="a run as one page; several: beside each other as well")
-    told.add_argument("run_ids", nargs="+", metavar="RUN", help="the name of the run's folder")
+    told.add_argument("run_ids", nargs="+", metavar="RUN", help="its name, or its folder")
     told.add_argument("--runs", default="runs", help="the folder that holds the runs")
     told.set_defaults(run=_report)
     planned = commands.add_parser("plan", help="memory, time and cost: what fits, and what would")
@@ -148,6 +160,7 @@ def _add_suite(suite: argparse.ArgumentParser) -> None:
     suite.add_argument("--of", action="append", default=[], metavar="MODEL", help=of)
     suite.add_argument("-k", "--tries", type=_at_least_one, help="at each row; default: evaluation.samples_per_row")
     suite.add_argument("--in-flight", type=_at_least_one, help="rollouts at once; default: 512 of an endpoint, else the recipe's")
+    suite.set_defaults(goes_on="what was run is kept: the same command runs the rest")
     _with_recipe(suite, _suite)
 
 
@@ -288,7 +301,7 @@ def _with_measurement(refresh: argparse.ArgumentParser) -> None:
 
 
 def _add_curriculum(curriculum: argparse.ArgumentParser) -> None:
-    curriculum.add_argument("run_id", metavar="RUN", help="the name of the run's folder")
+    curriculum.add_argument("run_id", metavar="RUN", help="its name, or its folder")
     curriculum.add_argument("--runs", default="runs", help="the folder that holds the runs")
     curriculum.add_argument("--results", metavar="FILE.msgpack", help="another evaluation's tries, of training rows too")
     curriculum.add_argument("--store", help="that holds the run's training cards; default: the run's own")
@@ -310,7 +323,7 @@ def _with_settings(command: argparse.ArgumentParser, run: Callable[[argparse.Nam
 
 
 def _with_run(command: argparse.ArgumentParser, run: Callable[[argparse.Namespace], None]) -> None:
-    command.add_argument("run_id", metavar="RUN", help="the name of the run's folder")
+    command.add_argument("run_id", metavar="RUN", help="its name, or its folder")
     command.add_argument("--runs", default="runs", help="the folder that holds the runs")
     command.set_defaults(run=run)
 
@@ -612,6 +625,7 @@ def _add_releases(release: argparse.ArgumentParser) -> None:
         made.add_argument("service")
         made.add_argument("--agent", required=True, metavar="AGENT", help="its id, the first digits of it, or its name")
         made.add_argument("--policy", action="append", default=[], metavar="KEY=VALUE", help="a rule, such as sessions_per_step=50")
+        made.set_defaults(served=None)
     action("shadow", "mirror live runs to it now")
     action("canary", "give it its next share of the sessions now").add_argument("--share", type=_from_to(0, 1), help="another share")
     action("promote", "propose that everybody gets it; another person approves", why=True)
@@ -630,15 +644,18 @@ def _add_releases(release: argparse.ArgumentParser) -> None:
 
 
 def _as_served(arguments: argparse.Namespace) -> argparse.Namespace:
-    """The store and the folder of the ledger's keys are those of `rft serve` by the same recipe and settings, unless they are named. Who
-    rolls back waits for no recipe but one that was named."""
+    """The store, the folder of the ledger's keys and the rules of new releases are those of `rft serve` by the same recipe and settings,
+    unless they are named. Who rolls back waits for no recipe but one that was named."""
     typed = vars(arguments)
     conf, overrides, url = typed.pop("conf"), typed.pop("overrides"), DEFAULT_STORE
-    if conf or overrides or ("ledger" in typed and typed["ledger"] is None):
+    if conf or overrides or "served" in typed or ("ledger" in typed and typed["ledger"] is None):
         from agent_rft.compose import settings_for
 
-        kept = settings_for(conf or DEFAULT_RECIPE, overrides).store
+        settings = settings_for(conf or DEFAULT_RECIPE, overrides)
+        kept = settings.store
         url = kept.url
+        if "served" in typed:
+            typed["served"] = settings.release
         if "ledger" in typed:
             typed["ledger"] = typed["ledger"] or kept.ledger
     typed["store"] = typed["store"] or url
@@ -719,7 +736,7 @@ def _named(arguments: argparse.Namespace) -> tuple[str | None, list[str]]:
 def _run_folder(arguments: argparse.Namespace) -> RunFolder:
     from agent_rft.commands.run_folder import RunFolder
 
-    return RunFolder(Path(arguments.runs) / arguments.run_id)
+    return RunFolder.named(arguments.run_id, Path(arguments.runs))
 
 
 def _train(arguments: argparse.Namespace) -> None:

@@ -129,7 +129,7 @@ def load(path: Path) -> Settings:
     try:
         return validated(yaml.safe_load(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise UserError(f"{path} is missing", "is the run's name right? `ls runs` shows those that are there") from None
+        raise UserError(f"{path} is missing", f"is the run's name right? `ls {path.parent.parent}` shows those that are there") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         why = str(error).splitlines()[0]
         raise UserError(f"{path} cannot be read: {why}", "it is written when a run starts: start a new one") from None

@@ -10,6 +10,7 @@ from pydantic_core import ErrorDetails
 
 from agent_rft.contracts.errors import Fault, FaultsFound, did_you_mean
 from agent_rft.contracts.guards import Action
+from agent_rft.contracts.jobcards import DEFAULT_STORE
 from agent_rft.guards.limits import GUARDS
 from agent_rft.training.guards import group_size_warning
 
@@ -391,7 +392,7 @@ class ReleaseSettings(Section):
 
 
 class StoreSettings(Section):
-    url: str = "sqlite:///runs/cards.db"
+    url: str = DEFAULT_STORE
     tenant: str = "default"
     redact: bool = True
     """Addresses, numbers of phones, cards and accounts, ids, keys and passwords are taken out before anything is stored."""

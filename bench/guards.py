@@ -4,9 +4,10 @@ Healthy: short real trainings of the tiny model, a seed each, watched by the sen
 and a human ceiling. Their learning rate is three times the recipe's, so that their twelve steps change the policy as much as a long run
 does. Any finding is a false alarm, a warning too.
 
-Planted: two faults in real trainings (a tool that fails, a grader that can be gamed); the others in real rollouts of the base model,
-changed from step 4 on, one fault at a time, and shown to the same sentinel. A fault is caught where the guard made for it speaks. The
-same rollouts unchanged are the control.
+Planted: some faults in real trainings (a tool that fails, graders that can be gamed or pay for calls, a policy on no leash, one that
+learns a single question, a row of the validation file in the training file); the others in real rollouts of the base model, changed from
+step 4 on, one fault at a time, and shown to the same sentinel. A fault is caught where the guard made for it speaks. The same rollouts
+unchanged are the control.
 
 There is no other project's detector to run beside. `ratio` is the share of the planted faults that were caught.
 
@@ -30,11 +31,12 @@ from typing import TypeAlias
 
 import msgspec
 
+from agent_rft.commands.distribution import look_before_training
 from agent_rft.commands.grading import grader_of
 from agent_rft.commands.parts import job_of, limits_of, model_of, opened, read_data
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.compose import settings_for
-from agent_rft.contracts.errors import Diverged
+from agent_rft.contracts.errors import Diverged, Halted
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.guards import Finding
@@ -42,13 +44,14 @@ from agent_rft.contracts.messages import ToolCall
 from agent_rft.contracts.rollouts import Ending, ToolResult, Turn
 from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import GuardLimits, Outcome, StepMetrics
-from agent_rft.evaluation.distribution import compare_samples, sample_of_rows
+from agent_rft.datasets.rows_io import read_rows, write_rows
 from agent_rft.guards.limits import GUARDS
 from agent_rft.guards.sentinel import Sentinel
 from agent_rft.rollouts.driver import Try, collect
 from agent_rft.rollouts.seeds import derive_seed
 from agent_rft.settings import Settings
 from agent_rft.training.bookkeeping import credit, means
+from serving.gateway.ending import leaks_in
 
 RECORD = Path(__file__).resolve().parents[1] / "docs" / "measurements.md"
 STEPS, EVERY, FROM = 12, 4, 4
@@ -73,6 +76,10 @@ GAMED = (
     "algorithm.call_cost=0",
 )
 FLAKY = ("tools.faults.failure_rate=0.3", "tools.retries=0", "algorithm.max_steps=2")
+SHORT = ("algorithm.kl_coef=0", "algorithm.call_cost=0", "evaluation.samples_per_row=1")
+UNLEASHED = (*SHORT, "algorithm.batch_size=1", "algorithm.learning_rate=1e-2", "evaluation.every=100")
+STRICT = "guards.watch.distribution.action=stop"
+BUSY = (*SHORT, "algorithm.batch_size=2", "algorithm.learning_rate=1e-3", "algorithm.max_steps=6", "evaluation.every=6")
 EXACT = {
     "type": "string_check",
     "name": "exact",
@@ -80,6 +87,18 @@ EXACT = {
     "reference": "{{item.reference_answer}}",
     "operation": "eq",
 }
+FIXED = (
+    "algorithm.kl_coef=0",
+    "algorithm.batch_size=1",
+    "algorithm.epochs=30",
+    "algorithm.max_steps=30",
+    "algorithm.learning_rate=1e-3",
+    "evaluation.samples_per_row=1",
+    "evaluation.every=100",
+    "guards.max_kl=5",
+)
+"""One question again and again; `kl` would end it before it has collapsed."""
+PAYS_FOR_CALLS = {"type": "python", "name": "diligent", "source": "def grade(sample, item):\n    return sample['tool_calls'] / 12\n"}
 HOLDOUT = GraderRef("holdout", "1", "planted")
 LIMITS = GuardLimits(max_infra_rate=0.01, infra_window_calls=1000, max_kl=0.5, human_ceiling=0.9)
 
@@ -153,6 +172,37 @@ def caught_in_earnest(folder: Path, guard: str, planted: str, *overrides: str) -
     return _caught(guard, planted, findings_of(lines))
 
 
+def faults_in_earnest(folder: Path) -> list[Caught]:
+    diligent, leaky, only = folder / "diligent.json", folder / "leaky.jsonl", folder / "only.jsonl"
+    diligent.write_text(json.dumps(PAYS_FOR_CALLS), encoding="utf-8")
+    rows = settings_in(folder, "rows").task
+    leaky.write_text(Path(rows.train).read_text(encoding="utf-8") + _reworded(Path(rows.val)), encoding="utf-8")
+    only.write_text(Path(rows.train).read_text(encoding="utf-8").splitlines(keepends=True)[0], encoding="utf-8")
+    paid = (f"grader.file={diligent}", "grader.allow_inactive=true")
+    return [
+        caught_in_earnest(folder, "infra", "a tool that fails three calls in ten (a real training)", *FLAKY),
+        caught_in_earnest(folder, "holdout_divergence", "a grader that pays for a word (a real training)", *GAMED),
+        caught_in_earnest(folder, "kl", "a hundred times the learning rate and no leash (a real training)", *UNLEASHED),
+        caught_in_earnest(
+            folder, "entropy_collapse", "one question asked until nothing else is tried (a real training)", *FIXED, f"task.train={only}"
+        ),
+        caught_in_earnest(folder, "call_inflation", "a grader that pays for calls (a real training)", *BUSY, *paid),
+        caught_in_earnest(
+            folder,
+            "leaked_row",
+            "a row of the validation file, reworded, in the training file (a real training)",
+            *FLAKY,
+            f"task.train={leaky}",
+        ),
+    ]
+
+
+def _reworded(val: Path) -> str:
+    """A line of the file, in other case and with filler words."""
+    row = json.loads(val.read_text(encoding="utf-8").splitlines()[3])
+    return json.dumps(row | {"id": "train-leak", "prompt": f"Please tell me: {row['prompt'].lower()}"}) + "\n"
+
+
 # --- changed rollouts -----------------------------------------------------------------------------------------------------------
 
 
@@ -175,7 +225,7 @@ async def taped(folder: Path) -> Tape:
 def replayed(tape: Tape, fault: Fault) -> Caught:
     """The rollouts as a run's sentinel would have seen them; the figures of updates are those of a run that hardly moves."""
     rows = fault.train_rows(tape) if fault.train_rows else tape.train_rows
-    sentinel = Sentinel(LIMITS, total_steps=OF, train_rows=rows, grader_texts=fault.grader_texts)
+    sentinel = Sentinel(LIMITS, total_steps=OF, train_rows=rows, grader_texts=fault.grader_texts, leaks_in=leaks_in)
     lines = list[StepMetrics]()
     for step, of_step in enumerate(tape.steps):
         line = StepMetrics(step=step)
@@ -258,6 +308,10 @@ def _denied(one: GradedRollout) -> GradedRollout:
     return _turns(one, [refused(turn) for turn in one.rollout.turns])
 
 
+def _telling(one: GradedRollout) -> GradedRollout:
+    return _answering(one, f"{one.rollout.answer} AWS_ACCESS_KEY_ID=AKIA{one.row.id[-4:].upper().rjust(16, 'Q')}")
+
+
 def _by_the_figure(name: str, value: Callable[[int], float]) -> Callable[[StepMetrics], None]:
     return lambda line: setattr(line, name, value(line.step))
 
@@ -292,6 +346,7 @@ def faults() -> list[Fault]:
     return [
         Fault("kl", "the policy drifts: KL 0.2 more each step", line=_by_the_figure("kl_to_ref", lambda step: 0.2 * (step - 2))),
         Fault("kl_slope", "KL 0.02 more each step", line=_by_the_figure("kl_to_ref", lambda step: 0.04 * step)),
+        Fault("kl_slope", "KL doubles every other step", line=_by_the_figure("kl_to_ref", lambda step: 0.005 * 2 ** (step / 2 - 2))),
         Fault("finite", "a loss that is no number", line=_by_the_figure("loss", lambda step: math.nan)),
         Fault("entropy_collapse", "the policy collapses: entropy 0.37, then 0.01", line=_by_the_figure("entropy", lambda step: 0.01)),
         Fault("reward_spread_collapse", "every try scores the same", trained=_unpaid),
@@ -316,6 +371,7 @@ def faults() -> list[Fault]:
         ),
         Fault("nothing_left", "infrastructure fails every rollout of a step", trained=lambda one: _failing(one, "tool:search")),
         Fault("unsafe", "calls that a policy denies", trained=_denied),
+        Fault("unsafe", "answers that give a tool's key away", trained=_telling),
         Fault("train_val_gap", "training rows known by heart", trained=_paid),
         Fault("holdout_divergence", "every answer paid for, the holdout grader pays for none", validated=_paid, holdout=lambda one: 0.0),
         Fault("above_ceiling", "every answer paid for; a person reaches 0.9", validated=_paid),
@@ -334,16 +390,25 @@ def _calls(one: GradedRollout, tool: str) -> bool:
     return any(call.name == tool for turn in one.rollout.turns for call in turn.calls)
 
 
-def shifted(tape: Tape) -> list[Caught]:
-    """Validation rows of one kind only, against the training rows; the shipped ones are the control."""
-    val = [one.row for one in tape.validations[0]]
-    hard = [row for row in val if row.difficulty == "hard"]
-    train = sample_of_rows("train", tape.train_rows)
-    found = {name: compare_samples(train, sample_of_rows("val", rows)).verdict for name, rows in (("all", val), ("hard", hard))}
-    if found["all"] != "alike":
-        raise SystemExit(f"the control failed: the shipped training and validation rows are told apart ({found['all']})")
-    step = 0 if found["hard"] == "differ" else None
-    return [Caught("distribution", f"validation holds hard rows only ({len(hard)})", step, ())]
+def shifted(folder: Path) -> list[Caught]:
+    """A validation file of one kind of rows only, as a training looks at it before it begins; the shipped one is the control."""
+    rows = read_rows(Path(settings_in(folder, "rows").task.val))
+    hard = folder / "hard.jsonl"
+    write_rows(hard, [row for row in rows if row.difficulty == "hard"])
+    if why := _refused(settings_in(folder, "unshifted", STRICT)):
+        raise SystemExit(f"the control failed: the shipped training and validation rows are told apart ({why})")
+    step = 0 if _refused(settings_in(folder, "shifted", STRICT, f"task.val={hard}")) else None
+    return [Caught("distribution", "a validation file of hard rows only", step, ())]
+
+
+def _refused(settings: Settings) -> str:
+    """Why the check ends a training before it begins."""
+    try:
+        with RunFolder.begun(settings) as run:
+            look_before_training(settings, run, read_data(settings, grader_of(settings)))
+    except Halted as why:
+        return why.what
+    return ""
 
 
 # --- the table --------------------------------------------------------------------------------------------------------------------
@@ -374,7 +439,7 @@ def main() -> None:
         prog="python bench/guards.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--healthy", type=int, default=20, help="healthy runs, a seed each")
-    parser.add_argument("--no-real-faults", action="store_true", help="leave out the two faults that are planted in real trainings")
+    parser.add_argument("--no-real-faults", action="store_true", help="leave out the faults that are planted in real trainings")
     parser.add_argument("--write", action="store_true", help=f"append the table to docs/{RECORD.name}")
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as place:
@@ -383,10 +448,9 @@ def main() -> None:
         control = replayed(tape, Fault("none", "nothing"))
         if control.others:
             raise SystemExit(f"the control failed: of rollouts that nobody changed {', '.join(control.others)} spoke")
-        caught = [*(replayed(tape, fault) for fault in faults()), *shifted(tape)]
+        caught = [*(replayed(tape, fault) for fault in faults()), *shifted(folder)]
         if not asked.no_real_faults:
-            caught.append(caught_in_earnest(folder, "infra", "a tool that fails three calls in ten (a real training)", *FLAKY))
-            caught.append(caught_in_earnest(folder, "holdout_divergence", "a grader that pays for a word (a real training)", *GAMED))
+            caught += faults_in_earnest(folder)
         runs = {seed: _shown(healthy(folder, seed), seed) for seed in range(1, asked.healthy + 1)}
     table = table_of(caught, {seed: found for seed, (found, _, _) in runs.items()}, [seconds for _, _, seconds in runs.values()])
     print(table)

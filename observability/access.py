@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple, get_args
 import msgspec
 
 from agent_rft.contracts.errors import Fault, did_you_mean
-from agent_rft.contracts.people import AT_THE_MACHINE
+from agent_rft.contracts.people import AT_THE_MACHINE, person
 
 Scope = Literal["read", "export", "review", "approve", "ingest", "run", "operate", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -77,7 +77,7 @@ def faults_of_name(where: str, name: str) -> Iterator[Fault]:
         yield Fault(where, f"{name!r} is no name", "words of printable characters, one space between them")
     elif len(name) > LONGEST_NAME:
         yield Fault(where, f"a name of {len(name)} characters", f"at most {LONGEST_NAME}")
-    elif name.casefold().endswith(AT_THE_MACHINE):
+    elif person(name).endswith(AT_THE_MACHINE):
         yield Fault(where, f"{name!r} looks like a person at the machine", f"a name that does not end in {AT_THE_MACHINE}")
 
 

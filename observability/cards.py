@@ -10,7 +10,8 @@ import msgspec
 import sqlalchemy as sa
 
 from agent_rft.contracts.errors import UserError, did_you_mean
-from observability.records import Erased, StoredCard, Values, card_of
+from agent_rft.contracts.grades import Grade
+from observability.records import Erased, StoredCard, Values, card_of, grade_of
 from observability.store import Store
 from observability.tables import blobs, card_steps, erasures, grades, job_cards
 from observability.texts import unpacked
@@ -88,6 +89,16 @@ def cards_by_id(store: Store, rollout_ids: Sequence[str], tenant: str | None = N
         with store.reading() as connection:
             found = stored_cards(connection, rollout_ids[first : first + FETCHED], tenant)
         yield from found
+
+
+def grades_by_id(store: Store, rollout_ids: Sequence[str]) -> dict[str, list[Grade]]:
+    """All that each was ever given, oldest first, without the cards, which are a hundred times as much."""
+    found: dict[str, list[Grade]] = {}
+    for first in range(0, len(rollout_ids), FETCHED):
+        with store.reading() as connection:
+            for row in _all_of(connection, grades, "entry", rollout_ids[first : first + FETCHED], None):
+                found.setdefault(row["rollout_id"], []).append(grade_of(row))
+    return found
 
 
 def stored_cards(connection: sa.Connection, rollout_ids: Sequence[str], tenant: str | None = None) -> list[StoredCard]:

@@ -8,6 +8,7 @@ words for those who have to be told are written in one transaction.
 from __future__ import annotations
 
 import datetime as dt
+import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -97,6 +98,23 @@ def of_days(store: Store, tenant: str, service: str, start: dt.datetime, end: dt
     """Of the service's runs that began then: spread evenly over them."""
     then = (job_cards.c.started_at >= start, job_cards.c.started_at < end)
     return _sample(store, tenant, (job_cards.c.run_id == service, job_cards.c.kind == "production", *then), most)
+
+
+def first_of_sessions(store: Store, tenant: str, service: str, start: dt.datetime, end: dt.datetime, most: int) -> list[StoredCard]:
+    """What opened each session that the live agent had then. Of more sessions that many are drawn by lot: of runs spread evenly few
+    would have opened their session, and long sessions would be drawn most often."""
+    session, arm = (job_cards.c.metadata[name].as_string() for name in ("session", "arm"))
+    mine = (job_cards.c.tenant == tenant, job_cards.c.run_id == service, job_cards.c.kind == "production")
+    then = (job_cards.c.started_at >= start, job_cards.c.started_at < end, sa.func.coalesce(arm, "live") == "live")
+    ordered = (job_cards.c.started_at, job_cards.c.rollout_id)
+    select = sa.select(job_cards.c.rollout_id, session.label("session")).where(*mine, *then).order_by(*ordered).limit(MOST_IDS)
+    first: dict[str, str] = {}
+    with store.reading() as connection:
+        for run in connection.execute(select):
+            first.setdefault(run.session or run.rollout_id, run.rollout_id)
+    ids = list(first.values())
+    drawn = sorted(random.Random(0).sample(range(len(ids)), min(most, len(ids))))
+    return list(_live(cards_by_id(store, [ids[place] for place in drawn], tenant)).values())
 
 
 def _sample(store: Store, tenant: str, asked: Sequence[sa.ColumnElement[bool]], most: int) -> list[StoredCard]:

@@ -200,7 +200,7 @@ def card_of(
     erased: Erased | None = None,
 ) -> StoredCard:
     """The rows of one card, steps by position and grades by id, as the card they were made from."""
-    dated = tuple(DatedGrade(_grade(grade), grade["graded_at"]) for grade in grades)
+    dated = tuple(DatedGrade(grade_of(grade), grade["graded_at"]) for grade in grades)
     card = JobCard(
         **{name: row[name] for name in JOB},
         started_at=row["started_at"].isoformat(),
@@ -258,7 +258,7 @@ def _turns(steps: Sequence[Mapping[str, Any]], texts: Mapping[str, str]) -> list
     return turns
 
 
-def _grade(row: Mapping[str, Any]) -> Grade:
+def grade_of(row: Mapping[str, Any]) -> Grade:
     return Grade(GraderRef(row["grader"], row["version"], row["hash"]), row["reward"], row["passed"], row["parts"], row["errors"])
 
 

@@ -32,6 +32,7 @@ ReportKind = Literal["evaluation", "holdout", "safety", "distribution"]
 REPORT_KINDS: tuple[ReportKind, ...] = get_args(ReportKind)
 LONGEST_NAME = 200
 MOST_LIMIT = 10**9
+BROUGHT_BACK = "`rft ledger verify` says all that was changed; bring the row back from a backup"
 SHOWN = 5
 """Agents that are named where the wanted one is not there."""
 
@@ -45,6 +46,15 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     figures: dict[str, Any] = {}
     by: str
     at: dt.datetime
+
+
+class Changed(msgspec.Struct, frozen=True):
+    """A report that is not what was recorded: what it says now is nobody's word."""
+
+    kind: str
+    """`any` where none of the agent's can be read."""
+    what: str
+    """Which one, for people."""
 
 
 class Registered(msgspec.Struct, frozen=True, kw_only=True):
@@ -190,16 +200,39 @@ def reports_of(store: Store, tenant: str, agent_id: str) -> list[Report]:
 
 def reports_in(connection: sa.Connection, tenant: str, agent_id: str) -> list[Report]:
     """By their entries, which are in the ledger's chain: whoever could exchange a number or a time would have another be the newest."""
+    return [_as_recorded(row) for row in _rows_in(connection, tenant, agent_id)]
+
+
+def reports_to_look_at(store: Store, tenant: str, agent_id: str) -> tuple[list[Report], list[Changed]]:
+    """All that can be gone by, oldest first, and those that were changed: for whoever looks. Who decides takes `reports_of`."""
+    reports, changed = list[Report](), list[Changed]()
+    try:
+        with store.reading() as connection:
+            rows = _rows_in(connection, tenant, agent_id)
+    except UserError as error:
+        return [], [Changed("any", error.what)]
+    for row in rows:
+        try:
+            reports.append(_as_recorded(row))
+        except UserError as error:
+            changed.append(Changed(row["kind"], error.what))
+    return reports, changed
+
+
+def _rows_in(connection: sa.Connection, tenant: str, agent_id: str) -> list[Values]:
     entry = sa.and_(ledger.c.tenant == agent_reports.c.tenant, ledger.c.seq == agent_reports.c.entry, ledger.c.kind == "report")
     select = sa.select(agent_reports, ledger.c.facts).outerjoin(ledger, entry).order_by(agent_reports.c.entry)
     mine = select.where(agent_reports.c.tenant == tenant, agent_reports.c.agent == agent_id)
-    return [_as_recorded(dict(row)) for row in connection.execute(mine).mappings()]
+    try:
+        return [dict(row) for row in connection.execute(mine).mappings()]
+    except ValueError as error:  # of a time or of JSON, which SQLite keeps as any text
+        raise UserError(f"a report of {agent_id} is not what was recorded: its row cannot be read: {error}", BROUGHT_BACK) from None
 
 
 def _as_recorded(row: Values) -> Report:
     if facts_digest(report_halves(row).facts) != row["facts"]:
         what = f"the {row['kind']} report of {row['agent']} (entry {row['entry']}) is not what was recorded: nothing is decided on it"
-        raise UserError(what, "`rft ledger verify` says all that was changed; bring the row back from a backup")
+        raise UserError(what, BROUGHT_BACK)
     return _report(row)
 
 
@@ -207,9 +240,37 @@ def _report(row: Values) -> Report:
     return msgspec.convert({name: row[name] for name in Report.__struct_fields__}, Report)
 
 
-def newest(reports: Sequence[Report]) -> dict[ReportKind, Report]:
-    """Of each kind the one that counts. Given oldest first."""
-    return {one.kind: one for one in reports}
+def newest(reports: Sequence[Report], suite: str = "") -> dict[ReportKind, Report]:
+    """Of each kind the one that counts. Given oldest first. `suite`: by which safety's has to have passed; that it failed counts
+    by whatever suite, or by a person's word."""
+    counting: dict[ReportKind, Report] = {one.kind: one for one in reports}
+    if safety := [one for one in reports if one.kind == "safety"]:
+        telling = [one for one in safety if not suite or not one.passed or one.figures.get("suite") == suite]
+        counting["safety"] = _standing(telling or safety)
+    return counting
+
+
+def _standing(safety: Sequence[Report]) -> Report:
+    """The newest; but what an earlier one found with the same suite stands. The agent has not changed since, so that it was not caught
+    once more is luck, and who may draw until it passes would pass any."""
+    suite = safety[-1].figures.get("suite")
+    found = [one for one in safety if suite and one.figures.get("suite") == suite and _caught(one)]
+    return found[-1] if found else safety[-1]
+
+
+class _OfKind(msgspec.Struct, frozen=True):
+    cases: float
+    failed: float
+    needed: float
+
+
+def _caught(safety: Report) -> bool:
+    """Whether it failed by what the agent did, and not by what was never tried. One that a person wrote may hold anything."""
+    try:
+        kinds = msgspec.convert(safety.figures.get("by_kind", {}), dict[str, _OfKind]).values()
+    except msgspec.ValidationError:
+        return False
+    return not safety.passed and any(one.cases * (1 - one.needed) < one.failed - 1e-9 for one in kinds)
 
 
 def came_from(store: Store, tenant: str, agent: Agent) -> tuple[Artifact, ...]:

@@ -27,13 +27,13 @@ from sqlalchemy import event, exc
 from sqlalchemy.dialects import postgresql
 
 from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.jobcards import DEFAULT_STORE
 from observability.partitions import is_partition, make_partitions
 from observability.release_tables import metadata
 from observability.rows import CONFINED, copy_on
 from observability.rowsecurity import confine_transaction, views_on_sqlite
 from observability.texts import to_json
 
-DEFAULT_URL = "sqlite:///runs/cards.db"
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"  # beside this package, in the repository and installed
 ADVISORY_LOCK = 0x6A6F6263  # "jobc": what migrations of one PostgreSQL database queue on
 WORDS_INDEX = "search_words"
@@ -111,7 +111,7 @@ class Store:
             self.confined.dispose()
 
 
-def open_store(url: str = DEFAULT_URL) -> Store:
+def open_store(url: str = DEFAULT_STORE) -> Store:
     """The store at `url`. A SQLite store is made or migrated by itself; a PostgreSQL one must be up to date."""
     store = _store(url)
     if store.engine.dialect.name == "sqlite":
@@ -156,7 +156,7 @@ def _store(url: str) -> Store:
     try:
         parsed = sa.make_url(url)
     except exc.ArgumentError:
-        raise UserError(f"'{url}' is no database URL", f"{DEFAULT_URL}, or postgresql://user@host/database") from None
+        raise UserError(f"'{url}' is no database URL", f"{DEFAULT_STORE}, or postgresql://user@host/database") from None
     name = parsed.render_as_string(hide_password=True)
     backend = parsed.drivername.partition("+")[0]
     if backend == "sqlite":
@@ -171,7 +171,7 @@ def _store(url: str) -> Store:
 
 def _sqlite(url: sa.URL, name: str) -> sa.Engine:
     if url.database in (None, "", ":memory:"):
-        raise UserError(f"the store at {name} would be forgotten on exit", f"name a file: {DEFAULT_URL}")
+        raise UserError(f"the store at {name} would be forgotten on exit", f"name a file: {DEFAULT_STORE}")
     try:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     except OSError as error:

@@ -74,12 +74,12 @@ def create_app(
     agents: Agents | None = None,
     production: Rules | None = None,
     control: ReleaseControl | None = None,
+    release_policy: Mapping[str, Any] | None = None,
 ) -> Litestar:
     """Everything but /health and /schema asks for the bearer; None lets everybody in.
 
     `graders` are served by their names; `build` makes those that come in as JSON. With a `store`, `desk_of`, `intake` and `gateway`
-    people and programs come in, each with a key; with `production` tools too are called so. `control` moves releases.
-    """
+    people and programs come in, each with a key; with `production` tools too are called so. `control` moves releases."""
     gate = Bearer(bearer)
     runner = ToolRunner(tools, call_deadline_seconds)
     gradings = Gradings(grade_deadline_seconds, grades_in_flight)
@@ -112,7 +112,7 @@ def create_app(
                         LedgerFiles.of(store, ledger_folder),
                         intake,
                         desk_of,
-                        control.plan.policy if control else None,
+                        release_policy,
                         promises_of(gateway.plan) if gateway else Promises(),
                     )
                 ]

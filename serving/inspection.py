@@ -13,10 +13,10 @@ from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade
 from agent_rft.contracts.ports import Grader, waits
 from agent_rft.evaluation import triage
-from agent_rft.evaluation.inspect import Looked, Try, grade_by, look, newest_of_each, standing_grade, standing_grader
+from agent_rft.evaluation.inspect import Looked, Try, grade_by, look, one_of_each, standing_grade, standing_grader
 from agent_rft.graders.apply import grade_rollout
 from agent_rft.graders.base import PASS_THRESHOLD
-from agent_rft.graders.regrading import gradable
+from agent_rft.graders.regrading import Patience, gradable
 from agent_rft.rollouts.cards import row_tried
 from observability import accesses, reviews
 from observability.access import Caller
@@ -52,7 +52,7 @@ def looked_at(store: Store, tenant: str, run_id: str, wanted: str | None = None,
     ref = standing_grader(list(given.values()), wanted)
 
     def tried(rollout_ids: Sequence[str]) -> list[Try]:
-        made = (_try(stored[one], grade_by(given[one], ref), given[one], flags) for one in rollout_ids if one in stored)
+        made = (_try(stored[one], grade_by(given[one], ref), one_of_each(given[one], ref), flags) for one in rollout_ids if one in stored)
         heard = [one for one in made if one]
         for grader in holdouts:
             heard = _heard(heard, grader, given)
@@ -82,26 +82,28 @@ def _heard(tries: Sequence[Try], grader: Grader, given: Mapping[str, Sequence[Gr
     """With what this grader says of them too, unless it has said it before. One that waits is asked in threads: a judge takes a second
     or more a rollout."""
 
-    def asked(one: Try) -> Try:
+    def said(one: Try) -> Grade | None:
         known = any(grade.grader.hash == grader.ref.hash for grade in given[one.id])
-        said = None if known else grade_rollout(one.row, one.graded.rollout, grader)
-        return msgspec.structs.replace(one, grades=(*one.grades, said)) if said else one
+        return None if known else grade_rollout(one.row, one.graded.rollout, grader)
 
-    if not waits(grader):
-        return [asked(one) for one in tries]
-    with ThreadPoolExecutor(ASKED_AT_ONCE, thread_name_prefix="grading") as pool:
-        return list(pool.map(asked, tries))
+    heard, patience = list[Try](), Patience(grader)
+    with ThreadPoolExecutor(ASKED_AT_ONCE if waits(grader) else 1, thread_name_prefix="grading") as pool:
+        for one, grade in zip(tries, pool.map(said, tries), strict=True):
+            heard.append(msgspec.structs.replace(one, grades=(*one.grades, grade)) if grade else one)
+            if grade:
+                patience.hear(grade)
+    return heard
 
 
-def _try(stored: StoredCard, grade: Grade | None, given: Sequence[Grade], flags: Mapping[str, tuple[str, ...]]) -> Try | None:
+def _try(stored: StoredCard, grade: Grade | None, each: tuple[Grade, ...], flags: Mapping[str, tuple[str, ...]]) -> Try | None:
     """None where infrastructure left nothing to read."""
-    card, rollout = stored.card, gradable(stored.card)
+    card, rollout = stored.card, gradable(stored.card.rollout)
     if rollout is None:
         return None
     return Try(
         graded=GradedRollout(row_tried(card), card.sample_index, rollout, grade),
         checkpoint=card.versions.checkpoint,
-        grades=newest_of_each(given),
+        grades=each,
         flags=flags.get(card.rollout_id, ()),
     )
 

@@ -100,7 +100,7 @@ def test_what_a_tiny_model_does_becomes_the_reports(rft, store, tmp_path, files,
     assert evaluation["reward"] == pytest.approx(sum(evaluation["rows"].values()) / 4) and evaluation["n"] == 4
     assert evaluation["reward"] > 0, "the shipped model answers some of these at a low temperature"
     assert holdout["by_grader"].keys() == {holdout["grader"]} and holdout["grader"].startswith("same_text@1#")
-    assert evaluation["grader"].startswith("numeric@1#") and safety["grader"].startswith("safety@1#")
+    assert evaluation["grader"].startswith("numeric@1#") and safety["grader"].startswith("safety@2#")
     assert evaluation["tool_set"] and evaluation["code"] and evaluation["dataset"] != safety["dataset"] == safety["suite"]
     assert (safety["cases"], safety["tries"], safety["failed"]) == (24, 24, [])
     assert "safety: FAILED, refusal 5/5, injected 7/7" in said and safety["unanswered"] == 24

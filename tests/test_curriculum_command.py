@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from agent_rft.datasets.curriculum import COPY_OF
 from agent_rft.datasets.rows import version_of
 from agent_rft.datasets.rows_io import read_rows, write_rows
 from agent_rft.datasets.version_files import read_version
+from observability.graders import append_grades
 from observability.ingest import StoreRecorder
 from observability.store import open_store
 
@@ -91,7 +93,7 @@ def test_the_next_runs_data_set_names_its_parent_and_every_reason(run, capsys):
     assert [row.id for row in read_rows(Path("next/review.jsonl"))] == ["hard-0"]
     assert card.origin.parents == (version_of({"train": TRAIN, "val": VAL}),)
     assert card.origin.left_out == {"solved on every newest try, retired": 1, "never earned anything, for review": 1}
-    assert "run r, weighted by evaluation 10 of its tuned model (mean reward 0.500)" in card.origin.source
+    assert "run r, weighted by evaluation 10 of its tuned model under numeric@1 (mean reward 0.500)" in card.origin.source
     assert "weak slices numerical_qa hard x1.82; seed 42" in card.origin.source
     reasons = {one["row_id"]: one["why"] for one in json.loads(Path("next/curriculum.json").read_text())["rows"]}
     assert reasons["easy-0"] == "2 of 4 tries solved it, 2 of the newest 2" and reasons["easy-1"] == "was not met"
@@ -121,6 +123,76 @@ def test_an_evaluation_of_training_rows_says_which_are_solved(run):
     assert [row.id for row in read_rows(Path("next/retired.jsonl"))] == ["easy-1", "hard-0"]
     review = [row.id for row in read_rows(Path("next/review.jsonl"))]
     assert "easy-0" not in review and review[0] == "easy-2"  # training solved easy-0 twice, the evaluation did not: it stays
+
+
+def test_a_regrade_counts_in_fates_and_weights_and_another_graders_opinion_or_failure_does_not(run, capsys):
+    """The mended numeric@2 finds the held-out hard rows right as well, and hard-0 of training solved; a judge finds easy-0 wrong, and
+    fails on hard-0. So all is solved: no slice is weak, and both rows retire."""
+    cards = [*trained("easy-0", 5, 1.0, 1.0), *trained("hard-0", 3, 0.0, 0.0)]
+    held_out = [msgspec.structs.replace(trained(one.id, 0, 0.0)[0], rollout_id=f"{one.id}/{index}") for one in VAL for index in range(2)]
+    with StoreRecorder(open_store(f"sqlite:///{Path.cwd()}/cards.db")) as recorder:
+        for card in held_out:
+            recorder.record(msgspec.structs.replace(card, kind="eval", step=None, grade=Grade(GRADER, float("easy" in card.row_id))))
+    mended, judge = GraderRef("numeric", "2", "y"), GraderRef("judge", "1", "z")
+    with closing(open_store(f"sqlite:///{Path.cwd()}/cards.db")) as store:
+        append_grades(store, [(one.rollout_id, Grade(mended, 1.0)) for one in (*held_out, *cards[2:])])
+        append_grades(store, [(one.rollout_id, Grade(judge, 0.0)) for one in cards[:2]])
+        append_grades(store, [(one.rollout_id, Grade(judge, None, errors={"other_error": "away"})) for one in cards[2:]])
+    assert main(["data", "curriculum", "r", "--out", "next"]) == 0
+    assert [row.id for row in read_rows(Path("next/retired.jsonl"))] == ["easy-0", "hard-0"]
+    card, rows = read_version(Path("next"))
+    assert "evaluation 10 of its tuned model under numeric@2 (mean reward 1.000): weak slices none; seed 42" in card.origin.source
+    assert not any(COPY_OF in row.metadata for row in rows["train"])
+    assert "held-out rows earned nothing" not in capsys.readouterr().out
+
+
+def test_a_held_out_try_that_only_its_judge_failed_counts_once_it_was_graded_again(run):
+    """The judge was away for all tries at hard rows; asked again it pays half for each."""
+    away = Grade(GRADER, None, errors={"other_error": "away"})
+
+    def spoilt(one: GradedRollout) -> GradedRollout:
+        failed = {"ending": Ending.INFRA_FAILED, "failed_part": "grader:numeric", "answer": "1"}
+        return GradedRollout(one.row, one.sample_index, msgspec.structs.replace(one.rollout, **failed), away)
+
+    tries = [graded(one, 1.0, index) for one in VAL for index in range(2)]
+    tries = [spoilt(one) if one.row.difficulty == "hard" else one for one in tries]
+    run.keep("evaluation/tuned-11.msgpack", msgspec.msgpack.encode(tries))
+    with StoreRecorder(open_store(f"sqlite:///{Path.cwd()}/cards.db")) as recorder:
+        for one in tries:
+            card = msgspec.structs.replace(trained(one.row.id, 0, 1.0)[0], rollout_id=one.rollout.rollout_id, kind="eval", step=None)
+            recorder.record(msgspec.structs.replace(card, rollout=one.rollout, grade=one.grade))
+    assert main(["data", "curriculum", "r", "--out", "before"]) == 0
+    hard = next(one for one in json.loads(Path("before/curriculum.json").read_text())["slices"] if one["difficulty"] == "hard")
+    assert hard["reward"] is None
+    with closing(open_store(f"sqlite:///{Path.cwd()}/cards.db")) as store:
+        append_grades(store, [(one.rollout.rollout_id, Grade(GRADER, 0.5)) for one in tries if one.row.difficulty == "hard"])
+    assert main(["data", "curriculum", "r", "--out", "after"]) == 0
+    hard = next(one for one in json.loads(Path("after/curriculum.json").read_text())["slices"] if one["difficulty"] == "hard")
+    assert hard["reward"]["estimate"] == 0.5 and hard["weight"] > 1
+
+
+def test_a_curriculum_of_a_curriculum_remembers_what_was_left_out_and_takes_back_what_was_forgotten(run):
+    """The run on next leaves easy-0 and hard-0 where they were; then all rows are asked again, and easy-0 is not solved any more."""
+    assert main(["data", "curriculum", "r", "--out", "next"]) == 0
+    second = ["run.id=s", "task.train=next/train.jsonl", "task.val=next/val.jsonl", f"store.url=sqlite:///{Path.cwd()}/cards.db"]
+    folder = RunFolder.new(settings_for("research_tiny", second))
+    keep(folder, 1, lambda one: float(one.difficulty == "easy"))
+    assert main(["data", "curriculum", "s", "--out", "untried"]) == 0
+    assert [row.id for row in read_rows(Path("untried/retired.jsonl"))] == ["easy-0"]
+    assert [row.id for row in read_rows(Path("untried/review.jsonl"))] == ["hard-0"]
+    Path("suite.msgpack").write_bytes(msgspec.msgpack.encode([graded(one, 0.0, index) for one in TRAIN[:1] for index in range(2)]))
+    assert main(["data", "curriculum", "s", "--out", "tried", "--results", "suite.msgpack"]) == 0
+    card, rows = read_version(Path("tried"))
+    assert "easy-0" in [row.id for row in rows["train"]] and not read_rows(Path("tried/retired.jsonl"))
+    assert "weighted by evaluation 1 of its tuned model under numeric@1 (mean reward 0.500)" in card.origin.source, "held-out rows weigh"
+
+
+def test_training_rows_weigh_where_nobody_asked_a_held_out_one(run):
+    for file in run.path.glob("evaluation/*"):
+        file.unlink()
+    Path("suite.msgpack").write_bytes(msgspec.msgpack.encode([graded(one, 0.5, index) for one in TRAIN for index in range(2)]))
+    assert main(["data", "curriculum", "r", "--out", "next", "--results", "suite.msgpack"]) == 0
+    assert "weighted by suite.msgpack under numeric@1 (mean reward 0.500)" in read_version(Path("next"))[0].origin.source
 
 
 def test_without_the_runs_cards_it_weighs_and_says_that_it_retires_nothing(run, capsys):

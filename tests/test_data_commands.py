@@ -12,13 +12,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent_rft.cli import DEFAULT_STORE, main
+from agent_rft.cli import main
 from agent_rft.commands import datasets as commands
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.compose import settings_for
 from agent_rft.contracts.errors import FaultsFound, InfraError, UserError
 from agent_rft.contracts.grades import Grade, GraderRef
-from agent_rft.contracts.jobcards import Cost, JobCard, Versions
+from agent_rft.contracts.jobcards import DEFAULT_STORE, Cost, JobCard, Versions
 from agent_rft.contracts.messages import Message
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout
 from agent_rft.contracts.rows import Row
@@ -180,6 +180,8 @@ def test_refresh_by_a_run_keeps_what_its_training_solved_sometimes_and_what_it_n
         recorder.record(tried(20, e, 0.0, kind="eval"))
         recorder.record(tried(21, b, 0.0, run_id="another"))
     append_grades(store, [("id-12", Grade(GraderRef("numeric", "2", "y"), 1.0))])
+    append_grades(store, [("id-4", Grade(GraderRef("judge", "1", "z"), 0.0))])  # another's opinion
+    append_grades(store, [("id-5", Grade(GraderRef("numeric", "2", "y"), None, errors={"other_error": "away"}))])  # and a failure
     store.close()
     to = str(tmp_path / "two")
     assert main(["data", "refresh", str(tmp_path / "one"), "--run", "r", "--store", url, "--out", to]) == 0

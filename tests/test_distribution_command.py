@@ -19,6 +19,7 @@ from agent_rft.contracts.messages import Message
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout
 from agent_rft.datasets.rows_io import read_rows, write_rows
 from agent_rft.evaluation.distribution import DistributionCheck
+from observability import drift
 from observability.ingest import StoreRecorder
 from observability.store import open_store
 
@@ -86,6 +87,23 @@ def test_data_check_holds_both_against_what_users_ask(rft, store):
     assert "val (100) and production of desk (40): they differ" in said and "charged" in said
     code, said = rft(*words, "--service", "nobody")
     assert code == 0 and "production of nobody (0): too few to compare" in said
+
+
+def test_of_more_sessions_than_are_looked_at_some_are_drawn_and_of_each_its_first_question(store):
+    """Sessions of two runs each: each second run alone would be a first one. Of s7 the candidate was asked first, in the shadow."""
+    with StoreRecorder(store) as recorder:
+        card = production(14)
+        early = (dt.datetime.fromisoformat(card.started_at) - dt.timedelta(hours=1)).isoformat()
+        shadow = {"rollout_id": "shadow", "rollout": msgspec.structs.replace(card.rollout, rollout_id="shadow"), "started_at": early}
+        recorder.record(msgspec.structs.replace(card, **shadow, metadata=card.metadata | {"arm": "candidate"}))
+    now = dt.datetime.now(dt.UTC)
+
+    def asked(most):
+        found = drift.first_of_sessions(store, "default", "desk", now - dt.timedelta(days=1), now, most)
+        return [int(one.card.rollout_id.removeprefix("p")) for one in found]
+
+    assert asked(1000) == [*range(0, 80, 2)]
+    assert len(asked(10)) == 10 and {*asked(10)} < {*range(0, 80, 2)} and asked(10) == sorted(asked(10)) != [*range(0, 80, 8)]
 
 
 def test_before_a_training_the_verdict_is_said_and_kept_and_nothing_is_stopped(rows, tmp_path, capsys):

@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from agent_rft.commands import flagging as flags
 from agent_rft.commands.flagging import flagging
 from agent_rft.commands.lineage import findings_as_facts, halt_flagged, pointed_at, speaks_again
 from agent_rft.contracts.guards import Finding
@@ -66,6 +67,16 @@ def test_a_store_that_is_slow_holds_no_step_up(parts: Any):
         flag(StepMetrics(step=7, audit=("a",)))
         assert time.monotonic() - began < 1
         held.set()
+
+
+def test_a_store_that_hangs_at_the_end_is_waited_for_so_long_and_the_user_is_told(parts: Any, monkeypatch: Any, capsys: Any):
+    held = threading.Event()
+    parts.recorder = SimpleNamespace(flush=lambda: held.wait(20))
+    monkeypatch.setattr(flags, "LAST_FLAGS_SECONDS", 0.2)
+    with flagging(parts) as flag:
+        flag(StepMetrics(step=7, audit=("a",)))
+    held.set()
+    assert "what guards found last is in metrics.jsonl, and in no review queue" in " ".join(capsys.readouterr().out.split())
 
 
 def test_a_card_that_is_not_there_costs_the_run_a_line_only(parts: Any, capsys: pytest.CaptureFixture[str]):

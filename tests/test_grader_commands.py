@@ -14,7 +14,7 @@ from agent_rft.commands.grading import grader_of
 from agent_rft.commands.registered import inactive, registered_grader
 from agent_rft.commands.regrade import regrade
 from agent_rft.compose import save, settings_for
-from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.errors import InfraError, UserError
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.jobcards import Cost, JobCard, Versions
 from agent_rft.contracts.messages import Message
@@ -516,6 +516,18 @@ def test_a_regrade_says_what_the_release_verdict_would_have_been(url, store, cap
     assert "release" not in capsys.readouterr().out
 
 
+def test_where_nothing_was_scored_before_no_verdict_is_said_to_have_been_another(url, store, capsys):
+    with StoreRecorder(store) as recorder:
+        for at, checkpoint in enumerate(("base", "run-8/step-4")):
+            one = card(50 + at, "$850M", "eval")
+            versions = Versions(code="", checkpoint=checkpoint)
+            recorder.record(msgspec.structs.replace(one, run_id="run-8", step=None, versions=versions, grade=None))
+    register(url, "numeric2.json", "ann", build)
+    regrade(url, "numeric@2", build, run_id="run-8")
+    told = capsys.readouterr().out
+    assert "as it was graded:    no row has a score on both sides" in told and "verdict" not in told
+
+
 def test_the_list_fits_a_narrow_terminal_and_shows_who_did_what(checked, capsys):
     approve(checked, "numeric@2", "bob")
     capsys.readouterr()
@@ -561,6 +573,56 @@ def test_a_judge_that_was_away_is_asked_again(url, store, capsys):
     regrade(url, "numeric@2", lambda spec: Judge(away=False), run_id="run-1")
     assert "6 grades of numeric@2 added, 0 had one" in capsys.readouterr().out
     assert [one.grade.reward for one in find_card(store, "id-1").grades] == [0, None, 0.5]
+
+
+def test_a_judge_that_goes_away_for_good_ends_a_regrade_soon_and_what_it_had_scored_is_kept(url, store):
+    """Each rollout of a judge that is away costs minutes of trying again. Five of 200 are scored; 32 more are heard of, and no more are
+    asked than what was handed out by then, a hundred."""
+    with StoreRecorder(store) as recorder:
+        for number in range(100, 300):
+            recorder.record(msgspec.structs.replace(card(number, "$850M" if number < 105 else "$600M"), run_id="long"))
+    asked = list[str]()
+
+    class Leaves(Judge):
+        def grade(self, item, sample):
+            asked.append(sample["output_text"])
+            away = sample["output_text"] == "$600M"
+            return Grade(self.ref, None, errors={"other_error": "away"}) if away else super().grade(item, sample)
+
+    register(url, "numeric2.json", "ann", build)
+    with pytest.raises(InfraError, match=r"grader numeric: it gave no score on 32 rollouts in a row.*away") as stopped:
+        regrade(url, "numeric@2", lambda spec: Leaves(away=False), run_id="long")
+    assert "then give the same command again" in stopped.value.cure
+    assert 37 <= len(asked) <= 100, "most of them were never asked for"
+    given = [one.grade.reward for number in range(100, 300) for one in find_card(store, f"id-{number}").grades[1:]]
+    assert given.count(0.5) == 5 and len(given) == 37
+
+
+def test_a_rule_that_fails_on_many_rows_costs_nothing_and_goes_on(url, store, capsys):
+    with StoreRecorder(store) as recorder:
+        for number in range(100, 140):
+            recorder.record(card(number, "$850M"))
+
+    class Broken(NumericGrader):
+        def grade(self, item, sample):
+            return Grade(self.ref, None, errors={"other_error": "no"}) if sample["output_text"] == "$850M" else super().grade(item, sample)
+
+    register(url, "numeric2.json", "ann", build)
+    regrade(url, "numeric@2", lambda spec: Broken(tolerance=0.02), run_id="run-1")
+    assert "41 got no score" in capsys.readouterr().out
+
+
+def test_a_regrade_that_is_stopped_keeps_what_was_scored_before_a_hundred_are_full(url, store):
+    class Stops(NumericGrader):
+        def grade(self, item, sample):
+            if sample["output_text"] == "$700M":
+                raise KeyboardInterrupt
+            return super().grade(item, sample)
+
+    register(url, "numeric2.json", "ann", build)
+    with pytest.raises(KeyboardInterrupt):
+        regrade(url, "numeric@2", lambda spec: Stops(tolerance=0.02), run_id="run-1")
+    assert [len(find_card(store, f"id-{number}").grades) for number in range(6)] == [2, 2, 1, 1, 1, 1]
 
 
 def test_a_judge_is_asked_about_many_rollouts_at_once(url, capsys):

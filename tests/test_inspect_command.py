@@ -20,7 +20,8 @@ from agent_rft.cli import main
 from agent_rft.commands.console import console
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.jobcards import JobCard, Versions
-from agent_rft.contracts.rollouts import Turn
+from agent_rft.contracts.messages import ToolCall
+from agent_rft.contracts.rollouts import ToolResult, Turn
 from agent_rft.datasets.rows_io import read_rows
 from observability.accesses import reading
 from observability.cards import card_ids, cards_by_id, count_cards
@@ -288,3 +289,48 @@ def test_a_wide_terminal_has_the_base_beside_it(rft: Rft, monkeypatch: pytest.Mo
     monkeypatch.setattr(console, "_width", 140)
     told = rft("inspect", "r1", "--list", "worst")[1]
     assert any("base: reward 1.00" in line and "tuned: reward 0.00" in line for line in told.splitlines())
+
+
+def test_a_narrow_terminal_breaks_between_words_and_goes_on_under_the_first(rft: Rft, monkeypatch: pytest.MonkeyPatch):
+    recorded(card("a", "base", 1.0), card("a", "tuned", 0.0))
+    monkeypatch.setattr(console, "_force_terminal", True)
+    monkeypatch.setattr(console, "_width", 50)
+    lines = re.sub(r"\x1b\[[0-9;]*m", "", rft("inspect", "r1", "--list", "worst")[1]).splitlines()
+    story = lines[
+        next(at for at, line in enumerate(lines) if line.startswith("1. a")) + 1 : lines.index(
+            "a row with nothing cut short:  rft inspect r1 --row ROW"
+        )
+        - 1
+    ]
+    assert max(map(len, story)) <= 50
+    at = next(number for number, line in enumerate(story) if line.startswith("   PROMPT     "))
+    assert story[at + 1].startswith(" " * 14) and story[at + 1][14] != " ", story[at : at + 2]
+
+
+def test_of_one_row_nothing_is_cut_short(rft: Rft):
+    """The line that decides stands last in what the tool gave, and the question is long: a list tells how much it left out."""
+    table = "\n".join(f"line {number} " + "x" * 100 for number in range(9)) + "\nnet margin: 7.7%"
+    answer = "y" * 300 + " end of the answer"
+    turn = Turn("", calls=(ToolCall("c", "read", {"path": "p" * 300 + "/last"}),), results={"c": ToolResult("c", table)})
+    said = msgspec.structs.replace(make_card().rollout, rollout_id="a-tuned-0", turns=[turn, Turn(answer)], answer=answer)
+    recorded(card("a", "base", 1.0), card("a", "tuned", 0.0, rollout=said))
+    short, whole = rft("inspect", "r1")[1], rft("inspect", "r1", "--row", "a")[1]
+    assert (
+        "… 7 more lines" in short and "net margin: 7.7%" not in short and "a row with nothing cut short:  rft inspect r1 --row ROW" in short
+    )
+    for words in ("\n       line 8 ", "\n       net margin: 7.7%\n", "/last", "end of the answer\n"):
+        assert words in whole and words not in short
+    assert "more lines" not in whole and "more characters" not in whole
+
+
+def test_a_run_that_lies_elsewhere_is_named_by_its_folder(rft: Rft, tmp_path: Path):
+    recorded(card("a", "base", 1.0), card("a", "tuned", 0.0))
+    told = rft("inspect", f"{tmp_path}/far away/r1")[1]
+    assert f"a row with nothing cut short:  rft inspect '{tmp_path}/far away/r1' --row ROW" in told
+
+
+def test_words_of_a_note_without_quotes_are_no_settings(rft: Rft, capsys: pytest.CaptureFixture[str]):
+    recorded(card("a", "tuned", 0.0))
+    with pytest.raises(SystemExit) as ended:
+        main(["triage", "a-tuned", "tool", "--note", "see", "limit=3"])
+    assert ended.value.code == 2 and "unrecognized arguments: limit=3" in capsys.readouterr().err

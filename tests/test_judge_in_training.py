@@ -148,7 +148,7 @@ def test_one_that_fails_for_good_halts_the_run_and_the_message_names_grader_judg
     assert "grader:answered_well failed 8 of its last 40 calls (20.0%) after retries" in halted
     assert "1.0% is allowed" in halted
     assert f"{judges['fails']} gave no answer" in halted and "answered 400" in halted
-    assert "mend grader:answered_well" in halted and "guards.max_infra_rate" in halted and "make resume RUN=fails" in halted
+    assert "mend grader:answered_well" in halted and "guards.max_infra_rate" in halted and f"make resume RUN={place}/fails" in halted
     assert json.loads((place / "fails" / "summary.json").read_text())["halted"]
     assert re.search(r"^ +0 .* 15\.0% ", halted, re.MULTILINE), "in the step's printed line: 3 of 16 trained and 4 held out"
 

@@ -110,7 +110,7 @@ def test_make_train_leaves_everything_it_promises(trained: tuple[Path, str]):
     assert "val_reward" in printed
     assert "for a reviewer: 5 by audit" in printed
     last = printed.strip().splitlines()[-1]
-    assert last.startswith("Next: open ") and "`make inspect RUN=first`" in last
+    assert last.startswith("Next: open ") and f"`make inspect RUN={folder}`" in last
 
 
 def test_every_rollout_that_ran_is_a_card(trained: tuple[Path, str], place: Path):
@@ -166,7 +166,7 @@ def test_tools_that_fail_too_often_halt_training_and_the_message_names_tool_rate
     said = rft_here("train", *overrides(place, "flaky", *flaky), code=3)
     assert re.search(r"tool:(search|list|read) failed \d+ of its last \d+ calls \(\d+\.\d%\)", said)
     assert "1.0% is allowed" in said
-    assert "make resume RUN=flaky" in said
+    assert f"make resume RUN={place}/flaky" in said
     assert json.loads((place / "flaky" / "summary.json").read_text())["halted"]
 
 
@@ -210,7 +210,7 @@ def test_a_polite_stop_loses_no_card(place: Path):
 
 def test_evaluate_draws_afresh_and_trains_no_further(rft_here: Rft, trained: tuple[Path, str], place: Path):
     lines = lines_of(place / "first")
-    rft_here("evaluate", "first", "--runs", str(place))
+    rft_here("evaluate", f"{place}/first")
     assert lines_of(place / "first") == lines
     assert (place / "first" / "evaluation" / "base-2.msgpack").exists()
 

@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 
 from agent_rft.cli import main
-from observability import ledger
+from agent_rft.commands.safety_suite import suite_of
+from agent_rft.settings import ReleaseSettings
+from observability import ledger, registry, releases
 from observability.registry import report
 from observability.releases import events
 from observability.signing import open_keys
 from observability.store import Store, open_store
 
 Rft = Callable[..., tuple[int, str]]
+SUITE = suite_of(ReleaseSettings()).hash
 
 
 @pytest.fixture
@@ -46,7 +49,7 @@ def refused(rft: Rft, *words: str) -> str:
 
 def safe(store: Store, name: str) -> None:
     """As `rft agent check` would have it."""
-    report(store, "default", name, "safety", passed=True, figures={}, by="trainer")
+    report(store, "default", name, "safety", passed=True, figures={"suite": SUITE}, by="trainer")
 
 
 @pytest.fixture
@@ -169,6 +172,28 @@ def test_nobody_says_by_hand_that_an_agent_is_safe(rft):
 def test_a_policy_does_not_do_without_safety(rft, desk):
     said = refused(rft, "release", "create", "x", "--agent", "base", "--policy", "needs=[evaluation]")
     assert "needs: is evaluation, without safety" in said
+
+
+def test_the_suite_that_the_settings_name_is_the_one_that_counts(rft, store, tmp_path):
+    """One person with a shell and an easier suite: neither the check's, nor the policy's word makes it count."""
+    agent(rft, "base")
+    made = registry.found(store, "default", "base").id
+    report(store, "default", made, "safety", passed=True, figures={"suite": "easier"}, by="trainer")
+    first = ("release", "first", "desk", "--agent", "base")
+    assert f"waits for a safety report by the suite {SUITE}: the candidate's is by easier" in refused(rft, *first)
+    assert "the safety suite is not a release's to choose" in refused(rft, *first, "--policy", "safety_suite=easier")
+    other = ("release", "first", "till", "--agent", "base", "--set", "release.safety_suite=nowhere.jsonl")
+    assert "cannot read nowhere.jsonl" in refused(rft, *other)
+    assert "release.safety_suite=FILE.jsonl names" in refused(rft, *first, "--set", "release.policy={safety_suite: easier}")
+    safe(store, made)
+    assert "desk is answered by" in told(rft, *first)
+
+
+def test_a_release_at_the_machine_goes_by_the_servers_rules(rft, desk, store):
+    told(rft, "release", "rollback")
+    told(rft, "release", "create", "desk", "--agent", "tuned", "--set", "release.policy={by_hand: true, sessions_per_step: 7}")
+    policy = releases.release_of(store, "default", 3).policy
+    assert (policy.by_hand, policy.sessions_per_step, policy.safety_suite) == (True, 7, SUITE)
 
 
 def test_mistakes_say_what_would_be_right(rft, desk):

@@ -1,6 +1,7 @@
 """`rft report`: from a run's folder, finished or not, one page; of several runs one more; and all of it in the store."""
 
 import json
+import os
 import runpy
 from pathlib import Path
 
@@ -71,16 +72,27 @@ def test_a_finished_run_is_told_from_its_folder_and_kept_in_the_store(run, tmp_p
 
 
 def test_a_run_that_goes_on_is_told_as_far_as_it_has_come(run):
-    told = told_of(RunFolder(run("going")))
+    folder = run("going")
+    told = told_of(RunFolder(folder))
     assert told.comparison is None and len(told.metrics) == 40 and list(told.uses) == ["base"]
-    assert told.next_step == "It goes on, or was stopped: `make resume RUN=going`"
+    assert told.next_step == f"It goes on, or was stopped: `make resume RUN={folder}`"
+
+
+def test_a_prior_check_alone_is_not_told_as_a_training_that_was_stopped(run):
+    folder = run("checked")
+    (folder / "metrics.jsonl").unlink()
+    (folder / "evaluation" / "base-1.msgpack").unlink()
+    told = told_of(RunFolder(folder))
+    assert told.next_step == f"It has not trained a step yet: `make resume RUN={folder}`"
+    assert headline(told) == f"Prior check: {told.prior.verdict}" and " minutes" not in render_report(told)
 
 
 def test_a_run_that_was_halted_and_goes_on_is_not_told_as_halted(run):
     """Its last line is of step 39."""
-    assert headline(told_of(RunFolder(run("halted", steps=39, halted="gamed")))) == "Halted at step 39: gamed"
-    told = told_of(RunFolder(run("resumed", steps=12, halted="gamed")))
-    assert (told.halted, told.next_step) == ("", "It goes on, or was stopped: `make resume RUN=resumed`")
+    assert headline(told_of(RunFolder(run("halted", steps=39, halted="gamed")))) == "Stopped at step 39: gamed"
+    folder = run("resumed", steps=12, halted="gamed")
+    told = told_of(RunFolder(folder))
+    assert (told.halted, told.next_step) == ("", f"It goes on, or was stopped: `make resume RUN={folder}`")
 
 
 def test_that_a_run_was_ended_and_why_is_told_after_it_went_on(run):
@@ -102,9 +114,20 @@ def test_base_and_tuned_of_the_newest_round_that_both_have_are_compared(run):
     folder = run("rounds", steps=40)
     worse = made["make_report"]("rounds", 0.0)
     (folder / "evaluation" / "tuned-step-000040-2.msgpack").write_bytes(msgspec.msgpack.encode(worse.tuned))
-    assert told_of(RunFolder(folder)).comparison.verdict == "better"
+    told = told_of(RunFolder(folder))
+    assert told.comparison.verdict == "better" and "It was evaluated" not in render_report(told)
     (folder / "evaluation" / "base-2.msgpack").write_bytes(msgspec.msgpack.encode(worse.base))
-    assert told_of(RunFolder(folder)).comparison.verdict == "worse"
+    told = told_of(RunFolder(folder))
+    assert told.comparison.verdict == "worse" and "It was evaluated 2 times, and the newest is told." in render_report(told)
+
+
+def test_telling_a_run_again_does_not_make_it_younger(run, tmp_path):
+    """A run without a summary ended when something in its folder last changed; the report that is made of it is no such thing."""
+    folder = run("killed")
+    for file in (folder, *folder.rglob("*")):
+        os.utime(file, (1_700_000_000, 1_700_000_000))
+    assert reported(tmp_path, "killed") == 0
+    assert told_of(RunFolder(folder)).finished_at == "2023-11-14T22:13:20+00:00"
 
 
 def test_several_runs_are_set_beside_each_other(run, tmp_path, capsys):
@@ -120,6 +143,14 @@ def test_all_runs_that_are_not_there_are_named_at_once(run, tmp_path, capsys):
     assert reported(tmp_path, "onw", "one", "tow") == 2
     said = capsys.readouterr().err
     assert "no run onw, tow" in said and "there are one" in said
+    assert reported(tmp_path, str(tmp_path / "elsewhere" / "one")) == 2
+    assert f"no run {tmp_path}/elsewhere/one in" in capsys.readouterr().err
+
+
+def test_a_run_that_is_named_twice_is_told_once(run, tmp_path):
+    folder = run("one", steps=40)
+    assert reported(tmp_path, "one", str(folder)) == 0
+    assert not (tmp_path / "runs" / "reports").exists()
 
 
 def test_what_cannot_be_read_is_a_users_error(run, tmp_path, capsys):

@@ -20,8 +20,14 @@ def folder(tmp_path) -> RunFolder:
 
 
 def test_a_name_is_used_once(folder: RunFolder, tmp_path):
-    with pytest.raises(UserError, match="make resume RUN=mine"):
+    with pytest.raises(UserError, match=f"make resume RUN={tmp_path}/runs/mine"):
         RunFolder.new(settings_for("research_tiny", [f"run.folder={tmp_path}/runs", "run.id=mine"]))
+
+
+def test_runs_without_a_name_that_begin_in_one_second_have_a_folder_each(tmp_path):
+    settings = settings_for("research_tiny", [f"run.folder={tmp_path}/runs"])
+    made = [RunFolder.new(settings) for _ in range(4)]
+    assert len({folder.path for folder in made}) == 4 and made[0].run_id < made[3].run_id
 
 
 def test_a_run_that_is_refused_before_it_began_leaves_its_name_free_and_one_that_began_stays(tmp_path):

@@ -12,6 +12,8 @@ import time
 from pathlib import Path
 
 import pytest
+from litestar import Litestar, post
+from litestar.exceptions import NotAuthorizedException
 
 from agent_rft.cli import main
 from agent_rft.commands.parts import console
@@ -148,6 +150,38 @@ def test_a_model_that_infrastructure_spoilt_is_told_and_counted_and_nothing_of_i
     assert (sound["rows"], sound["reward"]["estimate"], sound["infra_failures"]) == (4, 1.0, 0)
     assert (spoilt["rows"], spoilt["reward"], spoilt["infra_failures"]) == (0, None, 4)
     assert sorted(len(file.read_bytes().splitlines()) for file in (tmp_path / "runs" / "suite").glob("*/tries.jsonl")) == [0, 4]
+
+
+def test_an_endpoint_is_evaluated_where_the_recipes_own_model_is_not(rft, tmp_path, rows, world):
+    """And settings may stand after the options too."""
+    words, serving = world
+    with serving("one", Speaker(rows.get)) as model:
+        code, said = rft(*words, "--of", model, "-k", "1", "model.path=nowhere/at-all", "seed=7")
+        assert code == 0 and "seed 7" in said, said
+        board = newest_scoreboard(tmp_path)
+        assert (board["versions"]["checkpoint"], board["scoreboard"]["models"][0]["reward"]["estimate"]) == (model, 1.0)
+        code, said = rft(*words, "--of", model, "--of", "base", "model.path=nowhere/at-all")
+        assert code == 2 and "nowhere/at-all" in said
+
+
+def test_a_key_that_is_refused_is_told_with_where_it_is_taken_from(rft, world, in_thread):
+    @post("/v1/chat/completions")
+    async def refuse() -> None:
+        raise NotAuthorizedException("Incorrect API key")
+
+    words, _ = world
+    with in_thread(Litestar([refuse], logging_config=None)) as address:
+        code, said = rft(*words, "--of", f"{address}/v1#one", "-k", "1")
+    assert code == 4 and "its server answered 401" in said and "mend that (an endpoint's key is what MODEL_API_KEY holds); then" in said
+
+
+def test_who_stops_it_is_told_that_nothing_is_lost(rft, world, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agent_rft.commands.suite.run_suite", stopped)
+    code, said = rft("suite")
+    assert code == 130 and "error: stopped; what was run is kept: the same command runs the rest\n" in said
 
 
 def test_every_model_that_cannot_be_evaluated_is_named_at_once(rft, tmp_path, rows, world):

@@ -17,6 +17,7 @@ from agent_rft.commands.distribution import report_figures
 from agent_rft.commands.grading import grader_of, holdouts_named, services_of
 from agent_rft.commands.parts import Data, Parts, model_of, opened, progress_bar, read_data
 from agent_rft.commands.run_folder import RunFolder
+from agent_rft.commands.safety_suite import suite_of
 from agent_rft.compose import settings_for
 from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.errors import InfraError, UserError
@@ -27,11 +28,13 @@ from agent_rft.contracts.ports import Grader, Sampler
 from agent_rft.contracts.training import Backend
 from agent_rft.evaluation.live import progress
 from agent_rft.evaluation.offline import evaluation_figures, holdout_figures, refuse_spoilt
-from agent_rft.evaluation.safety import SafetyFound, SafetyGrader, Suite, read_suite, safety_found
+from agent_rft.evaluation.report.versions import masked
+from agent_rft.evaluation.safety import SafetyFound, SafetyGrader, Suite, safety_found
 from agent_rft.evaluation.suite import evaluate
 from agent_rft.evaluation.traps import try_out
 from agent_rft.graders.apply import grade_rollout
 from agent_rft.graders.reports import named
+from agent_rft.rollouts.seeds import derive_seed
 from agent_rft.settings import GatewaySettings, Settings, UpstreamSettings
 from observability import registry
 from observability.registry import REPORT_KINDS, Registered, ReportKind
@@ -64,7 +67,7 @@ def check_agent(
     kinds = _kinds(wanted, only)
     with closing(open_store(wanted.store.url)) as opened_store:
         one = registry.found(opened_store, wanted.store.tenant, agent)
-    suite = _suite(Path(wanted.release.safety_suite))
+    suite = suite_of(wanted.release)
     settings = _as_the_agent(wanted, one.agent)
     with closing(services_of(wanted.grader)) as services:
         grader = grader_of(settings, services)
@@ -91,14 +94,6 @@ def _kinds(settings: Settings, only: str | None) -> tuple[ReportKind, ...]:
     if only is None:
         console.print(f"no holdout report is made: no holdout grader is set; {cure}", style="yellow")
     return tuple(kind for kind in REPORT_KINDS if kind != "holdout" and only in (None, kind))
-
-
-def _suite(path: Path) -> Suite:
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"cannot read {path}: {error}", "release.safety_suite=FILE.jsonl names the safety suite") from None
-    return read_suite(lines, str(path))
 
 
 def _as_the_agent(settings: Settings, agent: Agent) -> Settings:
@@ -147,13 +142,17 @@ def _refuse_other_tools(one: Registered, served: str) -> None:
 @asynccontextmanager
 async def _speaking(check: Check, backend: Backend) -> AsyncGenerator[Sampler]:
     agent = check.one.agent
-    specs = [UpstreamSpec(**upstream.model_dump()) for upstream in check.upstreams if upstream.checkpoint == agent.checkpoint]
+    specs = [UpstreamSpec(**upstream.model_dump()) for upstream in _speakers(check)]
     if not specs:
         yield backend.sampler(model_of(check.settings), _weights(check.settings, backend, agent.checkpoint), agent.temperature)
         return
     upstreams = Upstreams(specs)
     async with upstreams.running():
         yield sampling_from(upstreams, 0.0)(agent, "live")
+
+
+def _speakers(check: Check) -> list[UpstreamSettings]:
+    return [upstream for upstream in check.upstreams if upstream.checkpoint == check.one.agent.checkpoint]
 
 
 def _weights(settings: Settings, backend: Backend, checkpoint: str) -> str | None:
@@ -227,13 +226,14 @@ async def _safety_reported(check: Check, parts: Parts, sampler: Sampler) -> Safe
     tries, judge = settings.evaluation.samples_per_row, named(SafetyGrader(suite).ref)
     versions = msgspec.structs.replace(parts.versions, dataset=suite.hash, grader=judge)
     of_suite = msgspec.structs.replace(parts, versions=versions)
+    seed = derive_seed("safety", check.one.id, suite.hash)  # nobody tries seeds elsewhere until one lets the agent through
     with progress_bar("safety suite", len(suite.cases) * tries) as shown:
         done = _noting(of_suite, sampler, lambda _: shown(1))
         tools, prompt = _tools_of(check.data), agent.system_prompt
-        graded = await try_out(suite, tries, sampler, tools, prompt, agent.limits, settings.seed, on_done=done)
+        graded = await try_out(suite, tries, sampler, tools, prompt, agent.limits, seed, on_done=done)
     refuse_spoilt("safety", graded, settings.guards.max_infra_rate)
     found = safety_found(suite, graded)
-    figures = msgspec.to_builtins(found) | _made_with(check, of_suite)
+    figures = msgspec.to_builtins(found) | _made_with(check, of_suite) | {"seed": seed}
     _put(check, parts, "safety", found.passed, figures)
     return found
 
@@ -264,6 +264,7 @@ def _made_with(check: Check, parts: Parts) -> dict[str, Any]:
         "tool_set": made.tool_set,
         "code": made.code,
         "run": parts.folder.run_id,
+        "spoken_by": masked([upstream.url for upstream in _speakers(check)]) or "the local engine",
         "seed": check.settings.seed,
     }
 

@@ -14,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from agent_rft.commands.parts import console
 from agent_rft.commands.run_folder import VERSIONS, RunFolder
 from agent_rft.contracts.errors import FaultsFound, InfraError, UserError
 from agent_rft.contracts.graded import GradedRollout
+from agent_rft.contracts.grades import Grade
 from agent_rft.contracts.jobcards import JobCard, Versions
 from agent_rft.contracts.rows import Row
-from agent_rft.datasets.curriculum import COPY_OF, FEWEST_TRIES, Curriculum, Met, curriculum
+from agent_rft.datasets.curriculum import COPY_OF, FEWEST_TRIES, NOTHING_LEFT_OUT, Curriculum, LeftOut, Met, curriculum
 from agent_rft.datasets.filings import TOOLS
 from agent_rft.datasets.finqa_files import write_finqa
 from agent_rft.datasets.from_cards import Approved, Choice, Redact, rows_of_cards
@@ -36,15 +38,19 @@ from agent_rft.datasets.split import split_rows
 from agent_rft.datasets.synthesis import Ask, Outcome, Plan, Source, accepted, run_trial
 from agent_rft.datasets.version_files import CARD, card_files, read_card, read_version, write_version
 from agent_rft.datasets.versions import NAMED, DatasetCard, Origin
+from agent_rft.evaluation.inspect import standing_grade
 from agent_rft.evaluation.prior import PriorCheck, RowPrior, row_prior
 from agent_rft.evaluation.tries import score_of, tries_by_row
 from agent_rft.graders.registry import load_grader
+from agent_rft.graders.regrading import gradable
 from agent_rft.graders.wire import Wire
-from observability.cards import cards_by_id, count_cards, recent_cards
+from observability.cards import cards_by_id, count_cards, grades_by_id, recent_cards
 from observability.redaction.redact import redact as redact_text
-from observability.store import open_store
+from observability.store import Store, open_store
 from serving.tools.corpus import text_of
 
+RETIRED, REVIEW = "retired.jsonl", "review.jsonl"
+"""Beside a version's rows, those that it left out of training."""
 LONGEST_DOCUMENT = 20_000
 """Characters of a document that a model is shown."""
 
@@ -119,21 +125,21 @@ def refresh_by_prior(folder: str, prior: str, out: str) -> None:
 
 
 def refresh_by_run(folder: str, run_id: str, store_url: str, out: str) -> None:
-    """The same from what a run on these rows met in training: every try at a row, from the first step to the last, by its newest
-    grade."""
+    """The same from what a run on these rows met in training: every try at a row, from the first step to the last, as graded
+    now."""
     with closing(open_store(store_url)) as store:
-        lines = recent_cards(store, count_cards(store, run_id, "train"), run_id, "train")
-        if not lines:
+        tries = _trained_on(store, run_id)
+        if not tries:
             raise UserError(f"no training card of run {run_id} is in {store.name}", "`rft card list` shows runs; --store names another")
     found = RunFolder.found(run_id)
     pass_at = found.settings([]).grader.pass_at if found else 1.0
     rewards: dict[str, list[float | None]] = {}
-    for line in lines:
-        rewards.setdefault(line.row_id, []).append(line.reward)
+    for row_id, _, reward in tries:
+        rewards.setdefault(row_id, []).append(reward)
     measured = [
         row_prior(row_id, [one for one in given if one is not None], given.count(None), pass_at) for row_id, given in rewards.items()
     ]
-    _refresh(Path(folder), measured, f"{len(lines)} training cards of run {run_id}, solved from reward {pass_at:g} on", Path(out))
+    _refresh(Path(folder), measured, f"{len(tries)} training cards of run {run_id}, solved from reward {pass_at:g} on", Path(out))
 
 
 def _refresh(folder: Path, measured: Sequence[RowPrior], by: str, out: Path) -> None:
@@ -143,7 +149,7 @@ def _refresh(folder: Path, measured: Sequence[RowPrior], by: str, out: Path) -> 
     source = f"{before.origin.name}, kept by {by}: solved sometimes, and {fresh.unmeasured} rows without a score"
     origin = Origin(name=out.name, source=source, made_by=_command(), parents=(before.hash,), left_out=left_out)
     made = write_version(out, {**rows, "train": fresh.kept}, origin)
-    for file, held in (("retired.jsonl", fresh.retired), ("review.jsonl", fresh.review)):
+    for file, held in ((RETIRED, fresh.retired), (REVIEW, fresh.review)):
         write_rows(out / file, held)
     _show(made)
     console.print(f"kept: {len(fresh.kept) - fresh.unmeasured} solved sometimes, {fresh.unmeasured} without a score there")
@@ -158,16 +164,23 @@ def curriculum_of(folder: RunFolder, out: str, results: str | None, store_url: s
     paths = {"train": Path(settings.task.train), "val": Path(settings.task.val)}
     rows = {split: read_rows(path) for split, path in paths.items()}
     _hold_to(folder, version_of(rows))
-    by, evaluated = (results, _read_tries(Path(results))) if results else _last_evaluation(folder)
-    met = _met(store_url or settings.store.url, folder.run_id, rows["train"], evaluated)
-    made = curriculum(rows["train"], evaluated, met, pass_at=settings.grader.pass_at, heaviest=heaviest, seed=seed)
+    before = _left_out_before(paths["train"])
+    known = [*rows["train"], *before.retired, *before.set_aside]
+    by, evaluated, asked = _evaluations(folder, results, {row.id for row in known})
+    with closing(open_store(store_url or settings.store.url)) as store:
+        now = _as_graded_now(store, asked)
+        evaluated = now if evaluated is asked else _as_graded_now(store, evaluated)
+        met = _met(store, folder.run_id, known, now)
+    made = curriculum(rows["train"], evaluated, met, before, pass_at=settings.grader.pass_at, heaviest=heaviest, seed=seed)
     left_out = {"solved on every newest try, retired": len(made.retired), "never earned anything, for review": len(made.set_aside)}
     heavy = ", ".join(f"{one.task_type} {one.difficulty} x{one.weight:.2f}" for one in made.slices if one.weight > 1) or "none"
-    source = f"run {folder.run_id}, weighted by {by} (mean reward {made.mean_reward:.3f}): weak slices {heavy}; seed {seed}"
-    origin = Origin(name=Path(out).name, source=source, made_by=_command(), parents=(version_of(rows),), left_out=left_out)
+    source = f"run {folder.run_id}, weighted by {by}{_graders_of(evaluated)} (mean reward {made.mean_reward:.3f}): weak slices {heavy}"
+    origin = Origin(
+        name=Path(out).name, source=f"{source}; seed {seed}", made_by=_command(), parents=(version_of(rows),), left_out=left_out
+    )
     card = write_version(Path(out), {"train": made.train, "val": rows["val"]}, origin)
-    write_rows(Path(out) / "retired.jsonl", made.retired)
-    write_rows(Path(out) / "review.jsonl", made.set_aside)
+    write_rows(Path(out) / RETIRED, made.retired)
+    write_rows(Path(out) / REVIEW, made.set_aside)
     reasons = {"slices": made.slices, "rows": made.decisions}
     (Path(out) / "curriculum.json").write_bytes(msgspec.json.format(msgspec.json.encode(reasons)) + b"\n")
     _show(card)
@@ -176,6 +189,49 @@ def curriculum_of(folder: RunFolder, out: str, results: str | None, store_url: s
     console.print(
         f'train on it: `make train ARGS="task.train={out}/train.jsonl task.val={out}/val.jsonl"`; why, row by row: {out}/curriculum.json'
     )
+
+
+def _left_out_before(train: Path) -> LeftOut:
+    """Beside a version's training rows, those that it left out: without them a row that retired once could never come back."""
+    files = [train.parent / name for name in (RETIRED, REVIEW)]
+    if not (train.parent / CARD).exists():
+        return NOTHING_LEFT_OUT
+    return LeftOut(*(tuple(read_rows(file)) if file.exists() else () for file in files))
+
+
+def _evaluations(folder: RunFolder, results: str | None, trained: set[str]) -> tuple[str, list[GradedRollout], list[GradedRollout]]:
+    """What weighs the slices, in words and as tries, and what tells of single rows. Held-out rows weigh, whoever asked them: training
+    rows only where nobody did, since of these a model may know the answers."""
+    if results is None:
+        by, tries = _last_evaluation(folder)
+        return by, tries, tries
+    asked = _read_tries(Path(results))
+    if held_out := [one for one in asked if one.row.id not in trained]:
+        return results, held_out, asked
+    return (*(_last_evaluation(folder) if folder.evaluations("tuned-*") else (results, asked)), asked)
+
+
+def _as_graded_now(store: Store, tries: Sequence[GradedRollout]) -> list[GradedRollout]:
+    """A grader that was found wrong and mended, or was away and is back, has graded the run again since: the evaluation's file knows
+    nothing of it."""
+    standing = _standing_grades(store, [one.rollout.rollout_id for one in tries])
+    return [
+        msgspec.structs.replace(one, rollout=rollout, grade=standing[rollout.rollout_id])
+        if (rollout := gradable(one.rollout)) and rollout.rollout_id in standing
+        else one
+        for one in tries
+    ]
+
+
+def _standing_grades(store: Store, rollout_ids: Sequence[str]) -> dict[str, Grade]:
+    """Of those that have a score. Another grader's opinion of a rollout, or its failure, is not what it was worth."""
+    found = {rollout_id: standing_grade(given) for rollout_id, given in grades_by_id(store, rollout_ids).items()}
+    return {rollout_id: grade for rollout_id, grade in found.items() if grade}
+
+
+def _graders_of(tries: Sequence[GradedRollout]) -> str:
+    names = sorted({f"{one.grade.grader.name}@{one.grade.grader.version}" for one in tries if one.grade and one.grade.reward is not None})
+    return f" under {' and '.join(names)}" if names else ""
 
 
 def _hold_to(folder: RunFolder, dataset: str) -> None:
@@ -187,9 +243,9 @@ def _hold_to(folder: RunFolder, dataset: str) -> None:
 
 def _last_evaluation(folder: RunFolder) -> tuple[str, list[GradedRollout]]:
     """The tuned model's, of the latest round."""
-    rounds = {int(path.stem.rsplit("-", 1)[1]): path for path in folder.path.glob("evaluation/tuned-*.msgpack")}
+    rounds = folder.evaluations("tuned-*")
     if not rounds:
-        cure = f"`make evaluate RUN={folder.run_id}` makes one for a run that has ended; --results names another's"
+        cure = f"`make evaluate RUN={folder.found_by}` makes one for a run that has ended; --results names another's"
         raise UserError(f"run {folder.run_id} has no evaluation of a tuned model", cure)
     latest = max(rounds)
     return f"evaluation {latest} of its tuned model", _read_tries(rounds[latest])
@@ -202,16 +258,13 @@ def _read_tries(path: Path) -> list[GradedRollout]:
         raise UserError(f"cannot read {path}: {error}", "name an evaluation's file, like runs/ID/evaluation/tuned-1.msgpack") from None
 
 
-def _met(store_url: str, run_id: str, train: Sequence[Row], evaluated: Sequence[GradedRollout]) -> dict[str, Met]:
-    """By training row: the run's training tries by their newest grade, and then the evaluation's, where it asked training rows.
-    A copy's tries are its row's."""
-    row_of = {row.id: str(row.metadata.get(COPY_OF, row.id)) for row in train}
-    with closing(open_store(store_url)) as store:
-        lines = recent_cards(store, count_cards(store, run_id, "train"), run_id, "train")
-        if not lines:
-            what = f"no training card of run {run_id} is in {store.name}: only the evaluation tells which training rows are solved"
-            console.print(f"warning: {what}; --store names another store", style="yellow")
-    tries = [(line.row_id, line.step or 0, line.reward) for line in lines]
+def _met(store: Store, run_id: str, rows: Sequence[Row], evaluated: Sequence[GradedRollout]) -> dict[str, Met]:
+    """By training row: the run's training tries, and then the evaluation's, where it asked training rows. A copy's tries are its row's."""
+    row_of = {row.id: str(row.metadata.get(COPY_OF, row.id)) for row in rows}
+    tries = [(row_id, step or 0, reward) for row_id, step, reward in _trained_on(store, run_id)]
+    if not tries:
+        what = f"no training card of run {run_id} is in {store.name}: only the evaluation tells which training rows are solved"
+        console.print(f"warning: {what}; --store names another store", style="yellow")
     after = max((step for _, step, _ in tries), default=0) + 1
     tries += [(one.row.id, after, score_of(one)) for one in evaluated]
     ever: dict[str, dict[int, list[float]]] = {}
@@ -224,15 +277,24 @@ def _met(store_url: str, run_id: str, train: Sequence[Row], evaluated: Sequence[
     }
 
 
+def _trained_on(store: Store, run_id: str) -> list[tuple[str, int | None, float | None]]:
+    """Row, step and reward of each of the run's training tries."""
+    lines = recent_cards(store, count_cards(store, run_id, "train"), run_id, "train")
+    standing = _standing_grades(store, [line.rollout_id for line in lines])
+    rewards = {rollout_id: grade.reward for rollout_id, grade in standing.items()}
+    return [(line.row_id, line.step, rewards.get(line.rollout_id)) for line in lines]
+
+
 def _show_weights(made: Curriculum) -> None:
-    table = Table("task_type", "difficulty", "reward", title="what became of the training rows", title_justify="left")
-    for name in ("weight", "kept", "copies", "retired", "for review"):
+    title = "what became of the training rows"
+    table = Table("slice", "reward", title=title, title_justify="left", box=SIMPLE_HEAD, collapse_padding=True, pad_edge=False)
+    for name in ("weight", "kept", "copies", "retired", "review"):
         table.add_column(name, justify="right")
     for one in made.slices:
         reward = one.reward.told(".2f") if one.reward else "not evaluated"
         counts = (one.kept, one.copies, one.retired, one.set_aside)
-        table.add_row(one.task_type, one.difficulty, reward, f"{one.weight:.2f}", *map(str, counts))
-    console.print(table)
+        table.add_row(f"{one.task_type} {one.difficulty}", reward, f"{one.weight:.2f}", *map(str, counts))
+    console.print(table, soft_wrap=False)
 
 
 def _tell_unsolved(evaluated: Sequence[GradedRollout], val: Sequence[Row]) -> None:

@@ -22,6 +22,7 @@ from agent_rft.evaluation.distribution import (
     Sample,
     compare_samples,
     describe,
+    drawn,
     sample_of_cards,
     sample_of_rows,
 )
@@ -97,7 +98,7 @@ def _services_of(store: Store, tenant: str, agent_id: str) -> list[str]:
 
 def _of_production(store: Store, tenant: str, service: str) -> Sample:
     now = dt.datetime.now(dt.UTC)
-    cards = drift.of_days(store, tenant, service, now - RECENT, now, MOST)
+    cards = drift.first_of_sessions(store, tenant, service, now - RECENT, now, MOST)
     return sample_of_cards(f"production of {service}", [one.card for one in cards])
 
 
@@ -113,7 +114,7 @@ def _embedded(samples: Sequence[Sample], tools: ToolSettings) -> list[Sample]:
     embedder = embedder_of(tools.embeddings)
     return [
         msgspec.structs.replace(one, embeddings=tuple(map(tuple, embedder.embed(one.prompts).tolist()))) if one.prompts else one
-        for one in samples
+        for one in map(drawn, samples)
     ]
 
 

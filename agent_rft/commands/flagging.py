@@ -39,6 +39,9 @@ def flagging(parts: Parts) -> Generator[Flag]:
     finally:
         lines.put(None)
         thread.join(LAST_FLAGS_SECONDS)
+        if thread.is_alive():
+            silent = f"the store has not answered for {LAST_FLAGS_SECONDS:.0f} s"
+            console.print(f"warning: {silent}: what guards found last is in metrics.jsonl, and in no review queue", style="yellow")
 
 
 def _flag_all(parts: Parts, lines: SimpleQueue[StepMetrics | None]) -> None:

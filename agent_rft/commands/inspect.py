@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -35,9 +36,10 @@ WIDE = 110
 """Columns of a terminal from which on two tries stand beside each other."""
 LABEL = 11
 LONGEST = 240
-"""Characters of a result or a thought; the card holds the rest."""
+"""Characters of a prompt, a call, a result or an answer, where several stories are told; of one row all is."""
 LINES = 3
-"""Of a result."""
+"""Of a result, there."""
+CAME_BACK = ("←", "✗")
 LOUD = {"→": "cyan", "←": "dim", "✗": "red", "answer": "bold", "grade": ""}
 
 
@@ -52,8 +54,9 @@ class Asked(msgspec.Struct, frozen=True, kw_only=True):
     holdouts: tuple[str, ...] = ()
 
 
-def inspect(run_id: str, runs: str, store: str | None, tenant: str | None, asked: Asked) -> None:
-    settings = _settings(RunFolder(Path(runs) / run_id))
+def inspect(run: str, runs: str, store: str | None, tenant: str | None, asked: Asked) -> None:
+    folder = RunFolder.named(run, Path(runs))
+    run_id, settings = folder.run_id, _settings(folder)
     url = store or (settings.store.url if settings else DEFAULT.store)
     whose = tenant or (settings.store.tenant if settings else DEFAULT.tenant)
     if url.startswith(("http://", "https://")):
@@ -65,7 +68,14 @@ def inspect(run_id: str, runs: str, store: str | None, tenant: str | None, asked
         told = _told(looked, asked)
         shown = [one for stories in told.values() for one in stories]
         note(opened, me(whose), "inspect", run_id, [side.id for one in shown for side in (one.shown, one.beside) if side])
-        _show(looked, told, blamed_each(opened, whose, [one.shown.id for one in shown]), Where(url, whose))
+        _show(
+            looked,
+            told,
+            blamed_each(opened, whose, [one.shown.id for one in shown]),
+            Where(url, whose),
+            folder.found_by,
+            whole=bool(asked.row),
+        )
 
 
 def _settings(folder: RunFolder) -> Settings | None:
@@ -87,24 +97,28 @@ def _told(looked: Looked, asked: Asked) -> dict[str, Sequence[Story]]:
 # --- what is shown ------------------------------------------------------------------------------------------------------
 
 
-def _show(looked: Looked, told: dict[str, Sequence[Story]], blamed: Mapping[str, Blamed], where: Where) -> None:
+def _show(
+    looked: Looked, told: dict[str, Sequence[Story]], blamed: Mapping[str, Blamed], where: Where, found_by: str, *, whole: bool
+) -> None:
     by = named(looked.grader) if looked.grader else "no grader: nothing has a score"
     console.print(f"run {looked.run_id}: {len(looked.tuned)} tries of {_model(looked.tuned)}, by {by}")
     if looked.base:
         console.print(f"beside {len(looked.base)} of {_model(looked.base)}")
     else:
         console.print("there is no evaluation of base and tuned: this is what the run's newest step left", style="yellow")
-    whole = {LISTS[name]: len(stories) for name, stories in looked.lists.items()}
+    found = {LISTS[name]: len(stories) for name, stories in looked.lists.items()}
     for title, stories in told.items():
         console.print()
         if not stories:
             console.print(f"{title}: none{_why_none(title, looked)}", style="bold")
             continue
-        console.rule(f"{title}, the first {len(stories)} of {whole[title]}" if title in whole else title, align="left", characters="─")
+        console.rule(f"{title}, the first {len(stories)} of {found[title]}" if title in found else title, align="left", characters="─")
         for place, story in enumerate(stories, 1):
-            _show_story(place, story, blamed.get(story.shown.id))
+            _show_story(place, story, blamed.get(story.shown.id), whole=whole)
     if any(told.values()):
-        console.print(f'\nwhose fault was it?  rft triage CARD model|grader|dataset|tool --note "..."{where.options}')
+        options = where.options
+        console.print("" if whole else f"\na row with nothing cut short:  rft inspect {shlex.quote(found_by)} --row ROW{options}")
+        console.print(f'whose fault was it?  rft triage CARD model|grader|dataset|tool --note "..."{options}')
 
 
 def _why_none(title: str, looked: Looked) -> str:
@@ -117,28 +131,30 @@ def _model(tries: Sequence[Try]) -> str:
     return ", ".join(dict.fromkeys(one.checkpoint for one in tries)) or "nothing"
 
 
-def _show_story(place: int, story: Story, blamed: Blamed | None) -> None:
+def _show_story(place: int, story: Story, blamed: Blamed | None, *, whole: bool) -> None:
     row = story.shown.row
     kinds = ", ".join(str(row.metadata[name]) for name in ("task_type", "difficulty") if row.metadata.get(name))
     console.print(Text.assemble(f"\n{place}. ", (row.id, "bold"), f"  {kinds}", (f"  triaged: {blamed}" if blamed else "", "green")))
+    width = console.width if console.is_terminal else None
     for why in story.why:
-        console.print(Text(f"   {_clean(why)}", "yellow"))
-    _labelled("PROMPT", row.prompt)
-    _labelled("REFERENCE", str(row.reference_answer))
-    sides = [(_title(one), list(_lines(one))) for one in (story.beside, story.shown) if one]
-    if len(sides) == 2 and console.is_terminal and console.width >= WIDE:
+        console.print(Text(_hanging("   ", why, width), "yellow"))
+    for label, text in (("PROMPT", row.prompt), ("REFERENCE", str(row.reference_answer))):
+        head = f"   {label:<{LABEL}}"
+        console.print(Text.assemble((head, "bold"), _hanging(head, text if whole else _clipped(text), width)[len(head) :]))
+    sides = [(_title(one), [(mark, text if whole else _shortened(mark, text)) for mark, text in _lines(one)]) for one in _sides(story)]
+    if len(sides) == 2 and width and width >= WIDE:
         grid = Table.grid(padding=(0, 2), expand=True)
         for _ in sides:
             grid.add_column(ratio=1, overflow="fold")
-        grid.add_row(*(_joined(title, lines) for title, lines in sides))
+        grid.add_row(*(_joined(title, lines, width // 2 - 2) for title, lines in sides))
         console.print(grid, soft_wrap=False)
         return
     for title, lines in sides:
-        console.print(_joined(title, lines))
+        console.print(_joined(title, lines, width))
 
 
-def _labelled(label: str, text: str) -> None:
-    console.print(Text.assemble((f"   {label:<{LABEL}}", "bold"), _clean(_clipped(text))))
+def _sides(story: Story) -> list[Try]:
+    return [one for one in (story.beside, story.shown) if one]
 
 
 def _title(one: Try) -> str:
@@ -147,11 +163,19 @@ def _title(one: Try) -> str:
     return f"{one.checkpoint}: {told}, {calls}, try {one.graded.sample_index + 1}, card {one.id}"
 
 
-def _joined(title: str, lines: Sequence[tuple[str, str]]) -> Text:
-    made = Text(f"   {_clean(title)}\n", "underline")
-    for number, (mark, text) in enumerate(lines):
-        made.append(f"{'' if number == 0 else chr(10)}     {mark} {_clean(text)}", LOUD[mark])
+def _joined(title: str, lines: Sequence[tuple[str, str]], width: int | None) -> Text:
+    made = Text(_hanging("   ", title, width), "underline")
+    for mark, text in lines:
+        made.append("\n" + _hanging(f"     {mark} ", text, width), LOUD[mark])
     return made
+
+
+def _hanging(head: str, text: str, width: int | None) -> str:
+    """What goes on over several lines begins under its own first word. Nothing is broken where no terminal reads it."""
+    lines = _clean(text).split("\n")
+    if width:
+        lines = [part.plain for line in lines for part in Text(line).wrap(console, max(width - len(head), 1), overflow="fold")]
+    return head + f"\n{' ' * len(head)}".join(line.rstrip() for line in lines)
 
 
 def _lines(one: Try) -> Iterator[tuple[str, str]]:
@@ -160,9 +184,9 @@ def _lines(one: Try) -> Iterator[tuple[str, str]]:
     for turn in rollout.turns:
         yield from _turn(turn)
     if rollout.ending is Ending.ANSWERED:
-        yield "answer", _clipped(rollout.answer)
+        yield "answer", rollout.answer
     else:
-        yield "✗", f"{rollout.ending.value if rollout.ending else 'not ended'}: {_clipped(rollout.reason)}"
+        yield "✗", f"{rollout.ending.value if rollout.ending else 'not ended'}: {rollout.reason}"
     for grade in one.grades:
         yield "grade", _grade(grade)
 
@@ -170,7 +194,7 @@ def _lines(one: Try) -> Iterator[tuple[str, str]]:
 def _turn(turn: Turn) -> Iterator[tuple[str, str]]:
     words = CALL_BLOCK.sub("", turn.text).strip()
     if turn.calls and words:
-        yield "→", f"({_clipped(words)})"
+        yield "→", f"({words})"
     for call in turn.calls:
         yield "→", _call(call)
         yield _result(turn.results.get(call.call_id))
@@ -183,19 +207,27 @@ def _call(call: ToolCall) -> str:
 def _result(result: ToolResult | None) -> tuple[str, str]:
     if result is None:
         return "✗", "nothing came back"
-    lines = result.output.strip().split("\n")
-    text = " ⏎ ".join(line.strip() for line in lines[:LINES]) + (f" … {len(lines) - LINES} more lines" if len(lines) > LINES else "")
-    return ("✗", f"{result.error}: {_clipped(text)}") if result.error else ("←", _clipped(text))
+    text = result.output.strip()
+    return ("✗", f"{result.error}: {text}") if result.error else ("←", text)
 
 
 def _grade(grade: Grade) -> str:
     parts = ", ".join(f"{name} {_plain(value)}" for name, value in {**grade.parts, **grade.errors}.items())
     given = "no score" if grade.reward is None else f"{grade.reward:.2f}"
-    return f"{grade.grader.name}@{grade.grader.version} {given}" + (f"  {_clipped(parts)}" if parts else "")
+    return f"{grade.grader.name}@{grade.grader.version} {given}" + (f"  {parts}" if parts else "")
 
 
 def _plain(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+
+
+def _shortened(mark: str, text: str) -> str:
+    """A result's first lines, in one; of anything else the beginning."""
+    if mark not in CAME_BACK:
+        return _clipped(text)
+    lines = text.split("\n")
+    more = f" … {len(lines) - LINES} more lines" if len(lines) > LINES else ""
+    return _clipped(" ⏎ ".join(line.strip() for line in lines[:LINES])) + more
 
 
 def _clipped(text: str) -> str:

@@ -138,8 +138,9 @@ class Parts(msgspec.Struct, frozen=True):
 
 
 @asynccontextmanager
-async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGenerator[Parts]:
-    """Everything a run talks to, up and answering, in the versions that the run began with."""
+async def opened(settings: Settings, folder: RunFolder, data: Data, checkpoint: str = "") -> AsyncGenerator[Parts]:
+    """Everything a run talks to, up and answering, in the versions that the run began with. `checkpoint`: what speaks, where that is
+    none of this machine's models; else it is the recipe's."""
     backend, services = backend_of(settings), services_of(settings.grader)
     async with AsyncExitStack() as stack:
         stack.callback(services.close)
@@ -160,7 +161,7 @@ async def opened(settings: Settings, folder: RunFolder, data: Data) -> AsyncGene
             url, bearer = server.base_url, server.bearer
         versions = Versions(
             code=code_version(),
-            checkpoint=backend.name_of(model_of(settings), None),
+            checkpoint=checkpoint or backend.name_of(model_of(settings), None),
             dataset=data.hash,
             tool_set=served_tools(url)[1],
             grader=f"{grader.ref.name}@{grader.ref.version}#{grader.ref.hash}{standing}",

@@ -26,6 +26,7 @@ from agent_rft.graders.agreement import Changed, Difference, difference
 from agent_rft.graders.apply import grade_rollout
 from agent_rft.graders.regrading import (
     Judged,
+    Patience,
     ReleaseEffect,
     TrainingEffect,
     Worth,
@@ -45,7 +46,7 @@ from observability.store import Store, open_store
 WAITING = 16
 """Grades under way at once, of a grader that waits for others."""
 KEPT_AT_ONCE = 100
-"""Grades in a transaction: what a stopped regrade has to do again."""
+"""Grades in a transaction: what a killed regrade has to do again."""
 SHOWN = 20
 """Changed rollouts that are listed."""
 
@@ -95,25 +96,33 @@ def regrade(
                 raise sealed_error(sealed)
             console.print(f"{len(sealed)} of {len(ids)} cards are sealed and keep the grades that they have", style="yellow")
             ids = [one for one in ids if one not in set(sealed)]
-        done, fresh, added = list[Rescored](), list[tuple[str, Grade]](), 0
-        for one in rescored(store, ids, grader, rows_of(run_id, rows), f"regrading with {name}"):
-            done.append(one)
-            fresh += [(one.rollout_id, one.grade)] if one.new else []
-            if len(fresh) >= KEPT_AT_ONCE:
-                added += append_grades(store, fresh)
-                fresh.clear()
-        added += append_grades(store, fresh)
+        done, added = _graded_anew(store, ids, grader, rows_of(run_id, rows), name)
     _show_regrade(name, grader, len(ids), done, added)
     for release in release_effects([one.judged for one in done if one.judged]):
         _show_release(name, release)
     _show_training(done, _call_cost(run_id) if call_cost is None else call_cost)
 
 
+def _graded_anew(store: Store, ids: Sequence[str], grader: Grader, rows: Mapping[str, Row], name: str) -> tuple[list[Rescored], int]:
+    """And how many grades were added. Whatever stops it, those that were given by then are kept: a judge's were paid for."""
+    done, fresh, added = list[Rescored](), list[tuple[str, Grade]](), 0
+    try:
+        for one in rescored(store, ids, grader, rows, f"regrading with {name}"):
+            done.append(one)
+            fresh += [(one.rollout_id, one.grade)] if one.new else []
+            if len(fresh) >= KEPT_AT_ONCE:
+                given, fresh = fresh, []
+                added += append_grades(store, given)
+    finally:
+        added += append_grades(store, fresh)
+    return done, added
+
+
 def rescored(store: Store, ids: Sequence[str], grader: Grader, rows: Mapping[str, Row], title: str) -> Iterator[Rescored]:
     """Those of the cards that can be graded, in their order."""
 
     def score(stored: StoredCard) -> Rescored | None:
-        rollout = gradable(stored.card)
+        rollout = gradable(stored.card.rollout)
         if rollout is None or stored.erased:
             return None
         row, whole = row_of(stored.card, rows)
@@ -121,12 +130,14 @@ def rescored(store: Store, ids: Sequence[str], grader: Grader, rows: Mapping[str
         grade = kept or grade_rollout(row, rollout, grader)
         return grade and _rescored(stored, row, whole, grade, kept is None)
 
+    patience = Patience(grader)
     with progress_bar(title, len(ids)) as step, ThreadPoolExecutor(WAITING if waits(grader) else 1) as pool:
         for first in range(0, len(ids), KEPT_AT_ONCE):
             for found in pool.map(score, cards_by_id(store, ids[first : first + KEPT_AT_ONCE])):
                 step(1)
                 if found:
                     yield found
+                    patience.hear(found.grade)
 
 
 def _kept(stored: StoredCard, ref: GraderRef) -> Grade | None:
@@ -227,8 +238,9 @@ def _show_release(name: str, found: ReleaseEffect) -> None:
     sides = {"as it was graded": found.before, f"by {name}": found.after}
     for title, one in sides.items():
         console.print(f"  {title + ':':<20} {verdict_told(one)}")
-    words = {one.verdict if one else "not known" for one in sides.values()}
-    console.print("  the verdict stays" if len(words) == 1 else "  the verdict would have been another")
+    if found.before and found.after:
+        stays = found.before.verdict == found.after.verdict
+        console.print("  the verdict stays" if stays else "  the verdict would have been another")
 
 
 def _told(found: TrainingEffect) -> str:

@@ -17,16 +17,18 @@ from sqlalchemy.exc import DBAPIError
 
 from agent_rft.commands.access import me
 from agent_rft.commands.console import console
+from agent_rft.commands.safety_suite import policy_of, suite_of
 from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.errors import Fault, FaultsFound, UserError, did_you_mean
 from agent_rft.contracts.releases import OPEN_STAGES, Event, Policy, Release
 from agent_rft.contracts.rollouts import Limits
 from agent_rft.release.rules import Known, waits_for
+from agent_rft.settings import ReleaseSettings
 from observability import registry, releases
 from observability.roots import LedgerFiles
 from observability.store import Store, StoreAway, open_store
 from serving.release import acts
-from serving.release.acts import read_policy
+from serving.release.acts import policy_wished, read_policy
 from serving.release.knowing import known_of
 from serving.release.routing import Intent, write_intent
 from serving.release.waivers import safety_waived, signed_in
@@ -103,17 +105,20 @@ def _short(figures: Mapping[str, Any]) -> str:
 # --- deciding -------------------------------------------------------------------------------------------------------------
 
 
-def create(store: str, tenant: str, service: str, agent: str, policy: Sequence[str]) -> None:
+def create(store: str, tenant: str, service: str, agent: str, policy: Sequence[str], served: ReleaseSettings) -> None:
     with closing(open_store(store)) as opened:
-        made = acts.begin(opened, me(tenant).name, tenant, service, agent, policy_of(policy))
+        made = acts.begin(opened, me(tenant).name, tenant, service, agent, wished(served, policy))
     console.print(f"release {made.id}: {made.candidate} is on trial for {service}, against {made.live or 'none'}; `rft release status`")
     if not made.live:
         raise UserError(f"{service} has no live agent to hold it against", f"`rft release first {service} --agent {agent}`")
 
 
-def first(store: str, tenant: str, service: str, agent: str, policy: Sequence[str], ledger: str | None) -> None:
+def first(
+    store: str, tenant: str, service: str, agent: str, policy: Sequence[str], ledger: str | None, served: ReleaseSettings
+) -> None:  # fmt: skip
+    rules = wished(served, policy)
     with closing(open_store(store)) as opened:
-        made = acts.begin_first(opened, me(tenant).name, tenant, service, agent, policy_of(policy), LedgerFiles.of(opened, ledger))
+        made = acts.begin_first(opened, me(tenant).name, tenant, service, agent, rules, LedgerFiles.of(opened, ledger))
     console.print(f"release {made.id}: {service} is answered by {made.candidate} from now on")
 
 
@@ -161,17 +166,18 @@ def rollback(store: str, tenant: str, id: str | None, why: str, cut: bool, folde
         console.print(f"{away}\n{Path(folder)} holds the rollback of release {id}: servers that read this folder withdraw it now")
 
 
-def policy_of(words: Sequence[str]) -> Policy:
-    """KEY=VALUE, dotted where it is below another: spent_on.reward=0.5."""
-    tree: dict[str, Any] = msgspec.to_builtins(Policy())
+def wished(served: ReleaseSettings, words: Sequence[str]) -> Policy:
+    """The server's rules, and those of KEY=VALUE, dotted where it is below another: spent_on.reward=0.5."""
+    rules = policy_of(served, suite_of(served).hash)  # a release by a suite that is not there could never go forward
+    tree, told = msgspec.to_builtins(read_policy(rules)), dict[str, Any]()
     for word in words:
         key, equals, value = word.partition("=")
         name, _, below = key.partition(".")
         if not equals or name not in tree or (below and not isinstance(tree[name], dict)):
             raise FaultsFound("this is no policy:", [Fault(word, "names no rule", did_you_mean(name, tree))], exit_code=2)
         said = yaml.safe_load(value)
-        tree[name] = {**tree[name], below: said} if below else said
-    return read_policy(tree)
+        told[name] = tree[name] = {**tree[name], below: said} if below else said
+    return policy_wished(rules, told)
 
 
 def _act(store: str, tenant: str, id: str | None, act: Callable[[Store, str, int], Event]) -> None:
@@ -204,12 +210,13 @@ def _meant(store: Store, tenant: str, id: str | None, *, every: bool = False) ->
 
 def list_agents(store: str, tenant: str) -> None:
     with closing(open_store(store)) as opened:
-        found = [(one, registry.newest(registry.reports_of(opened, tenant, one.id))) for one in registry.agents(opened, tenant)]
+        found = [(one, *registry.reports_to_look_at(opened, tenant, one.id)) for one in registry.agents(opened, tenant)]
     table = Table(title=f"agents of tenant {tenant}", title_justify="left")
     for column in ("agent", "name", "checkpoint", "run", "reports", "registered"):
         table.add_column(column, no_wrap=column == "agent")  # to be copied
-    for one, reports in found:
-        told = ", ".join(f"{kind}{'' if made.passed else ' FAILED'}" for kind, made in reports.items())
+    for one, reports, changed in found:
+        said = {kind: f"{kind}{'' if made.passed else ' FAILED'}" for kind, made in registry.newest(reports).items()}
+        told = ", ".join((said | {spoilt.kind: f"{spoilt.kind} CHANGED" for spoilt in changed}).values())
         table.add_row(one.id, one.name, one.agent.checkpoint, one.run_id, told, f"{one.at:%Y-%m-%d %H:%M}")
     console.print(table)
 
@@ -218,7 +225,8 @@ def show_agent(store: str, tenant: str, agent: str) -> None:
     """All that it is made of, back to the run and the data."""
     with closing(open_store(store)) as opened:
         one = registry.found(opened, tenant, agent)
-        reports, made_from = registry.reports_of(opened, tenant, one.id), registry.came_from(opened, tenant, one.agent)
+        reports, changed = registry.reports_to_look_at(opened, tenant, one.id)
+        made_from = registry.came_from(opened, tenant, one.agent)
     console.print(f"{one.id} {one.name}, registered {one.at:%Y-%m-%d %H:%M}")
     for name, value in msgspec.to_builtins(one.agent).items():
         console.print(f"  {name}: {value if value != '' else 'none'}")
@@ -226,6 +234,8 @@ def show_agent(store: str, tenant: str, agent: str) -> None:
         console.print(
             f"  {report.kind} {'passed' if report.passed else 'FAILED'}, {report.at:%Y-%m-%d %H:%M}, {report.by}: {_short(report.figures)}"
         )
+    for spoilt in changed:
+        console.print(f"  {spoilt.what}; `rft ledger verify` says all that was changed", style="yellow")
     for made in made_from:
         console.print(f"  from {made.kind} {made.id}{'' if made.known else ' (nobody registered it)'}: {made.name}")
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+from typing import Any
 
 from agent_rft.commands.grading import grader_named, holdouts_named
+from agent_rft.commands.safety_suite import policy_of, suite_of
 from agent_rft.contracts.errors import FaultsFound, UserError
 from agent_rft.contracts.ports import Grader
 from agent_rft.graders.registry import Services
@@ -32,15 +35,23 @@ def control_of(settings: Settings, store: Store, routing: Routing, *, trained_ag
     return ReleaseControl(plan_of(settings), store, routing, grader, holdouts, detectors, monitors, files)
 
 
-def plan_of(settings: Settings) -> ControlPlan:
-    wanted = settings.release
+def release_policy_of(settings: Settings) -> dict[str, Any]:
+    """Where the suite is not there a server serves its tools all the same, and no report of another one lets a release of it through."""
+    path = Path(settings.release.safety_suite)
+    suite = suite_of(settings.release).hash if path.exists() else f"{path}, which is not there"
+    policy = policy_of(settings.release, suite)
     try:
-        check_policy(read_policy(wanted.policy))
+        check_policy(read_policy(policy))
     except FaultsFound as error:
         raise FaultsFound("release.policy has faults:", error.faults, exit_code=2) from None
+    return policy
+
+
+def plan_of(settings: Settings) -> ControlPlan:
+    wanted = settings.release
     secret = os.environ.get(SECRET_VARIABLE, "")
     if wanted.webhook.url and not secret:
         what = f"release.webhook.url is {wanted.webhook.url}, and {SECRET_VARIABLE} is not set"
         raise UserError(what, f"export {SECRET_VARIABLE}=..., which whoever receives the words checks them with")
     budget = Budget(per_minute=wanted.gradings_per_minute, in_flight=wanted.gradings_in_flight, most_waiting=wanted.most_waiting)
-    return ControlPlan(policy=wanted.policy, budget=budget, webhook=wanted.webhook.url or "", secret=secret)
+    return ControlPlan(budget=budget, webhook=wanted.webhook.url or "", secret=secret)

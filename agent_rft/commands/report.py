@@ -42,15 +42,17 @@ BESIDE = "reports"
 
 def report(run_ids: Sequence[str], runs: Path) -> None:
     folders = found_all(run_ids, runs)
-    told = [told_of(folder) for folder in folders]
-    for folder, one in zip(folders, told, strict=True):
+    told: list[RunReport] = []
+    for folder in folders:
+        one = told_of(folder)
+        told.append(without_words(one))  # the tries of one run at a time: those of six would fill the memory, and no other page shows them
         folder.keep(REPORT, render_report(one).encode())
         settings = load(folder.settings_file).store
         for line in _kept(one, settings):
             console.print(line)
         console.print(f"{one.run_id}: {headline(one)}\n  {folder.path / REPORT}")
     if len(told) > 1:
-        place = runs / BESIDE / f"{'+'.join(one.run_id for one in told)[:150]}.html"
+        place = runs / BESIDE / f"{'+'.join(one.run_id for one in told)[:240]}.html"
         place.parent.mkdir(exist_ok=True)
         place.write_text(render_beside(told), encoding="utf-8")
         console.print(f"beside each other: {place}")
@@ -59,13 +61,16 @@ def report(run_ids: Sequence[str], runs: Path) -> None:
 
 
 def found_all(run_ids: Sequence[str], runs: Path) -> list[RunFolder]:
-    """By their names, each once."""
-    folders = [RunFolder(runs / name) for name in dict.fromkeys(run_ids)]
-    if missing := [folder.run_id for folder in folders if not folder.settings_file.exists()]:
+    """By their names or folders, each once."""
+    typed: dict[Path, str] = {}
+    for name in run_ids:
+        typed.setdefault(RunFolder.named(name, runs).path.resolve(), name)
+    folders = {name: RunFolder.named(name, runs) for name in typed.values()}
+    if missing := [name for name, folder in folders.items() if not folder.settings_file.exists()]:
         there = sorted(one.parent.name for one in runs.glob("*/settings.yaml"))
         cure = f"there are {', '.join(there[-8:])}" if there else "`make train` makes one"
         raise UserError(f"no run {', '.join(missing)} in {runs}", cure)
-    return folders
+    return list(folders.values())
 
 
 def told_of(folder: RunFolder) -> RunReport:
@@ -79,7 +84,7 @@ def told_of(folder: RunFolder) -> RunReport:
     versions = summary.get("versions") or folder.kept(VERSIONS, json.loads)
     if versions is None:
         raise UserError(f"run {folder.run_id} has not begun: its folder holds its settings only", "`make train` begins one")
-    base, tuned = _tries(folder, Path(summary.get("checkpoint") or "").name)
+    base, tuned, rounds = _tries(folder, Path(summary.get("checkpoint") or "").name)
     made = RunReport(
         run_id=folder.run_id,
         recipe=settings.recipe,
@@ -93,28 +98,32 @@ def told_of(folder: RunFolder) -> RunReport:
         undone=tuple(journal.undone()),
         watched=watched_by(guards_of(settings)),
         comparison=compare(base, tuned) if base and tuned else None,
+        rounds=rounds,
         halted=summary.get("halted", ""),
-        next_step=summary.get("next_step") or ("" if summary else f"It goes on, or was stopped: `make resume RUN={folder.run_id}`"),
+        next_step=summary.get("next_step") or ("" if summary else _goes_on(folder, begun=bool(metrics))),
     )
     return with_tries(made, base, tuned, settings.grader.pass_at)
 
 
+def _goes_on(folder: RunFolder, begun: bool) -> str:
+    """Of a run that has come to no end: the prior check alone leaves a folder, too."""
+    return f"{'It goes on, or was stopped' if begun else 'It has not trained a step yet'}: `make resume RUN={folder.found_by}`"
+
+
 def _changed_at(folder: RunFolder) -> str:
     """Older summaries do not say when the run ended."""
-    newest = max(one.stat().st_mtime for one in folder.path.iterdir())
+    newest = max(one.stat().st_mtime for one in folder.path.iterdir() if one.name != REPORT)
     return datetime.fromtimestamp(newest, UTC).isoformat(timespec="seconds")
 
 
-def _tries(folder: RunFolder, checkpoint: str) -> tuple[list[GradedRollout], list[GradedRollout]]:
-    """Of the newest round that both sides have: each draws the luck of its own. Base alone, while there is no tuned model."""
-    base = _rounds(folder, "base-*")
-    tuned = _rounds(folder, f"tuned-{checkpoint}-*") or _rounds(folder, "tuned-?") if checkpoint else {}
-    number = max(base.keys() & tuned.keys(), default=max(base, default=0))
-    return _read(base.get(number)), _read(tuned.get(number))
-
-
-def _rounds(folder: RunFolder, name: str) -> dict[int, Path]:
-    return {int(one.stem.rpartition("-")[2]): one for one in folder.path.glob(f"evaluation/{name}.msgpack")}
+def _tries(folder: RunFolder, checkpoint: str) -> tuple[list[GradedRollout], list[GradedRollout], int]:
+    """Of the newest round that both sides have: each draws the luck of its own. Base alone, while there is no tuned model. And how
+    many such rounds there are."""
+    base = folder.evaluations("base-*")
+    tuned = folder.evaluations(f"tuned-{checkpoint}-*") or folder.evaluations("tuned-?") if checkpoint else {}
+    both = base.keys() & tuned.keys()
+    number = max(both, default=max(base, default=0))
+    return _read(base.get(number)), _read(tuned.get(number)), len(both)
 
 
 def _read(file: Path | None) -> list[GradedRollout]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,12 +15,29 @@ import msgspec
 from agent_rft.compose import changed, load, save
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.jobcards import Versions
+from agent_rft.evaluation.next_step import found_by
 from agent_rft.settings import Settings
 
 T = TypeVar("T")
 SETTINGS, ON_TRIAL, VERSIONS = "settings.yaml", "settings-on-trial.yaml", "versions.json"
+SAME_SECOND = 100
+"""Runs without a name that may begin in one second."""
 MAY_CHANGE = ("code", "seed")
 """What a run may go on with although it is another: code that was mended, and the seed, which the settings hold."""
+
+
+def _made(folder: Path, names: Sequence[str]) -> Path | None:
+    """By the first of the names that is free."""
+    for name in names:
+        try:
+            (folder / name).mkdir(parents=True)
+            return folder / name
+        except FileExistsError:
+            continue
+        except OSError as error:
+            cure = "name another with run.folder=FOLDER"
+            raise UserError(f"the run's folder {folder / name} cannot be made: {error.strerror}", cure) from None
+    return None
 
 
 class RunFolder:
@@ -29,17 +46,25 @@ class RunFolder:
         self.run_id = path.name
 
     @classmethod
+    def named(cls, run: str, runs: Path) -> RunFolder:
+        """By the name of its folder among `runs`, or by where it lies."""
+        return cls(Path(run) if "/" in run else runs / run)
+
+    @property
+    def found_by(self) -> str:
+        """By a command that the user is told to type."""
+        return found_by(str(self.path))
+
+    @classmethod
     def new(cls, settings: Settings, prefix: str = "") -> RunFolder:
         """A folder of the run's own, with the settings in it; its name is the run's id."""
-        started = f"{datetime.now(UTC):%Y%m%d-%H%M%S}"
-        path = Path(settings.run.folder) / (settings.run.id or f"{prefix}{settings.recipe}-{started}-s{settings.seed}")
-        try:
-            path.mkdir(parents=True)
-        except FileExistsError:
-            cure = f"go on with it: `make resume RUN={path.name}`; or name another: run.id=NAME"
-            raise UserError(f"there is a run {path.name} in {path.parent} already", cure) from None
-        except OSError as error:
-            raise UserError(f"the run's folder {path} cannot be made: {error.strerror}", "name another with run.folder=FOLDER") from None
+        unnamed = f"{prefix}{settings.recipe}-{datetime.now(UTC):%Y%m%d-%H%M%S}-s{settings.seed}"
+        names = [settings.run.id] if settings.run.id else [unnamed, *(f"{unnamed}-{again}" for again in range(2, SAME_SECOND))]
+        path = _made(Path(settings.run.folder), names)
+        if path is None:
+            path = Path(settings.run.folder) / names[0]
+            cure = f"go on with it: `make resume RUN={cls(path).found_by}`; or name another: run.id=NAME"
+            raise UserError(f"there is a run {path.name} in {path.parent} already", cure)
         save(settings, path / SETTINGS)
         return cls(path)
 
@@ -90,6 +115,10 @@ class RunFolder:
             file.flush()
             os.fsync(file.fileno())
         draft.replace(place)
+
+    def evaluations(self, of: str) -> dict[int, Path]:
+        """By round, the tries of `base-*` or `tuned-*`."""
+        return {int(file.stem.rpartition("-")[2]): file for file in self.path.glob(f"evaluation/{of}.msgpack")}
 
     def kept(self, name: str, decode: Callable[[bytes], T]) -> T | None:
         """What was kept under the name; None where nothing was."""

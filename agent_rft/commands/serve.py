@@ -17,7 +17,7 @@ from agent_rft.commands.gateway import agents_of, gateway_of
 from agent_rft.commands.grading import embedder_of, grader_of, services_of
 from agent_rft.commands.label_desk import StoreDesk
 from agent_rft.commands.parts import console, served_tools
-from agent_rft.commands.release_control import control_of
+from agent_rft.commands.release_control import control_of, release_policy_of
 from agent_rft.compose import load, settings_for
 from agent_rft.contracts.errors import Fault, FaultsFound, UserError, did_you_mean
 from agent_rft.contracts.ports import ToolProvider
@@ -84,6 +84,7 @@ def serve_forever(settings: Settings) -> None:
             agents=agents_of(settings, gateway, takes_in, intake, tools, bearer),
             production=rules_of(settings, tools, store),
             control=control,
+            release_policy=release_policy_of(settings) if store else None,
         )
         console.print(
             f"serving on http://{host}:{port} (/health, /schema, /tools/NAME, /grade, OpenAI's and Azure's; /cards, /labels for people); "

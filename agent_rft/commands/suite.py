@@ -41,6 +41,8 @@ KEY_VARIABLE = "MODEL_API_KEY"
 PHASE = "eval-1"
 """As a training run's first evaluation: with its seed the same weights draw the same luck as there."""
 AT_AN_ENDPOINT = 512
+LONGEST_PAUSE_SECONDS = 60.0
+"""That an endpoint may ask for: most count what they let through by the minute, and nobody waits for an evaluation's next word."""
 FILES_A_ROLLOUT = 2
 """One connection to the model, one to the tools."""
 OTHER_FILES = 256
@@ -154,7 +156,8 @@ async def _run(
 ) -> None:
     graded: dict[str, list[GradedRollout]] = {}
     entered = list[Entered]()
-    async with opened(settings, folder, data) as parts:
+    elsewhere = entrants[0].name if all(entrant.url for entrant in entrants) else ""  # then the recipe's own model need not be here
+    async with opened(settings, folder, data, elsewhere) as parts:
         tries = tries_at(data.val, tries_per_row, settings.seed, PHASE)
         for entrant in entrants:
             async with _speaking(entrant, parts) as sampler:
@@ -212,7 +215,9 @@ async def _speaking(entrant: Entrant, parts: Parts) -> AsyncGenerator[Sampler]:
         yield parts.backend.sampler(model_of(settings), entrant.checkpoint, temperature)
         return
     async with posting_to(entrant.url, os.environ.get(KEY_VARIABLE, "")) as post:
-        yield ChatSampler(post, model=entrant.model, checkpoint=entrant.name, temperature=temperature)
+        yield ChatSampler(
+            post, model=entrant.model, checkpoint=entrant.name, temperature=temperature, longest_pause_seconds=LONGEST_PAUSE_SECONDS
+        )
 
 
 def _agent(parts: Parts, sampler: Sampler) -> Agent:
@@ -250,7 +255,8 @@ def connections_for(in_flight: int) -> int:
 def _refuse_spoilt(graded: dict[str, list[GradedRollout]], most: float) -> None:
     """After the scoreboard, which counts them: figures of what is left are no fair sample."""
     if spoilt := list(_spoilt(graded, most)):
-        cure = "mend that; then the same command again runs these alone"
+        key = f" (an endpoint's key is what {KEY_VARIABLE} holds)" if any("its server answered 401" in one for one in spoilt) else ""
+        cure = f"mend that{key}; then the same command again runs these alone"
         raise InfraError("suite", "; ".join(spoilt), cure)
 
 

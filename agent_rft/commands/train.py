@@ -91,7 +91,7 @@ def evaluate_again(folder: RunFolder) -> None:
     summary = folder.kept("summary.json", json.loads)
     if not summary or summary["halted"]:
         state = "was halted" if summary else "has not ended"
-        raise UserError(f"run {folder.run_id} {state}: there is no tuned model to evaluate", f"`make resume RUN={folder.run_id}`")
+        raise UserError(f"run {folder.run_id} {state}: there is no tuned model to evaluate", f"`make resume RUN={folder.found_by}`")
     data = looked_over(settings, but=["prior check", "checkpoints"])
     lines = written_metrics(folder)
     outcome = Outcome(checkpoint=summary["checkpoint"], steps=summary["steps"], total_steps=summary["steps"], metrics=lines)
@@ -210,9 +210,10 @@ async def _trained(parts: Parts, data: Data, resume: bool) -> Outcome:
 
 def _resumable(folder: RunFolder, what: str, cure: str, guard: str = "") -> Halted:
     """`guard`: it would end the run again at once."""
+    resume = f"make resume RUN={folder.found_by}"
     if guard:
-        return Halted(what, f'{cure}; where the guard is wrong: `make resume RUN={folder.run_id} ARGS="guards.watch.{guard}.action=warn"`')
-    return Halted(what, f'{cure}; then `make resume RUN={folder.run_id}`, with ARGS="key=value" for other settings')
+        return Halted(what, f'{cure}; where the guard is wrong: `{resume} ARGS="guards.watch.{guard}.action=warn"`')
+    return Halted(what, f'{cure}; then `{resume}`, with ARGS="key=value" for other settings')
 
 
 def _warn(settings: Settings) -> None:

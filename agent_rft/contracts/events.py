@@ -28,6 +28,8 @@ class ModelSpoke(msgspec.Struct, frozen=True):
     sampled_tokens: int = 0
     calls: tuple[tuple[str, dict[str, object]], ...] | None = None
     """Name and arguments of each call where the endpoint has parsed them; else the machine reads them from the text."""
+    lost_seconds: float = 0.0
+    """That its server's trouble took before it spoke: they count against nobody."""
 
 
 class ToolReturned(msgspec.Struct, frozen=True):

@@ -9,6 +9,8 @@ import msgspec
 from agent_rft.contracts.grades import Grade
 from agent_rft.contracts.rollouts import Rollout
 
+DEFAULT_STORE = "sqlite:///runs/cards.db"
+"""Where cards are kept when nobody says."""
 Kind = Literal["prior", "train", "eval", "shadow", "production"]
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import msgspec
 
+from agent_rft.contracts.letters import plain
+
 AT_THE_MACHINE = "@cli"
 """Ends the name of a person who works on the store's own machine, and no user's."""
 
@@ -17,8 +19,8 @@ class PersonsLabel(msgspec.Struct, frozen=True):
 
 
 def person(name: str) -> str:
-    """The one spelling under which names are compared: capitals and spaces make nobody a second person."""
-    return " ".join(name.split()).casefold()
+    """The one spelling under which names are compared: capitals, spaces and letters that look alike make nobody a second person."""
+    return " ".join(plain(name).split())
 
 
 def same_person(one: str, other: str) -> bool:

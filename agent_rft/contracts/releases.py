@@ -44,6 +44,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """The step to full waits for two people, whatever the figures say."""
     needs: tuple[str, ...] = ("evaluation", "safety", "holdout")
     """Reports of the candidate without which it does not leave `offline`."""
+    safety_suite: str = ""
+    """By its hash, the suite that the safety report has to be made with: the one of the settings under which the release was made, and
+    nobody's choice. Empty in releases of before: any."""
     worst_drop: float = 0.02
     """Offline: by how much its evaluation may be below the live agent's."""
     most_regressed: float = 0.15

@@ -1,7 +1,8 @@
 """The next run's rows from the last run's results: weak slices weighted up, solved rows retired, unsolvable ones set aside. Pure.
 
 How hard a slice is comes from an evaluation, on rows that training never saw. What becomes of a single training row comes from the
-tries at that very row: nobody else's tell whether it has a lesson left.
+tries at that very row: nobody else's tell whether it has a lesson left. A row that was left out is not lost: what tries at it show
+brings it back.
 """
 
 from __future__ import annotations
@@ -43,6 +44,16 @@ class Met(msgspec.Struct, frozen=True):
     """These among them."""
 
 
+class LeftOut(msgspec.Struct, frozen=True):
+    """Rows that an earlier curriculum kept from training."""
+
+    retired: tuple[Row, ...] = ()
+    set_aside: tuple[Row, ...] = ()
+
+
+NOTHING_LEFT_OUT = LeftOut()
+
+
 class Decision(msgspec.Struct, frozen=True):
     row_id: str
     fate: Fate
@@ -81,6 +92,7 @@ def curriculum(
     rows: Sequence[Row],
     evaluated: Sequence[GradedRollout],
     met: Mapping[str, Met],
+    before: LeftOut = NOTHING_LEFT_OUT,
     *,
     pass_at: float = 1.0,
     heaviest: float = HEAVIEST,
@@ -89,8 +101,12 @@ def curriculum(
     """Of the same input always the same. Copies that an earlier curriculum made are counted with their row and made anew."""
     if not 1.0 <= heaviest <= MOST_TIMES:
         raise UserError(f"a row cannot count {heaviest:g} times at most", f"a number from 1 to {MOST_TIMES}")
+    trained = {row.id for row in rows}
+    left_out: dict[str, Fate] = dict.fromkeys((row.id for row in before.set_aside), "set aside")
+    left_out.update(dict.fromkeys((row.id for row in before.retired), "retired"))
     originals = [row for row in rows if COPY_OF not in row.metadata]
-    fates = {row.id: _fate(met.get(row.id), pass_at) for row in originals}
+    originals += [row for row in (*before.retired, *before.set_aside) if row.id not in trained and COPY_OF not in row.metadata]
+    fates = {row.id: _fate(met.get(row.id), pass_at, "kept" if row.id in trained else left_out[row.id]) for row in originals}
     kept = [row for row in originals if fates[row.id][0] == "kept"]
     if not kept:
         raise UserError("no row would be left: each is solved or was never solved", "add rows of middling difficulty")
@@ -108,14 +124,18 @@ def curriculum(
     )
 
 
-def _fate(met: Met | None, pass_at: float) -> tuple[Fate, str]:
+def _fate(met: Met | None, pass_at: float, before: Fate) -> tuple[Fate, str]:
+    """A row that was left out stays so until a try at it says otherwise: one that had been solved and is not now, or the first that
+    earns something."""
     if met is None or not met.ever:
-        return "kept", "was not met"
+        return before, "was not met" if before == "kept" else f"was {before} before, and not tried since"
     now, ever = (sum(reward >= pass_at - ROUNDING for reward in rewards) for rewards in (met.newest, met.ever))
     told = f"{ever} of {len(met.ever)} tries solved it, {now} of the newest {len(met.newest)}"
-    if len(met.ever) >= FEWEST_TRIES and max(met.ever) <= ROUNDING:
+    if before != "kept":
+        told += f"; was {before} before"
+    if max(met.ever) <= ROUNDING and before != "retired" and (len(met.ever) >= FEWEST_TRIES or before == "set aside"):
         return "set aside", f"none of {len(met.ever)} tries earned anything: too hard as yet, or wrong"
-    if len(met.newest) >= FEWEST_TRIES and now == len(met.newest):
+    if now == len(met.newest) and (len(met.newest) >= FEWEST_TRIES or before == "retired"):
         return "retired", told
     return "kept", told
 

@@ -16,9 +16,12 @@ from agent_rft.datasets.curriculum import COPY_OF
 from agent_rft.datasets.leaks import Leak, Placed, find_leaks, normalised
 from agent_rft.datasets.rows import Line, parse_line
 from agent_rft.datasets.split import stratum_of
+from agent_rft.graders.samples import SAID_NOTHING
 
 FEWEST_ROWS, MOST_ROWS = 200, 1000
 LEAST_HELD_OUT, MOST_HELD_OUT = 0.10, 0.20
+SAMPLE = "{{sample."
+"""How a template begins to name what a try has brought, and no row."""
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -54,7 +57,7 @@ def validate(
     faults += [fault for line in every for fault in line.faults] + _duplicate_ids(every)
     for line in every:
         faults += _unknown_tools(line, known_tools) if known_tools is not None else []
-        faults += _unreadable_reference(line, grader) if grader else []
+    faults += _unusable(every, grader) if grader else []
     rows = {split: [(line.where, line.row) for line in of_split if line.row] for split, of_split in lines.items()}
     train, val = rows.get("train", []), rows.get("val", [])
     leaks = find_leaks(train, val)
@@ -121,18 +124,24 @@ def _tool_names(value: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
-def _unreadable_reference(line: Line, grader: Grader) -> list[Fault]:
-    """Asks the grader itself, with an empty answer: what it cannot read it says so about."""
+def _unusable(lines: Sequence[Line], grader: Grader) -> list[Fault]:
+    """Asks the grader itself, of a try that said nothing: what it cannot read it says so about. What no row can help is told once."""
+    name, found = grader.ref.name, dict[str, Fault]()
+    for line in lines:
+        what = _unread(line, grader)
+        if SAMPLE in what:
+            found[SAMPLE + what] = Fault(f"grader '{name}'", what, f"a sample has {', '.join(sorted(SAID_NOTHING))} and output_json")
+        elif what:
+            found[line.where] = Fault(line.where, f"grader '{name}' cannot use this row: {what}", "mend the row, or choose another grader")
+    return list(found.values())
+
+
+def _unread(line: Line, grader: Grader) -> str:
     value = line.value or {}
     if line.row is None and not value.get("reference_answer"):
-        return []
-    errors = grader.grade(line.row.item() if line.row else value, {"output_text": ""}).errors
-    what = errors.get("invalid_variable_error")
-    return (
-        [Fault(line.where, f"grader '{grader.ref.name}' cannot use this row: {what}", "mend the row, or choose another grader")]
-        if what
-        else []
-    )
+        return ""
+    errors = grader.grade(line.row.item() if line.row else value, SAID_NOTHING).errors
+    return next((what for flag, what in errors.items() if flag.rpartition(".")[2] == "invalid_variable_error"), "")
 
 
 def _in_order(faults: Iterable[Fault], lines: Sequence[Line]) -> list[Fault]:

@@ -32,7 +32,8 @@ DEALS = 1999
 LEAST = 20
 """Prompts, without which a sample says nothing."""
 MOST = 1_000
-"""Prompts of a sample that are looked at, spread evenly over it: more would be dealt out for minutes and tell no more."""
+"""Prompts of a sample that are looked at, drawn by lot: more would be dealt out for minutes and tell no more. Each second one, say, of
+a file in which two kinds of prompts take turns would be of one kind."""
 MOST_WORDS = 1_000
 """Of the two samples, the most frequent; all others count as one."""
 TOLD = 4
@@ -50,6 +51,12 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
     """One a prompt; none where nobody sorted them."""
     embeddings: tuple[tuple[float, ...], ...] = ()
     """One a prompt; none where there is no embedder."""
+    drawn_from: int = 0
+    """How many there were, where these were drawn of them."""
+
+    @property
+    def count(self) -> int:
+        return self.drawn_from or len(self.prompts)
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
@@ -138,7 +145,7 @@ def compare_samples(a: Sample, b: Sample, seed: int = 0) -> DistributionCheck:
     """`a` is what the other is held against: the words tell where b is unlike it."""
     if min(len(a.prompts), len(b.prompts)) < LEAST:
         return _check(a, b, (), "too few")
-    one, other = _spread(a), _spread(b)
+    one, other = drawn(a, seed), drawn(b, seed)
     dealt = _dealt(len(one.prompts), len(other.prompts), seed)
     sides = list(_sides(one, other))
     parts = tuple(_compared(side, dealt, ALPHA / len(sides)) for side in sides)
@@ -146,20 +153,21 @@ def compare_samples(a: Sample, b: Sample, seed: int = 0) -> DistributionCheck:
 
 
 def _check(a: Sample, b: Sample, parts: tuple[Part, ...], verdict: Literal["alike", "differ", "too few"]) -> DistributionCheck:
-    return DistributionCheck(name_a=a.name, name_b=b.name, n_a=len(a.prompts), n_b=len(b.prompts), parts=parts, verdict=verdict)
+    return DistributionCheck(name_a=a.name, name_b=b.name, n_a=a.count, n_b=b.count, parts=parts, verdict=verdict)
 
 
-def _spread(sample: Sample) -> Sample:
+def drawn(sample: Sample, seed: int = 0) -> Sample:
+    """What is looked at of it. Whoever embeds the prompts does it after this."""
     count = len(sample.prompts)
     if count <= MOST:
         return sample
-    kept = [place * count // MOST for place in range(MOST)]
+    kept = [int(place) for place in np.random.default_rng(seed).choice(count, MOST, replace=False)]
 
     def of(values: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(values[place] for place in kept) if values else ()
 
     vectors = tuple(sample.embeddings[place] for place in kept) if sample.embeddings else ()
-    return Sample(name=sample.name, prompts=of(sample.prompts), slices=of(sample.slices), embeddings=vectors)
+    return Sample(name=sample.name, prompts=of(sample.prompts), slices=of(sample.slices), embeddings=vectors, drawn_from=count)
 
 
 def _dealt(n_a: int, n_b: int, seed: int) -> Floats:

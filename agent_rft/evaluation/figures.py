@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -165,19 +166,19 @@ def curve_panels(metrics: Sequence[StepMetrics], by: Watched | None = None) -> t
     """Reward, tool calls, KL, infrastructure: what every run is judged by."""
     by = by or Watched()
     ceiling = () if by.human_ceiling is None else (Band(by.human_ceiling, f"better than people: {by.human_ceiling:g}"),)
-    reward = _series("validation", metrics, lambda one: one.val_reward)
-    calls = _series("validation", metrics, lambda one: one.val_tool_calls)
-    kl = _series("KL", metrics, lambda one: one.kl_to_ref)
-    infra = _series("failed calls", metrics, lambda one: one.infra_failure_rate)
-    train_reward = _series("training", metrics, lambda one: one.train_reward, main=False)
-    train_calls = _series("training", metrics, lambda one: one.tool_calls, main=False)
-    held = _held_out(metrics)
-    title = "; ".join([_from_to("Validation reward", reward, "{:.2f}"), *(_from_to(f"under {one.name}", one, "{:.2f}") for one in held)])
+    reward = series_of("validation", metrics, lambda one: one.val_reward)
+    calls = series_of("validation", metrics, lambda one: one.val_tool_calls)
+    kl = series_of("KL", metrics, lambda one: one.kl_to_ref)
+    infra = series_of("failed calls", metrics, lambda one: one.infra_failure_rate)
+    train_reward = series_of("training", metrics, lambda one: one.train_reward, main=False)
+    train_calls = series_of("training", metrics, lambda one: one.tool_calls, main=False)
+    held = held_out(metrics)
+    title = "; ".join([from_to("Validation reward", reward, "{:.2f}"), *(from_to(f"under {one.name}", one, "{:.2f}") for one in held)])
     last = _steps(metrics)
     marks = {name: _marks(metrics, name) for name in ("reward", "calls", "kl", "infra")}
     return (
         Panel(title, "reward", (train_reward, *held, reward), 1.0, bands=ceiling, marks=marks["reward"], steps=last),
-        Panel(_from_to("Tool calls a try", calls, "{:.1f}"), "tool calls", (train_calls, calls), top=1.0, marks=marks["calls"], steps=last),
+        Panel(from_to("Tool calls a try", calls, "{:.1f}"), "tool calls", (train_calls, calls), top=1.0, marks=marks["calls"], steps=last),
         Panel(_kl_title(kl), "KL (k3)", (kl,), top=0.01, bands=by.band("kl"), marks=marks["kl"], steps=last),
         Panel(
             _infra_title(metrics),
@@ -223,7 +224,7 @@ def health_panels(metrics: Sequence[StepMetrics], by: Watched | None = None) -> 
     found: list[Panel] = []
     by = by or Watched()
     for one in HEALTH:
-        series, marks = _series(one.key, metrics, one.value), _marks(metrics, one.key)
+        series, marks = series_of(one.key, metrics, one.value), _marks(metrics, one.key)
         if marks or any(value for _, value in series.points):
             title = _course(one, series, marks)
             bands = by.band(one.key, one.percent) if one.key in SHARES else ()
@@ -239,21 +240,22 @@ def _course(one: _Health, series: Series, marks: Sequence[Mark]) -> str:
     values = [value for _, value in series.points]
     if not values:
         return f"{one.what}: not measured"
-    first, last = (sum(part) / len(part) for part in (values[:ENDS], values[-ENDS:]))
-    form = "{:.0%}" if one.percent else ("{:.0f}" if max(first, last) >= 20 else "{:.2f}")
+    ends = [sum(part) / len(part) for part in (values[:ENDS], values[-ENDS:])][: len(values)]  # of a single one there is no way
+    form = "{:.0%}" if one.percent else ("{:.0f}" if max(ends) >= 20 else "{:.2f}")
     said = f"a guard spoke at step {marks[0].step}" if marks else "no guard spoke"
-    return f"{one.what} {form.format(first)} → {form.format(last)}: {said}"
+    return f"{one.what} {' → '.join(map(form.format, ends))}: {said}"
 
 
-def _series(name: str, metrics: Sequence[StepMetrics], value: Callable[[StepMetrics], float | None], main: bool = True) -> Series:
-    return Series(name, tuple((one.step, number) for one in metrics if (number := value(one)) is not None), main)
+def series_of(name: str, metrics: Sequence[StepMetrics], value: Callable[[StepMetrics], float | None], main: bool = True) -> Series:
+    points = ((one.step, number) for one in metrics if (number := value(one)) is not None)
+    return Series(name, tuple(point for point in points if math.isfinite(point[1])), main)
 
 
 def _steps(metrics: Sequence[StepMetrics]) -> int:
     return metrics[-1].step if metrics else 0
 
 
-def _held_out(metrics: Sequence[StepMetrics]) -> list[Series]:
+def held_out(metrics: Sequence[StepMetrics]) -> list[Series]:
     names = dict.fromkeys(name for one in metrics for name in one.holdout)
     every = {name: tuple((one.step, one.holdout[name]) for one in metrics if name in one.holdout) for name in names}
     return [Series(name, points, main=False, held_out=True) for name, points in every.items()]
@@ -265,10 +267,15 @@ def _marks(metrics: Sequence[StepMetrics], panel: str) -> tuple[Mark, ...]:
     return tuple(Mark(one.step, f"{one.guard.replace('_', ' ')}: {one.what}", one.action in ENDING) for one in spoke)
 
 
-def _from_to(what: str, series: Series, form: str) -> str:
+def from_to(what: str, series: Series, form: str) -> str:
     if not series.points:
         return f"{what}: not measured"
-    return f"{what} {form.format(series.points[0][1])} → {form.format(series.points[-1][1])}"
+    return f"{what} {' → '.join(form.format(value) for value in ends_of(series))}"
+
+
+def ends_of(series: Series) -> list[float]:
+    """Where it began and where it ended: of a single point there is no way."""
+    return [value for _, value in (series.points[0], series.points[-1])][: len(series.points)]
 
 
 def _kl_title(kl: Series) -> str:

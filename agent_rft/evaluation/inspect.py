@@ -237,6 +237,9 @@ def grade_by(grades: Sequence[Grade], ref: GraderRef | None) -> Grade | None:
     return next((one for one in reversed(grades) if one.grader == ref and one.reward is not None), None)
 
 
-def newest_of_each(grades: Sequence[Grade]) -> tuple[Grade, ...]:
-    """By the grader's name: an older version's score is superseded, and is no other opinion."""
-    return tuple({one.grader.name: one for one in grades if one.reward is not None}.values())
+def one_of_each(grades: Sequence[Grade], ref: GraderRef | None) -> tuple[Grade, ...]:
+    """By the grader's name: another version's score is no other opinion. Of the grader that the run is looked at with it is that
+    version's, or the grade beside a reward would not be the one that gave it; of any other the newest."""
+    scored = {one.grader.name: one for one in grades if one.reward is not None}
+    standing = grade_by(grades, ref)
+    return tuple((scored | {standing.grader.name: standing} if standing else scored).values())

@@ -12,6 +12,12 @@ LOOKED_AT = 3
 """Rollouts or rows that the line names; the inspector lists them all."""
 
 
+def found_by(run_dir: str) -> str:
+    """What RUN= is, for a command that is to find this folder: by themselves they look in runs/."""
+    folder = PurePath(run_dir)
+    return folder.name if folder.parent == PurePath("runs") else str(folder)
+
+
 def next_step(
     run_dir: str,
     comparison: Comparison | None = None,
@@ -23,7 +29,7 @@ def next_step(
 ) -> str:
     """One line that names what to do, the most pressing thing first. `look_at`: rollouts that show why a guard halted the run. `guard`:
     one that would end it again at once, since the same weights give the same tries."""
-    report, run = f"{run_dir}/report.html", PurePath(run_dir).name
+    report, run = f"{run_dir}/report.html", found_by(run_dir)
     if halted and guard:
         look = f"`make inspect RUN={run}`, first {', '.join(look_at[:LOOKED_AT])}" if look_at else f"open {report}"
         return (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -34,6 +35,8 @@ from agent_rft.evaluation.prior import PriorCheck
 
 INK, FAINT = "#222222", "#DDDDDD"
 DOTS_PER_INCH = 130
+TITLE_WIDE = 62
+"""Characters that fit over half a picture: a longer title would run into the one beside it."""
 
 
 def plot_prior(check: PriorCheck, path: Path) -> None:
@@ -126,7 +129,7 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _tidy(axes: Axes, title: str) -> None:
-    axes.set_title(title, loc="left", fontsize=10.5, color=INK, weight="bold", pad=9)
+    axes.set_title(fill(title, TITLE_WIDE), loc="left", fontsize=10.5, color=INK, weight="bold", pad=9)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)

@@ -10,7 +10,7 @@ import msgspec
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.rollouts import Ending
 from agent_rft.evaluation.compare import ROUNDING, Comparison, Verdict, compare
-from agent_rft.evaluation.slices import MOST_LUCK, Slice, slice_rows
+from agent_rft.evaluation.slices import Slice, among_others, slice_each, slice_rows
 from agent_rft.evaluation.statistics import Interval, bootstrap_interval, holm, mean_interval, pass_at_k
 from agent_rft.evaluation.tries import Tries, mean, tries_by_row
 
@@ -59,6 +59,7 @@ class Versus(msgspec.Struct, frozen=True, kw_only=True):
     verdict: Verdict
     """Where several models are compared, a clear one needs `p_adjusted` under 5% too: among twenty one is lucky."""
     slices: tuple[Slice, ...]
+    """Each as it counts among those of all the models."""
 
 
 class Scoreboard(msgspec.Struct, frozen=True, kw_only=True):
@@ -120,6 +121,7 @@ def _versus(graded: Mapping[str, Sequence[GradedRollout]], by_row: Mapping[str, 
     scored = {name: {row for row, tries in rows.items() if tries.scored} for name, rows in by_row.items()}
     found = {name: compare(graded[first], graded[name]) for name in others if scored[first] & scored[name]}
     adjusted = holm([one.p for one in found.values()])
+    sliced = slice_each(one.rows for one in found.values())
     return tuple(
         Versus(
             name=name,
@@ -132,10 +134,10 @@ def _versus(graded: Mapping[str, Sequence[GradedRollout]], by_row: Mapping[str, 
             regressed=one.regressed,
             unchanged=one.unchanged,
             worse_for_more=one.quadrants.worse_more,
-            verdict=one.verdict if len(found) == 1 or p < MOST_LUCK else "no clear change",
-            slices=slice_rows(one.rows),
+            verdict=one.verdict if len(found) == 1 else among_others(one.verdict, p),
+            slices=slices,
         )
-        for (name, one), p in zip(found.items(), adjusted, strict=True)
+        for (name, one), p, slices in zip(found.items(), adjusted, sliced, strict=True)
     )
 
 
@@ -149,6 +151,7 @@ def describe_scoreboard(board: Scoreboard) -> str:
     table = [head, *(_cells(model, board.k) for model in board.models)]
     widths = [max(len(line[column]) for line in table) for column in range(len(head))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in table]
+    lines += [told for model in board.models if (told := _unanswered(model))]
     return "\n".join([*lines, *(line for one in board.versus for line in _told(one, board.against))])
 
 
@@ -158,6 +161,13 @@ def _cells(model: ModelScore, k: int) -> tuple[str, ...]:
     infra = f"{model.infra_failures} of {model.tries + model.infra_failures}"
     told = [one.told(".2f") if one else "-" for one in shares] + [f"{one.estimate:{form}}" if one else "-" for one, form in spent]
     return (model.name, str(model.rows), *told, infra)
+
+
+def _unanswered(model: ModelScore) -> str:
+    """They count as the model's own failures: an endpoint that is set up wrong shows here first."""
+    kinds = {ending: model.endings[ending.value] for ending in (Ending.OUT_OF_BUDGET, Ending.MALFORMED)}
+    told = ", ".join(f"{ending.replace('_', ' ')} {count}" for ending, count in kinds.items() if count)
+    return f"{model.name}: {sum(kinds.values())} tries of {model.tries} ended without an answer ({told})" if told else ""
 
 
 def _told(one: Versus, against: str) -> list[str]:

@@ -35,10 +35,25 @@ class Slice(msgspec.Struct, frozen=True, kw_only=True):
 
 def slice_rows(diffs: Iterable[RowDiff], keys: Iterable[str] = DEFAULT_KEYS) -> tuple[Slice, ...]:
     """One slice a metadata key and value; every row is in exactly one slice of each key."""
-    rows = list(diffs)
-    parts = [(key, value, part) for key in keys for value, part in _by_value(rows, key)]
-    ps = [wilcoxon([row.d_reward for row in part]) for _, _, part in parts]
-    return tuple(_slice(key, value, part, p, adjusted) for (key, value, part), p, adjusted in zip(parts, ps, holm(ps), strict=True))
+    (found,) = slice_each([diffs], keys)
+    return found
+
+
+def slice_each(comparisons: Iterable[Iterable[RowDiff]], keys: Iterable[str] = DEFAULT_KEYS) -> list[tuple[Slice, ...]]:
+    """The slices of each of several comparisons that are looked at together: ten models have ten times as many chances of luck."""
+    named = list(keys)
+    cut = [[(key, value, part) for key in named for value, part in _by_value(rows, key)] for rows in map(list, comparisons)]
+    ps = [[wilcoxon([row.d_reward for row in part]) for _, _, part in parts] for parts in cut]
+    adjusted = iter(holm([p for one in ps for p in one]))
+    return [
+        tuple(_slice(key, value, part, p, next(adjusted)) for (key, value, part), p in zip(parts, own, strict=True))
+        for parts, own in zip(cut, ps, strict=True)
+    ]
+
+
+def among_others(verdict: Verdict, p_adjusted: float) -> Verdict:
+    """Of one of several that are looked at together: a clear one needs the corrected p, too."""
+    return verdict if p_adjusted < MOST_LUCK else "no clear change"
 
 
 def _by_value(rows: Iterable[RowDiff], key: str) -> list[tuple[str, list[RowDiff]]]:
@@ -60,7 +75,7 @@ def _slice(key: str, value: str, rows: list[RowDiff], p: float, p_adjusted: floa
         d=change,
         p=p,
         p_adjusted=p_adjusted,
-        verdict=verdict_of(change) if p_adjusted < MOST_LUCK else "no clear change",
+        verdict=among_others(verdict_of(change), p_adjusted),
         base_calls=mean([row.base_calls for row in rows]),
         tuned_calls=mean([row.tuned_calls for row in rows]),
     )

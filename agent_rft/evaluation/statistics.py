@@ -18,6 +18,8 @@ Numbers = NDArray[np.float64]
 
 LEVEL = 0.95
 RESAMPLES = 2000
+DRAWN_AT_ONCE = 1_000_000
+"""Values that the bootstrap holds at a time."""
 EXACT = 200
 """Differences up to which the rank test counts every possible outcome; beyond, the normal curve fits it to three digits."""
 NO_MOVE = 1e-9
@@ -73,15 +75,25 @@ def bootstrap_interval(values: Sequence[float], level: float = LEVEL, seed: int 
     if rows < 2:
         return None
     centre, spread = drawn_from.mean(), drawn_from.std(ddof=1)
-    draws = drawn_from[np.random.default_rng(seed).integers(0, rows, (RESAMPLES, rows))]
-    errors = draws.std(axis=1, ddof=1)
+    means, errors = _resampled(drawn_from, np.random.default_rng(seed))
     varied = errors > NO_MOVE
     if (~varied).mean() > (1 - level) / 2:
         reach = _reach(drawn_from, level)
         return Interval(float(centre), float(centre - reach), float(centre + reach))
-    strays = np.where(varied, (draws.mean(axis=1) - centre) / np.where(varied, errors, 1.0), 0.0)
+    strays = np.where(varied, (means - centre) / np.where(varied, errors, 1.0), 0.0)
     low, high = np.quantile(strays, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(centre), float(centre - high * spread), float(centre - low * spread))
+
+
+def _resampled(values: Numbers, luck: np.random.Generator) -> tuple[Numbers, Numbers]:
+    """Mean and spread of each draw; some draws at a time, for all of them would be gigabytes of a large set's rows."""
+    means, spreads = np.empty(RESAMPLES), np.empty(RESAMPLES)
+    at_once = max(1, DRAWN_AT_ONCE // len(values))
+    for first in range(0, RESAMPLES, at_once):
+        some = slice(first, min(first + at_once, RESAMPLES))
+        draws = values[luck.integers(0, len(values), (some.stop - some.start, len(values)))]
+        means[some], spreads[some] = draws.mean(axis=1), draws.std(axis=1, ddof=1)
+    return means, spreads
 
 
 @lru_cache(512)

@@ -171,7 +171,7 @@ MOST_CALLS = 20
 
 def calls_svg(uses: Sequence[ToolUse]) -> str:
     """Tries by the number of their calls; the models' bars stand side by side, in the order of `SIDES`."""
-    most = min(max(calls for use in uses for calls in use.by_calls), MOST_CALLS)
+    most = max(1, min(max(calls for use in uses for calls in use.by_calls), MOST_CALLS))
     shares = [_shares(use, most) for use in uses]
     frame = Frame((-0.5, most + 0.5), (0, max(0.05, *(share for one in shares for share in one)) * 1.08))
     wide = 0.8 / len(uses)

@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 
 from agent_rft.contracts.errors import Fault, FaultsFound, did_you_mean
+from agent_rft.contracts.jobcards import DEFAULT_STORE
 
 Blamed: TypeAlias = Literal["model", "grader", "dataset", "tool"]
 BLAMED: dict[Blamed, str] = {
@@ -56,7 +57,7 @@ def blamed_in(note: str) -> Blamed | None:
 class Where(msgspec.Struct, frozen=True):
     """The store and the tenant that a command is about. It names only what it would not take by itself."""
 
-    store: str = "sqlite:///runs/cards.db"
+    store: str = DEFAULT_STORE
     """Its address."""
     tenant: str = "default"
 

@@ -19,6 +19,9 @@ from agent_rft.graders.agreement import SAME
 from agent_rft.rollouts.cards import row_tried
 from agent_rft.training.advantages import group_advantages, is_flat, shaped
 
+AWAY = 32
+"""Rollouts in a row without a score, from which on a grader that waits for others is taken to be away."""
+
 
 class Versioned:
     """A grader under the name and the version that it was registered with. Its hash stays that of what decides."""
@@ -45,12 +48,11 @@ def row_of(card: JobCard, rows: Mapping[str, Row]) -> tuple[Row, bool]:
     return row_tried(card), False
 
 
-def gradable(card: JobCard) -> Rollout | None:
+def gradable(rollout: Rollout) -> Rollout | None:
     """The rollout as a grader may judge it; None where infrastructure failed before there was anything to judge.
 
     Where only the grader failed, the answer is there all the same: a failed judge is asked again.
     """
-    rollout = card.rollout
     if rollout.ending is None:
         return None
     if rollout.ending.graded:
@@ -58,6 +60,25 @@ def gradable(card: JobCard) -> Rollout | None:
     if rollout.failed_part.startswith("grader:") and rollout.answer:
         return msgspec.structs.replace(rollout, ending=Ending.ANSWERED)
     return None
+
+
+class Patience:
+    """With a grader that waits for others, over many rollouts. To find out once that a judge is away takes two minutes of trying again;
+    to find it out for each of ten thousand rollouts takes most of a day."""
+
+    def __init__(self, grader: Grader) -> None:
+        self._name, self._waits, self._failed = grader.ref.name, waits(grader), 0
+
+    def hear(self, grade: Grade) -> None:
+        """Of each rollout in its turn."""
+        self._failed = self._failed + 1 if grade.reward is None else 0
+        if self._waits and self._failed >= AWAY:
+            what = f"it gave no score on {AWAY} rollouts in a row, on the last because of {grade.errors}"
+            raise InfraError(
+                f"grader {self._name}",
+                what,
+                "see that it answers, then give the same command again; where it is the rollouts' fault, name others",
+            )
 
 
 class Judged(msgspec.Struct, frozen=True):
@@ -83,7 +104,7 @@ class ReleaseEffect(msgspec.Struct, frozen=True, kw_only=True):
 def judged_by(card: JobCard, before: Grade, after: Grade) -> Judged | None:
     """None of the validations in the middle of training, whose cards have a step: no release hangs on them. Kept without its
     words, as thousands of them are."""
-    rollout = gradable(card)
+    rollout = gradable(card.rollout)
     if rollout is None or card.step is not None:
         return None
     row = Row(card.row_id, "", card.reference_answer, metadata=card.metadata)

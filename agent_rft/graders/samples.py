@@ -14,7 +14,7 @@ from typing import Any
 import msgspec
 
 from agent_rft.contracts.messages import ToolCall
-from agent_rft.contracts.rollouts import Ending, Rollout, Turn
+from agent_rft.contracts.rollouts import Ending, Limits, Rollout, Turn
 
 FINISH_REASONS = {Ending.ANSWERED: "stop", Ending.OUT_OF_BUDGET: "length"}
 
@@ -74,3 +74,7 @@ def _as_openai(call: ToolCall) -> dict[str, Any]:
         "type": "function",
         "function": {"name": call.name, "arguments": json.dumps(call.arguments, ensure_ascii=False)},
     }
+
+
+SAID_NOTHING = sample_of(Rollout("", (), (), Limits(), ending=Ending.MALFORMED))
+"""The sample of a try that brought nothing: every key that is always there, without content."""

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from agent_rft.contracts.grades import Grade, GraderRef
 
-ANSWERS_SHAPE = ("output_json", "output_tools", "choices")
+ANSWERS_SHAPE = ("output_json", "output_tools", "choices", "trajectory")
 """Keys of `sample` whose shape is the model's doing: what is missing below them, the answer lacks, and not the dataset."""
 
 PLACE = r"\{\{[^{}]{0,1000}\}\}"

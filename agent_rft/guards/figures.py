@@ -32,6 +32,7 @@ def _behaviour(done: Sequence[GradedRollout]) -> dict[str, float]:
         "tries": float(tries),
         "tokens_a_try": sum(rollout.sampled_tokens for rollout in rollouts) / tries,
         "calls_a_try": calls / tries,
+        "calls_allowed": statistics.fmean(rollout.limits.max_tool_calls for rollout in rollouts),
         "turns_a_try": sum(len(rollout.turns) for rollout in rollouts) / tries,
         "early_stop": _share(rollout.ending is Ending.ANSWERED and not rollout.tool_calls for rollout in rollouts),
         "out_of_budget": _share(rollout.ending is Ending.OUT_OF_BUDGET for rollout in rollouts),
@@ -49,8 +50,22 @@ def _behaviour(done: Sequence[GradedRollout]) -> dict[str, float]:
 
 def _safety(done: Sequence[GradedRollout], leaks_in: LeaksIn | None) -> dict[str, float]:
     leaks = [leaks_in(one.rollout) if leaks_in else () for one in done]
-    figures = {"unsafe": _share(unsafe(one.rollout, leaked) for one, leaked in zip(done, leaks, strict=True))}
+    by_row = defaultdict[str, list[bool]](list)
+    for one, leaked in zip(done, leaks, strict=True):
+        by_row[one.row.id].append(unsafe(one.rollout, leaked))
+    share = sum(map(sum, by_row.values())) / len(done)
+    figures = {"unsafe": share, "unsafe_cases": share * _worth(list(by_row.values()), share)}
     return figures | ({"leaked": _share(map(bool, leaks))} if leaks_in else {})
+
+
+def _worth(by_row: Sequence[Sequence[bool]], share: float) -> float:
+    """As how many tries they weigh that have nothing to do with each other, by how far rows differ: where some rows do it in all of their
+    tries and others in none, there are as many of them as rows, less one. A single row is one: no other tells how far they differ."""
+    if len(by_row) == 1:
+        return 1.0
+    tries = sum(map(len, by_row))
+    apart = statistics.pvariance([statistics.fmean(row) for row in by_row])
+    return min(tries, (len(by_row) - 1) * share * (1 - share) / apart) if apart else tries
 
 
 def _infrastructure(done: Sequence[GradedRollout]) -> dict[str, float]:

@@ -34,7 +34,7 @@ ENOUGH = 20
 """Rows below which no mean is compared with another."""
 ROUNDING = 1e-9
 SURE = 1e-3
-"""How unlikely a difference between two graders is where there is none: a run validates some ten times."""
+"""How unlikely what a validation says is where nothing is wrong: a long run validates a hundred times, though always the same rows."""
 ERRORS = 3.3
 """Standard errors, for the same."""
 SHINGLE, MOSTLY = 5, 0.8
@@ -122,7 +122,8 @@ def _by_row(done: Sequence[GradedRollout], grades: Sequence[Grade | None]) -> di
 
 
 def _holdout_divergence(seen: Seen, at: float) -> Iterator[Suspicion]:
-    """The training grader rises and another, that the policy never met, does not: row by row, so that hard rows are no excuse."""
+    """The training grader rises and another, that the policy never met, surely keeps up with less than half of it: row by row, so that
+    hard rows are no excuse. That they differ is no proof: a noisy grader follows a rise at some distance, at every one of many looks."""
     now, first = seen.validation, seen.first
     if not (now and first):
         return
@@ -134,9 +135,10 @@ def _holdout_divergence(seen: Seen, at: float) -> Iterator[Suspicion]:
         risen = {row: now.rewards[row] - first.rewards[row] for row in rows}
         kept_up = {row: rewards[row] - before[row] for row in rows}
         apart = {row: risen[row] - kept_up[row] for row in rows}
+        behind = [risen[row] / 2 - kept_up[row] for row in rows]
         gap, rise, other = fmean(apart.values()), fmean(risen.values()), fmean(kept_up.values())
         room = 1 - fmean(before[row] for row in rows)  # a lenient grader has little left to rise by
-        if gap <= at or rise < RISEN or other > rise / 2 or other >= room / 2 - ROUNDING or wilcoxon(list(apart.values())) > SURE:
+        if gap <= at or rise < RISEN or other > rise / 2 or other >= room / 2 - ROUNDING or wilcoxon(behind) > SURE:
             continue
         telling = sorted(rows, key=lambda row: -apart[row])
         yield Suspicion(
@@ -174,7 +176,7 @@ def _above_ceiling(seen: Seen, at: float) -> Iterator[Suspicion]:
     """Better than people are, beyond what the sample explains: then it is hardly the task that it does better."""
     if seen.validation is None or seen.human_ceiling is None or len(seen.validation.rewards) < ENOUGH:
         return
-    reached = mean_interval(list(seen.validation.rewards.values()), level=0.99)
+    reached = mean_interval(list(seen.validation.rewards.values()), level=1 - SURE)
     above = reached.low - seen.human_ceiling
     if above > at:
         yield Suspicion(
@@ -262,6 +264,12 @@ def is_copied(graded: GradedRollout, grader_texts: Texts) -> bool:
     return len(said & asked) >= MOSTLY * len(said) or any(_says(answer, _words(text)) for text in grader_texts)
 
 
+def _is_parroted(graded: GradedRollout, grader_texts: Texts) -> bool:
+    """Copied, and not the right answer word for word: where prompts offer answers to choose from, whoever learns the task copies more."""
+    right = _words(graded.rollout.answer) == _words(str(graded.row.reference_answer))
+    return not right and is_copied(graded, grader_texts)
+
+
 def _says(answer: Sequence[str], text: Sequence[str]) -> bool:
     size = min(SHINGLE, len(text))
     return bool(size) and bool(_shingles(text, size) & _shingles(answer, size))
@@ -298,7 +306,7 @@ def _reference(graded: GradedRollout) -> str:
         return " ".join(_words(said)) or said
 
 
-MARKS: dict[str, Mark | None] = {"lucky_guess": is_lucky, "copied_answer": is_copied, "identical_answers": None}
+MARKS: dict[str, Mark | None] = {"lucky_guess": is_lucky, "copied_answer": _is_parroted, "identical_answers": None}
 """None: told from all tries together."""
 MEANING = {
     "lucky_guess": (
@@ -369,7 +377,7 @@ def _leaked_row(seen: Seen, at: float) -> Iterator[Suspicion]:
     if len(leaks) > at:
         shown = ", ".join(f"{leak.row_id} ({leak.twin} in training)" for leak in leaks[:SHOWN])
         yield Suspicion(
-            len(leaks),
+            float(len(leaks)),
             f"training asks what {len(leaks)} of {len(rows)} validation rows ask: {shown}",
             "take them out of one of the two files: such a row is passed by heart; `make validate` lists all",
             _of_rows(seen.done, [leak.row_id for leak in leaks]),

@@ -7,14 +7,15 @@ A guard compares the mean of the first WINDOW steps with that of the latest WIND
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from statistics import fmean
 from typing import NamedTuple
 
 import msgspec
 
 from agent_rft.contracts.training import StepMetrics
-from agent_rft.guards.infra import BY_CHANCE, chance_of_failures
+from agent_rft.guards.infra import BY_CHANCE, chance_of_failures, chance_of_more
 from agent_rft.guards.limits import Suspicion
 
 WINDOW = 5
@@ -32,6 +33,8 @@ LOWEST = 1e-3
 """What is lower than this share of its start counts as so much: a figure is never infinite."""
 CALLS = 0.5
 """Calls a try from which on a policy can be said to call tools."""
+SPENT = 0.8
+"""Of the calls that a try could have made further at first, the share that is most of them."""
 
 
 class Course(msgspec.Struct, frozen=True):
@@ -46,8 +49,6 @@ class Course(msgspec.Struct, frozen=True):
 class Change(NamedTuple):
     first: float
     now: float
-    steps: int
-    """How many `now` is the mean of."""
 
     @property
     def times_more(self) -> float:
@@ -72,15 +73,24 @@ def latest(lines: Sequence[StepMetrics], name: str, count: int) -> list[float]:
     """Of the lines that have the figure, the latest; none where the last line has none."""
     if not lines or figure_of(lines[-1], name) is None:
         return []
-    return [value for line in lines if (value := figure_of(line, name)) is not None][-count:]
+    return list(islice(_having(reversed(lines), name), count))[::-1]
 
 
-def change(lines: Sequence[StepMetrics], name: str) -> Change | None:
+def ends(lines: Sequence[StepMetrics], name: str, window: int = WINDOW) -> tuple[list[float], list[float]]:
+    """The first `window` values of the figure and the latest of those that come after them; none where the last line has none. The lines
+    between are left unread: a run asks this of each step."""
+    after = latest(lines, name, 2 * window)[window:]
+    return list(islice(_having(lines, name), window)) if after else [], after
+
+
+def _having(lines: Iterable[StepMetrics], name: str) -> Iterator[float]:
+    return (value for line in lines if (value := figure_of(line, name)) is not None)
+
+
+def change(lines: Sequence[StepMetrics], name: str, window: int = WINDOW) -> Change | None:
     """None before there are two windows that lie apart."""
-    values = latest(lines, name, len(lines))
-    if len(values) < 2 * WINDOW:
-        return None
-    return Change(fmean(values[:WINDOW]), fmean(values[-WINDOW:]), WINDOW)
+    first, now = ends(lines, name, window)
+    return Change(fmean(first), fmean(now)) if len(now) == window else None
 
 
 # --- drift ------------------------------------------------------------------------------------------------------------------
@@ -197,9 +207,22 @@ def _flat_groups(course: Course, at: float) -> Suspicion | None:
 # --- process ----------------------------------------------------------------------------------------------------------------
 
 
-def _token_inflation(course: Course, at: float) -> Suspicion | None:
-    tokens = change(course.lines, "tokens_a_try")
-    if tokens is None or tokens.first < LITTLE or tokens.times_more <= at:
+def _process(name: str, judged: Callable[[Change, Course, float], Suspicion | None]) -> Guarded:
+    """Training's latest steps against its first ones, and the validation against the first: a policy that changes within its first steps
+    is what training's own are held against ever after, while the first validation is the base's."""
+
+    def guard(course: Course, at: float) -> Suspicion | None:
+        for prefix, window in (("", WINDOW), ("val_", 1)):
+            seen = change(course.lines, prefix + name, window)
+            if seen and (found := judged(seen, course, at)):
+                return found._replace(what=f"in the validation, {found.what}") if prefix else found
+        return None
+
+    return guard
+
+
+def _token_inflation(tokens: Change, _: Course, at: float) -> Suspicion | None:
+    if tokens.first < LITTLE or tokens.times_more <= at:
         return None
     return Suspicion(
         tokens.times_more,
@@ -208,9 +231,8 @@ def _token_inflation(course: Course, at: float) -> Suspicion | None:
     )
 
 
-def _token_collapse(course: Course, at: float) -> Suspicion | None:
-    tokens = change(course.lines, "tokens_a_try")
-    if tokens is None or tokens.first < LITTLE or tokens.times_less <= at:
+def _token_collapse(tokens: Change, _: Course, at: float) -> Suspicion | None:
+    if tokens.first < LITTLE or tokens.times_less <= at:
         return None
     return Suspicion(
         tokens.times_less,
@@ -219,20 +241,23 @@ def _token_collapse(course: Course, at: float) -> Suspicion | None:
     )
 
 
-def _call_inflation(course: Course, at: float) -> Suspicion | None:
-    calls = change(course.lines, "calls_a_try")
-    if calls is None or calls.rise < 1 or calls.now / max(calls.first, CALLS) <= at:
+def _call_inflation(calls: Change, course: Course, at: float) -> Suspicion | None:
+    """A base that makes more than half of the calls that a try may make can never come to twice as many: there it is most of the rest."""
+    first = max(calls.first, CALLS)
+    bound = max(figure_of(course.lines[-1], name) or 0.0 for name in ("calls_allowed", "val_calls_allowed"))
+    limit = min(at, (calls.first + SPENT * (bound - calls.first)) / first) if bound > calls.first else at
+    if calls.rise < 1 or calls.now / first <= limit:
         return None
     return Suspicion(
-        calls.now / max(calls.first, CALLS),
-        f"a try makes {calls.now:.1f} calls, {calls.first:.1f} at first",
+        calls.now / first,
+        f"a try makes {calls.now:.1f} calls{f' of the {bound:.0f} that it may' if limit < at else ''}, {calls.first:.1f} at first",
         "see what the further calls are for; algorithm.call_cost makes a right answer pay for them",
+        limit=limit,
     )
 
 
-def _call_collapse(course: Course, at: float) -> Suspicion | None:
-    calls = change(course.lines, "calls_a_try")
-    if calls is None or calls.first < CALLS or calls.times_less <= at:
+def _call_collapse(calls: Change, _: Course, at: float) -> Suspicion | None:
+    if calls.first < CALLS or calls.times_less <= at:
         return None
     return Suspicion(
         calls.times_less,
@@ -242,13 +267,12 @@ def _call_collapse(course: Course, at: float) -> Suspicion | None:
 
 
 def _rises(name: str, of: str, cure: str) -> Guarded:
-    def guard(course: Course, at: float) -> Suspicion | None:
-        share = change(course.lines, name)
-        if share is None or share.rise <= at:
+    def judged(share: Change, _: Course, at: float) -> Suspicion | None:
+        if share.rise <= at:
             return None
         return Suspicion(share.rise, f"{share.now:.0%} of the {of}, {share.first:.0%} at first", cure)
 
-    return guard
+    return _process(name, judged)
 
 
 # --- safety -----------------------------------------------------------------------------------------------------------------
@@ -260,24 +284,48 @@ def _unsafe(course: Course, at: float) -> Suspicion | None:
 
 
 def _more_unsafe(lines: Sequence[StepMetrics], prefix: str, window: int, at: float) -> Suspicion | None:
-    shares = latest(lines, f"{prefix}unsafe", len(lines))
-    tries = latest(lines, f"{prefix}tries", len(lines))
-    first, later = shares[:window], shares[window:][-window:]
-    if not later or len(tries) != len(shares):
+    shares, tries, cases = (ends(lines, f"{prefix}{name}", window) for name in ("unsafe", "tries", "unsafe_cases"))
+    if not shares[1] or len(tries[1]) != len(shares[1]) or len(cases[1]) != len(shares[1]):
         return None
-    counts = tries[len(tries) - len(later) :]
-    bad, all_tries = sum(share * count for share, count in zip(later, counts, strict=True)), sum(counts)
-    allowed = min(1.0, fmean(first) + at)
-    if chance_of_failures(round(bad), round(all_tries), allowed) >= BY_CHANCE:
+    before, later = (_Count.of(window, *figures) for figures in zip(shares, tries, cases, strict=True))
+    if not later.bad or not _beyond_chance(before, later, at):
         return None
-    where = "of a validation" if prefix else f"of the last {len(later)} steps"
-    leaked = fmean(latest(lines, f"{prefix}leaked", len(later)) or [0.0])
+    now, first, all_tries = later.bad / later.tries, before.bad / before.tries, later.tries
+    where = "of a validation" if prefix else f"of the last {len(shares[1])} steps"
+    leaked = fmean(latest(lines, f"{prefix}leaked", len(shares[1])) or [0.0])
     given_away = f"; {leaked:.1%} gave away a secret" if leaked else ""
     return Suspicion(
-        bad / all_tries - fmean(first),
-        f"{bad / all_tries:.1%} of the {all_tries:.0f} tries {where} did what no agent may, {fmean(first):.1%} at first{given_away}",
+        now - first,
+        f"{now:.1%} of the {all_tries:.0f} tries {where} did what no agent may, {first:.1%} at first{given_away}",
         "read them before anything else; the checkpoint before is the last that may be thought of for a release",
     )
+
+
+class _Count(NamedTuple):
+    tries: float
+    bad: float
+    """Of them."""
+    cases: float
+    """That the bad ones weigh as: what a row does in several of its tries is hardly more than one."""
+
+    @classmethod
+    def of(cls, window: int, shares: Sequence[float], tries: Sequence[float], cases: Sequence[float]) -> _Count:
+        bad = sum(share * count for share, count in zip(shares, tries, strict=True))
+        throughout = len(shares) == window and min(shares) == 1.0  # even of steps of one row each: it is no single row's doing
+        return cls(sum(tries), bad, bad if throughout else sum(cases))
+
+    @property
+    def alike(self) -> float:
+        """Tries that weigh as one."""
+        return self.bad / self.cases if self.bad else 1.0
+
+
+def _beyond_chance(before: _Count, later: _Count, at: float) -> bool:
+    """More than `at` above what was there at first, and surely more than then, of which a few steps tell little."""
+    alike = max(1.0, before.alike, later.alike)
+    bad, tries, bad_before, tries_before = (round(one / alike) for one in (later.bad, later.tries, before.bad, before.tries))
+    allowed = min(1.0, before.bad / before.tries + at)
+    return chance_of_failures(bad, tries, allowed) < BY_CHANCE and chance_of_more(bad, tries, bad_before, tries_before) < BY_CHANCE
 
 
 Guarded = Callable[[Course, float], Suspicion | None]
@@ -287,10 +335,10 @@ HEALTH: dict[str, Guarded] = {
     "entropy_collapse": _entropy_collapse,
     "reward_spread_collapse": _reward_spread_collapse,
     "flat_groups": _flat_groups,
-    "token_inflation": _token_inflation,
-    "token_collapse": _token_collapse,
-    "call_inflation": _call_inflation,
-    "call_collapse": _call_collapse,
+    "token_inflation": _process("tokens_a_try", _token_inflation),
+    "token_collapse": _process("tokens_a_try", _token_collapse),
+    "call_inflation": _process("calls_a_try", _call_inflation),
+    "call_collapse": _process("calls_a_try", _call_collapse),
     "early_stop": _rises(
         "early_stop",
         "tries answer without any call",

@@ -172,8 +172,21 @@ def chance_of_failures(failed: int, calls: int, rate: float) -> float:
         return 1.0
     if rate == 0.0:
         return 0.0
-    each = (
-        math.lgamma(calls + 1) - math.lgamma(k + 1) - math.lgamma(calls - k + 1) + k * math.log(rate) + (calls - k) * math.log1p(-rate)
-        for k in range(failed, calls + 1)
-    )
+    each = (_log_ways(calls, k) + k * math.log(rate) + (calls - k) * math.log1p(-rate) for k in range(failed, calls + 1))
     return math.fsum(math.exp(log) for log in each)
+
+
+def chance_of_more(hits: int, tries: int, hits_before: int, tries_before: int) -> float:
+    """How likely `hits` or more of all hits fall to `tries`, were they as likely before: Fisher's test, the hypergeometric's upper tail."""
+    hits_ever, tries_ever = hits + hits_before, tries + tries_before
+    whole = _log_ways(tries_ever, hits_ever)
+    most = min(hits_ever, tries)
+    return math.fsum(
+        math.exp(_log_ways(tries, k) + _log_ways(tries_before, hits_ever - k) - whole)
+        for k in range(hits, most + 1)
+        if hits_ever - k <= tries_before
+    )
+
+
+def _log_ways(of: int, chosen: int) -> float:
+    return math.lgamma(of + 1) - math.lgamma(chosen + 1) - math.lgamma(of - chosen + 1)

@@ -23,6 +23,8 @@ class Suspicion(NamedTuple):
     cure: str
     rollouts: Sequence[str] = ()
     """The most telling first."""
+    limit: float | None = None
+    """Where it is tighter than the guard's own."""
 
 
 class Guard(msgspec.Struct, frozen=True):
@@ -50,7 +52,7 @@ GUARDS: dict[str, Guard] = _table(
         Limit(1.0, "warn"),
         "drift",
     ),
-    Guard("finite", "loss, gradient and log-probabilities are numbers", "updates that are none", Limit(1.0, "halt"), "drift", False),
+    Guard("finite", "loss, gradient, KL and log-probabilities are numbers", "updates that are none", Limit(1.0, "halt"), "drift", False),
     Guard(
         "entropy_collapse",
         "entropy of the policy: the first steps' over the last ones'",
@@ -76,7 +78,13 @@ GUARDS: dict[str, Guard] = _table(
     Guard(
         "token_collapse", "tokens that a try writes: the first steps' over the last ones'", "times fewer", Limit(10.0, "warn"), "process"
     ),
-    Guard("call_inflation", "calls of a try: the last steps' over the first ones'", "times more", Limit(2.0, "warn"), "process"),
+    Guard(
+        "call_inflation",
+        "calls of a try: the last steps' over the first ones', or four fifths of what the first left of task.limits.max_tool_calls",
+        "times more",
+        Limit(2.0, "warn"),
+        "process",
+    ),
     Guard("call_collapse", "calls of a try: the first steps' over the last ones'", "times fewer", Limit(8.0, "warn"), "process"),
     Guard(
         "early_stop",
@@ -137,7 +145,7 @@ GUARDS: dict[str, Guard] = _table(
     ),
     Guard(
         "above_ceiling",
-        "validation's reward, surely (99%), less what a person reaches (guards.human_ceiling)",
+        "validation's reward, surely (99.9%), less what a person reaches (guards.human_ceiling)",
         "reward",
         Limit(0.0, "stop"),
         "hacking",
@@ -206,7 +214,7 @@ def finding_of(name: str, step: int, limit: Limit, found: Suspicion) -> Finding:
         guard=name,
         step=step,
         figure=found.figure,
-        limit=limit.at,
+        limit=limit.at if found.limit is None else found.limit,
         action=limit.action,
         what=found.what,
         cure=found.cure,

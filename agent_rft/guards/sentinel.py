@@ -3,6 +3,7 @@ step's line, and says when the run must end."""
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import fmean
@@ -13,14 +14,14 @@ import msgspec
 from agent_rft.contracts.errors import Diverged, Halted
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade
-from agent_rft.contracts.guards import ACTIONS, Finding, Limit
+from agent_rft.contracts.guards import ACTIONS, ENDING, Finding, Limit
 from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import GuardLimits, LeaksIn, StepMetrics
 from agent_rft.guards.figures import repeated_calls, step_figures, unsafe
 from agent_rft.guards.hacking import Seen, Validation, look, validation_of
 from agent_rft.guards.health import HEALTH, Course
 from agent_rft.guards.infra import InfraGuard, Tally, nothing_left, silent_graders, tally_of
-from agent_rft.guards.limits import SHOWN, Suspicion, finding_of, limit_of, watched
+from agent_rft.guards.limits import GUARDS, SHOWN, Suspicion, finding_of, limit_of, watched
 from agent_rft.rollouts.seeds import derive_seed
 
 QUIET = 10
@@ -99,7 +100,34 @@ class Sentinel:
         self._begin(line)
         if self._measures_floor and self._floor is None:
             self._floor = line.kl_to_ref  # nothing was learnt yet: a first update that is refused leaves the weights as they are
-        self._look_at_course(line)
+        if line.kl_to_ref is None or math.isfinite(line.kl_to_ref):
+            return self._look_at_course(line)
+        # Without a kl_coef it is no part of the loss, which may look well.
+        cure = "take a smaller algorithm.learning_rate or a larger algorithm.kl_coef"
+        self.broken(line, Diverged(f"the KL to the reference is {line.kl_to_ref}; the update is not kept", cure))
+
+    def taken_up(self, line: StepMetrics) -> None:
+        """Of a run that goes on, a line that was judged before it ended and is not judged anew: what was found holds by the limits of
+        now, and ends the run again where those still say so. Infrastructure was mended since: that is only told."""
+        self._begin(line)
+        found, line.findings = line.findings, []
+        for one in found:
+            limit = limit_of(one.guard, self._watch)
+            action = "warn" if limit.action in ENDING and GUARDS[one.guard].family == "infra" else limit.action
+            beyond = self._still_beyond(one, line, limit.at)
+            if action != "off" and beyond is not None:
+                self._keep(line, msgspec.structs.replace(one, limit=beyond, action=action))
+
+    def _still_beyond(self, one: Finding, line: StepMetrics, at: float) -> float | None:
+        """The limit of now, unless it is borne. A course is there to be asked anew; of what was found in rollouts the figure alone is."""
+        if guard := HEALTH.get(one.guard):
+            found = guard(self._course(line), at)
+            return found and (at if found.limit is None else found.limit)
+        if one.guard == "above_ceiling":  # its figure holds the ceiling of then, which may have been out of date
+            ceiling = self._limits.human_ceiling
+            if ceiling is None or (line.val_reward or 0.0) <= ceiling:
+                return None
+        return at if one.figure >= at else None
 
     def broken(self, line: StepMetrics, reason: Halted) -> None:
         """The engine met what is not a number, and ends the run."""
@@ -142,11 +170,14 @@ class Sentinel:
             self._keep(line, finding_of("judge_failures", line.step, Limit(limit.at, "warn"), found))
 
     def _look_at_course(self, line: StepMetrics, done: Sequence[GradedRollout] | None = None) -> None:
-        kl = limit_of("kl", self._watch).at + (self._floor or 0.0)
-        course = Course(self._lines, max(0, self._total - line.step), kl)
+        course = self._course(line)
         for name, guard in HEALTH.items():
             if found := guard(course, limit_of(name, self._watch).at):
                 self._speak(line, name, found._replace(rollouts=self._telling(name, self._done if done is None else done)))
+
+    def _course(self, line: StepMetrics) -> Course:
+        kl = limit_of("kl", self._watch).at + (self._floor or 0.0)
+        return Course(self._lines, max(0, self._total - line.step), kl)
 
     def _telling(self, name: str, done: Sequence[GradedRollout]) -> list[str]:
         leaks_in = self._leaks_in or (lambda _: ())

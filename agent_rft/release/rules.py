@@ -12,8 +12,8 @@
     offline          a report fails, but for safety's                      rolled_back
                      a report is missing, and not waived                   waits
                      every report is there and good, or waived             shadow, or the first share where there is no shadow
-    draft to canary  the safety report is missing or failed, and not       waits: the release goes forward for nobody
-                     waived by two people's signatures
+    draft to canary  the safety report is missing, failed or by another    waits: the release goes forward for nobody
+                     suite, and not waived by two people's signatures
                      a report is not what was recorded                     the same
     shadow           enough mirrored sessions                              canary with the first share
     canary           enough sessions in this step                          the next share, while live sessions are left beside it
@@ -36,7 +36,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import msgspec
 
@@ -90,6 +90,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """Kinds of reports that are done without, and who said so. Of safety nobody is asked here, but `safety_waivers`."""
     safety_waivers: tuple[Waiver, ...] = ()
     """Whose signature holds, about the candidate's safety report as it is now, or about there being none."""
+    safety_suite: str = ""
+    """Of which the candidate's safety report has to be; empty: any."""
     unread: str = ""
     """Why reports and waivers cannot be gone by: one is not what was recorded. Then none of them is told here."""
     proposed_by: str = ""
@@ -164,16 +166,30 @@ def safety_lacks(known: Known) -> str:
     """What has to come before anything goes forward, for people; empty where nothing has to. No policy and no setting says otherwise."""
     if known.unread:
         return f"reports that can be gone by: {known.unread}"
-    report = known.candidate_reports.get("safety")
-    if (report is not None and report.get("passed") is True) or two_people(known.safety_waivers):
+    if is_safe(known) or two_people(known.safety_waivers):
         return ""
-    state = "the candidate's safety report" if report is None else f"a safety report that passes: the candidate's did not{_how(report)}"
+    report, suite = known.candidate_reports.get("safety"), known.safety_suite
+    if report is None:
+        state = "the candidate's safety report"
+    elif report.get("passed") is not True:
+        state = f"a safety report that passes: the candidate's did not{_how(report)}"
+    else:
+        state = f"a safety report by the suite {suite}: the candidate's is by {report.get('suite') or 'none that it names'}"
     signed = f"; signed so far by {known.safety_waivers[0].by}" if known.safety_waivers else ""
     return f"{state}, or a waiver that two people sign{signed}"
 
 
+def is_safe(known: Known) -> bool:
+    return known.candidate_reports.get("safety", {}).get("passed") is True and _of_the_suite(known)
+
+
+def _of_the_suite(known: Known) -> bool:
+    return known.safety_suite in ("", known.candidate_reports["safety"].get("suite"))
+
+
 def _how(report: Report) -> str:
-    told = [str(one) for name in ("failed", "lacks") for one in report.get(name) or ()]
+    named = [report.get(name) for name in ("failed", "lacks")]
+    told = [str(one) for each in named if isinstance(each, list | tuple) for one in cast("Sequence[Any]", each)]
     return f" ({', '.join(told[:MOST_TOLD])}{', ...' if len(told) > MOST_TOLD else ''})" if told else ""
 
 
@@ -287,9 +303,9 @@ def _in_short(reports: Mapping[str, Report]) -> dict[str, Any]:
 
 def waived_of(known: Known) -> dict[str, tuple[str, ...]]:
     """What the release does without, and by whose word."""
-    report, both = known.candidate_reports.get("safety", {}), two_people(known.safety_waivers)
+    both = two_people(known.safety_waivers)
     others = {kind: by for kind, by in known.waived.items() if kind != "safety" and by}
-    return others | ({"safety": tuple(one.by for one in both)} if both and report.get("passed") is not True else {})
+    return others | ({"safety": tuple(one.by for one in both)} if both and not is_safe(known) else {})
 
 
 def _missing(policy: Policy, known: Known) -> Iterator[str]:

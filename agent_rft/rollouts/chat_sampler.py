@@ -18,7 +18,6 @@ from agent_rft.contracts.messages import Message
 from agent_rft.contracts.retries import TryAgain, may_pass, pause_before_next, seconds_asked_for
 from agent_rft.rollouts.parsing import BLOCK, CLOSE, OPEN, Calls, parse_turn
 
-LONGEST_PAUSE_SECONDS = 10.0
 TOO_LONG = ("context_length_exceeded", "maximum context length", "max_model_len")
 """How servers say that the conversation leaves the model no room."""
 
@@ -105,10 +104,12 @@ class ChatSampler:
         temperature: float = 1.0,
         retries: int = 5,
         backoff_seconds: float = 0.2,
+        longest_pause_seconds: float = 10.0,
     ) -> None:
+        """`longest_pause_seconds`: what a server may ask us to wait, too; it is asked again after that."""
         self.checkpoint = checkpoint
         self._post, self._model, self._temperature = post, model, temperature
-        self._retries, self._backoff_seconds = retries, backoff_seconds
+        self._retries, self._backoff_seconds, self._longest_pause = retries, backoff_seconds, longest_pause_seconds
 
     async def sample(self, asks: Sequence[AskModel]) -> Sequence[ModelSpoke | InfraFailed]:
         if len(asks) == 1:  # as a driver asks that runs rollouts side by side; a task more for each costs it a tenth
@@ -116,19 +117,29 @@ class ChatSampler:
         return await asyncio.gather(*(self._speak(ask) for ask in asks))
 
     async def _speak(self, ask: AskModel) -> ModelSpoke | InfraFailed:
-        body, attempt = request_of(ask, self._model, self._temperature), 1
-        while True:
-            try:
-                return heard(await self._attempt(body), ask.used)
-            except (ValueError, OverflowError, RecursionError) as error:  # half a surrogate pair in a tool's output
-                return InfraFailed("model", f"this conversation cannot be sent: {error}")
-            except TryAgain as trouble:
-                if attempt > self._retries:
-                    return InfraFailed("model", f"{trouble}, {attempt} attempt{'s' * (attempt > 1)}")
-                asked = min(trouble.pause_seconds, LONGEST_PAUSE_SECONDS)
-                pause = pause_before_next(attempt, asked, self._backoff_seconds, LONGEST_PAUSE_SECONDS, random.uniform(0.5, 1.5))
-            await asyncio.sleep(pause)
-            attempt += 1
+        body, began, met = request_of(ask, self._model, self._temperature), time.monotonic(), list[TryAgain]()
+        try:
+            while True:
+                lost = time.monotonic() - began
+                try:
+                    said = heard(await self._attempt(body), ask.used)
+                except TryAgain as trouble:
+                    met.append(trouble)
+                    if len(met) > self._retries:
+                        return InfraFailed("model", f"{trouble}, {len(met)} attempt{'s' * (len(met) > 1)}")
+                    await asyncio.sleep(self._pause(trouble, len(met)))
+                else:
+                    return msgspec.structs.replace(said, lost_seconds=lost) if met and isinstance(said, ModelSpoke) else said
+        except (ValueError, OverflowError, RecursionError) as error:  # half a surrogate pair in a tool's output
+            return InfraFailed("model", f"this conversation cannot be sent: {error}")
+        except asyncio.CancelledError as called_off:
+            if met:  # whoever called it off must not take the server's trouble for a slow model
+                called_off.add_note(str(met[-1]))
+            raise
+
+    def _pause(self, trouble: TryAgain, attempt: int) -> float:
+        asked = min(trouble.pause_seconds, self._longest_pause)
+        return pause_before_next(attempt, asked, self._backoff_seconds, self._longest_pause, random.uniform(0.5, 1.5))
 
     async def _attempt(self, body: dict[str, Any]) -> Reply:
         try:

@@ -14,7 +14,7 @@ from typing import Protocol
 import msgspec
 
 from agent_rft.contracts.errors import InfraError
-from agent_rft.contracts.events import AskModel, CallTools, Command, Event, InfraFailed, TimeUp, ToolReturned
+from agent_rft.contracts.events import AskModel, CallTools, Command, Event, InfraFailed, ModelSpoke, TimeUp, ToolReturned
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade
 from agent_rft.contracts.messages import ToolCall
@@ -244,11 +244,15 @@ async def speak(sampler: Sampler, ask: AskModel, clock: Clock) -> Event:
     limit = asyncio.timeout(clock.left())
     try:
         async with limit:
-            return (await sampler.sample([ask]))[0]
-    except TimeoutError:
+            said = (await sampler.sample([ask]))[0]
+    except TimeoutError as error:
         if not limit.expired():  # the sampler's own: a mistake in there, which must not cost the model its grade
             raise
-        return TimeUp()
+        trouble: Sequence[str] = getattr(error.__context__, "__notes__", ())
+        return InfraFailed("model", f"{trouble[0]}; then the time was up") if trouble else TimeUp()
+    if isinstance(said, ModelSpoke):
+        clock.wait(said.lost_seconds)
+    return said
 
 
 async def run_tools(rollout: Rollout, command: CallTools, tools: ToolBox, clock: Clock) -> Command | None:

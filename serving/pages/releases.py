@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
@@ -13,7 +13,7 @@ from agent_rft.release.rules import waits_for
 from observability import levels, registry, releases
 from observability.access import Caller
 from observability.accesses import note
-from observability.registry import Report
+from observability.registry import Changed, Report
 from observability.roots import LedgerFiles
 from observability.store import Store
 from serving.pages import pictures
@@ -84,7 +84,8 @@ def shown(desk: Desk, asked: Asked) -> Answer:
     values |= {"candidate": names.get(release.candidate, release.candidate), "live": names.get(release.live, release.live)}
     values |= {"canary": _figures(canary), "shadow": _figures(mirrored), "promotion": _promotion(canary["promotion"], release.policy)}
     values |= {"arms": levels.arms_of(store, tenant, number), "may": _may(asked.caller, told)}
-    values |= {"reports": [*_reports(store, tenant, release)], "waived": waived_by(told), "lineage": _lineage(store, release)}
+    reports, changed = _reports(store, release)
+    values |= {"reports": reports, "changed": changed, "waived": waived_by(told), "lineage": _lineage(store, release)}
     values |= {"safety_waived": safety_waived(release, told, desk.files), "signed": _signed(release, told, desk.files)}
     return Page("release.html", values)
 
@@ -210,14 +211,22 @@ def _names(store: Store, tenant: str) -> dict[str, str]:
     return {one.id: one.name for one in registry.agents(store, tenant)}
 
 
-def _reports(store: Store, tenant: str, release: Release) -> list[tuple[str, Report]]:
-    told = (("candidate", release.candidate), ("live", release.live))
-    return [
-        (arm, report)
-        for arm, agent in told
-        if agent
-        for report in registry.newest(registry.reports_of(store, tenant, agent)).values()
-    ]  # fmt: skip
+def _reports(store: Store, release: Release) -> tuple[list[tuple[str, Report, list[str]]], list[tuple[str, Changed]]]:
+    """By arm, those that count, with what they say, and those that were changed. Of a kind of which one was changed none counts."""
+    reports, changed = list[tuple[str, Report, list[str]]](), list[tuple[str, Changed]]()
+    for arm, agent in (("candidate", release.candidate), ("live", release.live)):
+        told, spoilt = registry.reports_to_look_at(store, release.tenant, agent) if agent else ([], [])
+        counting = registry.newest(told, release.policy.safety_suite)
+        reports += [(arm, one, _says(one)) for kind, one in counting.items() if kind not in {one.kind for one in spoilt}]
+        changed += [(arm, one) for one in spoilt]
+    return reports, changed
+
+
+def _says(report: Report) -> list[str]:
+    """A report that a person wrote may hold anything."""
+    told, figures = report.figures.get("says"), report.figures
+    tried = f"suite {figures['suite']}, {figures.get('cases')} cases, {figures.get('tries')} tries" if "suite" in figures else ""
+    return [*([str(line) for line in cast("list[Any]", told)] if isinstance(told, list) else []), *([tried] if tried else [])]
 
 
 def _lineage(store: Store, release: Release) -> Any:

@@ -15,14 +15,14 @@ import msgspec
 from agent_rft.contracts.errors import Fault, FaultsFound, UserError, did_you_mean
 from agent_rft.contracts.releases import OPEN_STAGES, Act, Event, Policy, Release, Stage
 from agent_rft.release.policies import check_policy
-from agent_rft.release.rules import decide, person_of, safety_lacks, waits_for, waived_of
+from agent_rft.release.rules import decide, is_safe, person_of, safety_lacks, waits_for, waived_of
 from observability.access import Caller
 from observability.registry import REPORT_KINDS, found
 from observability.releases import Move, create, current, decided, live_agent, release_of
 from observability.roots import LedgerFiles
 from observability.store import Store
 from serving.release.knowing import known_of, moved_by
-from serving.release.waivers import refuse_second_hand, report_of, sign_for, signed_in
+from serving.release.waivers import refuse_second_hand, sign_for, signed_in
 
 LONGEST_WHY = 1000
 
@@ -32,6 +32,13 @@ def read_policy(tree: Mapping[str, Any]) -> Policy:
         return msgspec.convert(dict(tree), Policy)
     except msgspec.ValidationError as error:
         raise FaultsFound("this is no policy:", [Fault("policy", str(error), "docs/release.md lists the rules")], exit_code=2) from None
+
+
+def policy_wished(served: Mapping[str, Any], wished: Mapping[str, Any]) -> Policy:
+    """The server's rules, and others where a release says so; the suite that it has to pass nobody chooses for themselves."""
+    if "safety_suite" in wished and wished["safety_suite"] != served.get("safety_suite", ""):
+        raise UserError("the safety suite is not a release's to choose", "release.safety_suite names it, for `rft agent check` as well")
+    return read_policy({**served, **wished})
 
 
 def begin(store: Store, by: str, tenant: str, service: str, agent: str, policy: Policy) -> Release:
@@ -112,7 +119,7 @@ def waive(store: Store, who: Caller, release_id: int, report: str, why: str, fil
         raise UserError("a waiver says why", "--why WORDS; it stays on the release's record")
     release, files = release_of(store, who.tenant, release_id), files or LedgerFiles.of(store, None)
     mine = sign_for(store, files, who, release, report, said)
-    passed = report == "safety" and (made := report_of(store, release, report)) is not None and made.passed
+    passed = report == "safety" and is_safe(known_of(store, release, _now(), files=files))
 
     def choose(release: Release, told: Sequence[Event]) -> list[Move]:
         if report == "safety":

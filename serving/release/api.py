@@ -18,13 +18,13 @@ from observability import outbox, registry, releases, turns
 from observability.access import Caller, Scope
 from observability.accesses import note
 from observability.outbox import Word
-from observability.registry import Registered, Report
+from observability.registry import Changed, Registered, Report
 from observability.roots import LedgerFiles
 from observability.store import Store
 from serving.gate import Gate, caller_of
 from serving.openapi import BEARER
 from serving.release import acts
-from serving.release.acts import read_policy
+from serving.release.acts import policy_wished
 from serving.release.knowing import known_of
 from serving.release.waivers import SafetyWaived, safety_waived
 
@@ -105,6 +105,8 @@ class Known(msgspec.Struct):
 
     registered: Registered
     reports: list[Report]
+    changed: list[Changed]
+    """Reports that are not what was recorded."""
 
 
 def release_routes(gate: Gate, files: LedgerFiles, policy: Mapping[str, Any] | None = None) -> list[HTTPRouteHandler]:
@@ -147,7 +149,7 @@ def _making(gate: Gate, files: LedgerFiles, policy: Mapping[str, Any]) -> list[H
     @post("/v1/releases", summary="Put an agent on trial beside the live one", **_for(gate, "operate"))
     def create(request: Asking, data: JSONBody[NewRelease]) -> Release:
         caller = caller_of(request)
-        mine, rules = store.of(caller.tenant), read_policy({**policy, **data.policy})
+        mine, rules = store.of(caller.tenant), policy_wished(policy, data.policy)
         if data.first:
             made = acts.begin_first(mine, caller.name, caller.tenant, data.service, data.agent, rules, files)
         else:
@@ -223,7 +225,7 @@ def _agents(gate: Gate) -> list[HTTPRouteHandler]:
         tenant = caller_of(request).tenant
         mine = store.of(tenant)
         one = registry.found(mine, tenant, agent)
-        return Known(one, registry.reports_of(mine, tenant, one.id))
+        return Known(one, *registry.reports_to_look_at(mine, tenant, one.id))
 
     @post("/v1/agents", summary="Register an agent: checkpoint, prompt, tools and limits under one hash", **operates)
     def register(request: Asking, data: JSONBody[NewAgent]) -> Registered:

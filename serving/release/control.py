@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any, Protocol
@@ -30,8 +30,6 @@ log = structlog.get_logger("serving.control")
 class ControlPlan(msgspec.Struct, frozen=True, kw_only=True):
     """What an operator says of it."""
 
-    policy: Mapping[str, Any] = {}
-    """The rules of releases that are made here and say nothing else."""
     budget: Budget = Budget()
     webhook: str = ""
     """An address; empty: nobody is told."""

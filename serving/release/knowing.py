@@ -98,6 +98,7 @@ def known_of(
         live_reports=offline.live,
         waived=waived_by(told),
         safety_waivers=offline.waivers,
+        safety_suite=release.policy.safety_suite,
         unread=offline.unread,
         proposed_by=proposed,
         approved_by=approved,
@@ -162,14 +163,14 @@ class _Offline(msgspec.Struct, frozen=True):
 def _offline(store: Store, release: Release, told: Sequence[Event], files: LedgerFiles) -> _Offline:
     """A report that was changed lets nothing go forward. What speaks against the candidate is looked at all the same."""
     try:
-        candidate, live = (_reports(store, release.tenant, agent) for agent in (release.candidate, release.live))
+        candidate, live = (_reports(store, release, agent) for agent in (release.candidate, release.live))
         return _Offline(candidate, live, safety_waivers(store, release, told, files))
     except UserError as error:
         return _Offline(unread="; ".join(filter(None, (error.what, error.cure))))
 
 
-def _reports(store: Store, tenant: str, agent: str) -> dict[str, dict[str, Any]]:
-    made = newest(reports_of(store, tenant, agent)) if agent else {}
+def _reports(store: Store, release: Release, agent: str) -> dict[str, dict[str, Any]]:
+    made = newest(reports_of(store, release.tenant, agent), release.policy.safety_suite) if agent else {}
     return {kind: {**one.figures, "passed": one.passed} for kind, one in made.items()}
 
 

@@ -13,7 +13,7 @@ from agent_rft.contracts.releases import Event, Release, Waiver
 from agent_rft.release.rules import one_hand, person_of, two_people
 from observability.access import Caller
 from observability.halves import moment_text
-from observability.registry import Report, reports_of
+from observability.registry import Report, newest, reports_of
 from observability.releases import current, events
 from observability.roots import LedgerFiles
 from observability.signing import known_keys, open_keys
@@ -46,8 +46,9 @@ def digest_of(report: Report | None) -> str:
 
 
 def report_of(store: Store, release: Release, kind: str) -> Report | None:
-    """The newest of the candidate."""
-    return next((one for one in reversed(reports_of(store, release.tenant, release.candidate)) if one.kind == kind), None)
+    """The candidate's that counts."""
+    counting = newest(reports_of(store, release.tenant, release.candidate), release.policy.safety_suite)
+    return next((one for one in counting.values() if one.kind == kind), None)
 
 
 def sign_for(store: Store, files: LedgerFiles, who: Caller, release: Release, kind: str, why: str) -> Waiver:

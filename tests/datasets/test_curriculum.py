@@ -13,7 +13,7 @@ from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout
 from agent_rft.contracts.rows import Row
-from agent_rft.datasets.curriculum import COPY_OF, Curriculum, Met, curriculum
+from agent_rft.datasets.curriculum import COPY_OF, Curriculum, LeftOut, Met, curriculum
 from agent_rft.datasets.rows import encode_row
 from agent_rft.datasets.validate import validate
 
@@ -102,6 +102,20 @@ def test_solved_rows_retire_unsolvable_ones_are_set_aside_the_rest_stay_each_wit
     assert why["easy-3"][0] == why["easy-4"][0] == why["easy-5"][0] == "kept"
     assert why["easy-6"] == ("kept", 1, "was not met")
     assert (found.slices[0].retired, found.slices[0].set_aside, found.slices[0].kept) == (1, 1, 8)
+
+
+def test_what_was_left_out_comes_back_when_a_try_says_otherwise_and_is_kept_in_mind_until_then():
+    """Of four retired ones a was forgotten, b earns half, c is still solved by a single try and d was not tried. Of three set aside e
+    earns something, f still nothing by its one try, and g was not tried. easy-0 was put back by hand: it is a training row."""
+    before = LeftOut((*(row(name, "easy") for name in "abcd"), ROWS[0]), tuple(row(name, "hard") for name in "efg"))
+    tries = {"a": met(0.0, 0.0), "b": met(0.5, 1.0), "c": met(1.0), "e": met(0.0, 0.2), "f": met(0.0), "easy-0": met(1.0)}
+    found = made(before=before, met=tries)
+    assert [one.id for one in found.train if COPY_OF not in one.metadata] == [*(one.id for one in ROWS), "a", "b", "e"]
+    assert [one.id for one in found.retired] == ["c", "d"] and [one.id for one in found.set_aside] == ["f", "g"]
+    why = {one.row_id: one.why for one in found.decisions}
+    assert why["a"] == "0 of 2 tries solved it, 0 of the newest 2; was retired before"
+    assert why["d"] == "was retired before, and not tried since" and why["g"] == "was set aside before, and not tried since"
+    assert sum(one.row_id == "easy-0" for one in found.decisions) == 1
 
 
 def test_solved_means_from_where_the_run_said():

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 
 import pytest
 
 from agent_rft.datasets.rows_io import validate_files
 from agent_rft.datasets.validate import Count, validate
 from agent_rft.graders.numeric import NumericGrader
+from agent_rft.graders.registry import Services, build_grader
+from agent_rft.graders.spec import read_spec
 
 TOOLS = ("search", "list", "read")
 
@@ -111,6 +114,43 @@ def test_an_unknown_tool_is_told_with_the_nearest_known_one():
 def test_a_reference_answer_that_the_grader_cannot_read_is_a_fault():
     (fault,) = faults_of(row(1), row(2, reference_answer="about a tenth"), grader=NumericGrader())
     assert fault.startswith("t.jsonl:2: grader 'numeric' cannot use this row: item.reference_answer is not one number: 'about a tenth'")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "{{sample.output_text}}",
+        "{{sample.output_tools[0].function.name}}",
+        "{{sample.choices[0].message.content}}",
+        "{{sample.output_json.answer}}",
+        "{{sample.tool_calls}}",
+        "{{sample.trajectory[0].calls[0].output}}",
+    ],
+)
+def test_a_grader_may_name_whatever_a_try_brings(said):
+    assert faults_of(row(1), row(2), grader=same(said)) == []
+
+
+@pytest.mark.parametrize("key", [None, "both"])
+def test_what_no_try_brings_is_the_graders_fault_and_told_once(key):
+    (fault,) = faults_of(row(1), row(2), row(3), grader=same("{{sample.output_txt}}", key))
+    assert fault == (
+        "grader 'g': {{sample.output_txt}} is not there "
+        "(a sample has choices, ending, output_text, output_tools, rollout_id, tool_calls, trajectory and output_json)"
+    )
+
+
+def test_a_row_without_what_a_grader_names_is_told_by_its_line_also_of_a_graders_part():
+    (fault,) = faults_of(row(1, of=2), row(2), grader=same("{{item.of}}", "both"))
+    assert fault.startswith("t.jsonl:2: grader 'g' cannot use this row: {{item.of}} is not there")
+
+
+def same(said: str, key: str | None = None):
+    """A string_check, by itself or as a multi's part."""
+    check = {"type": "string_check", "name": "g", "input": said, "reference": "{{item.reference_answer}}", "operation": "eq"}
+    spec = check if key is None else {"type": "multi", "name": "g", "graders": {key: check}, "calculate_output": key}
+    with closing(Services()) as none:
+        return build_grader(read_spec(spec), none)
 
 
 def test_a_faulty_row_is_still_looked_into_and_faults_come_in_the_order_of_the_file():

@@ -17,7 +17,7 @@ from agent_rft.contracts.messages import Message
 from agent_rft.contracts.rows import Row
 from agent_rft.datasets.rows_io import read_rows
 from agent_rft.datasets.split import split_rows
-from agent_rft.evaluation.distribution import ALPHA, DEALS, Sample, compare_samples, describe, sample_of_cards, sample_of_rows
+from agent_rft.evaluation.distribution import ALPHA, DEALS, Sample, compare_samples, describe, drawn, sample_of_cards, sample_of_rows
 from agent_rft.release.drift import kolmogorov_smirnov
 
 DATA = Path(__file__).resolve().parents[2] / "data" / "research"
@@ -166,9 +166,22 @@ def test_of_a_session_the_first_run_counts_and_nobody_sorted_it(make_card):
     assert len(sample.prompts) == 2 and sample.slices == ()
 
 
+def test_what_is_embedded_is_what_is_looked_at_and_all_are_counted():
+    """An embedder takes its time: a hundred thousand prompts would be days before a training."""
+    sample = drawn(asking(100_000))
+    assert len(sample.prompts) == len(sample.slices) == 1000 == len({*sample.prompts}) * 100 and drawn(sample) is sample
+    assert compare_samples(sample, asking(100)).n_a == 100_000
+
+
 def test_of_many_prompts_a_thousand_are_looked_at_and_all_are_counted():
     check = compare_samples(asking(2500), asking(100))
     assert check.n_a == 2500 and check.verdict == "alike"
+
+
+def test_a_file_in_which_two_kinds_take_turns_is_like_itself():
+    """Of 2,000 prompts each second one would be short."""
+    a, b = (Sample(name="s", prompts=("short", "a prompt that is long") * (count // 2)) for count in (2000, 900))
+    assert compare_samples(a, b).verdict == "alike"
 
 
 def test_copies_that_a_curriculum_made_to_weigh_a_row_count_as_no_rows(rows):

@@ -1,6 +1,7 @@
 """What the plots show, and that their titles say what to conclude."""
 
 import pytest
+from matplotlib.axes import Axes
 
 from agent_rft.contracts.guards import Finding
 from agent_rft.contracts.training import GuardLimits, StepMetrics
@@ -125,6 +126,15 @@ def spoken_to():
     lines[2].findings.append(STOPPED)
     lines[0].holdout, lines[2].holdout = {"strict@2": 0.4}, {"strict@2": 0.1}
     return lines
+
+
+def test_a_long_title_is_broken_before_it_runs_into_the_picture_beside_it(tmp_path, monkeypatch):
+    lines = spoken_to()
+    lines[0].holdout = lines[2].holdout = {"strict@2": 0.4, "judge@1": 0.3, "trajectory@3": 0.2}
+    titles, named = [], Axes.set_title
+    monkeypatch.setattr(Axes, "set_title", lambda axes, title, **rest: titles.append(title) or named(axes, title, **rest))
+    plot_curves(lines, tmp_path / "curves.png")
+    assert "under trajectory@3" in titles[0] and max(len(line) for line in titles[0].splitlines()) <= 62
 
 
 def test_limits_are_bands_on_the_panel_of_their_figure():

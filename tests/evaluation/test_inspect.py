@@ -17,7 +17,7 @@ from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.messages import ToolCall
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout, ToolResult, Turn
 from agent_rft.contracts.rows import Expected, Row
-from agent_rft.evaluation.inspect import Looked, Story, Try, look, newest_of_each, standing_grader
+from agent_rft.evaluation.inspect import Looked, Story, Try, look, one_of_each, standing_grader
 from agent_rft.evaluation.triage import Where, blamed_in, case_of, mending, note_of, read_blamed, verdict_on
 
 FIRST, SECOND, OTHER = GraderRef("numeric", "1", "a"), GraderRef("numeric", "2", "b"), GraderRef("judge", "1", "c")
@@ -139,7 +139,12 @@ def test_rollouts_over_which_graders_disagree_come_with_what_each_gives_the_wide
 
 def test_an_older_version_is_no_other_opinion_and_a_failed_grader_none_at_all():
     given = [Grade(FIRST, 0.0), Grade(OTHER, None, errors={"x": "y"}), Grade(SECOND, 1.0)]
-    assert newest_of_each(given) == (Grade(SECOND, 1.0),)
+    assert one_of_each(given, SECOND) == one_of_each(given, None) == one_of_each(given, OTHER) == (Grade(SECOND, 1.0),)
+
+
+def test_who_looks_with_an_older_version_sees_the_grade_that_gave_the_reward():
+    given = [Grade(FIRST, 0.0), Grade(OTHER, 0.5), Grade(SECOND, 1.0)]
+    assert one_of_each(given, FIRST) == (Grade(FIRST, 0.0), Grade(OTHER, 0.5))
 
 
 def test_a_run_is_looked_at_with_the_newest_version_that_scored_the_whole_of_it():

@@ -116,6 +116,10 @@ def test_without_a_comparison_it_asks_for_one():
     assert "make evaluate RUN=r1" in next_step("runs/r1")
 
 
+def test_a_run_elsewhere_is_named_by_its_folder():
+    assert "make evaluate RUN=/data/runs/r1`" in next_step("/data/runs/r1")
+
+
 def test_it_is_one_line(after):
     assert all("\n" not in after(*pairs) for pairs in ([(0.0, 1.0)], [(1.0, 0.0)], [(1.0, 1.0)]))
     assert msgspec.json.encode(after((0.0, 1.0)))

@@ -1,5 +1,6 @@
 """The report tells the run, worst rows first, and nothing that came from outside can act in it."""
 
+import math
 import re
 import runpy
 from html import escape
@@ -12,7 +13,7 @@ import pytest
 from agent_rft.contracts.guards import Limit
 from agent_rft.contracts.jobcards import Versions
 from agent_rft.contracts.training import StepMetrics
-from agent_rft.evaluation.compare import compare
+from agent_rft.evaluation.compare import RowDiff, compare
 from agent_rft.evaluation.figures import Watched
 from agent_rft.evaluation.prior import check_prior
 from agent_rft.evaluation.report import compared
@@ -22,6 +23,7 @@ from agent_rft.evaluation.report.page import body, render_report
 from agent_rft.evaluation.report.suite import render_suite
 from agent_rft.evaluation.report.versions import masked
 from agent_rft.evaluation.scoreboard import scoreboard
+from agent_rft.evaluation.slices import slice_rows
 from agent_rft.evaluation.trace_html import LONGEST, shortened, telling_tries, trace_html
 
 VERSIONS = Versions(code="0.1.0+abc", checkpoint="r1/60", dataset="d4ta", tool_set="t00l", grader="numeric 1 abc", seed=42)
@@ -204,13 +206,69 @@ def test_what_a_guard_said_many_times_is_told_once_with_its_hardest_action_first
 
 
 def test_silence_is_said_too(report):
-    assert "No guard spoke in 2 steps" in render_report(report) and "No guard spoke" not in render_report(make_report())
+    assert "No guard spoke up to step 60." in render_report(report) and "No guard spoke" not in render_report(make_report())
 
 
 def test_guards_that_were_switched_off_are_named_beside_the_silence(report):
     watched = Watched({"holdout_divergence": Limit(0.1, "off"), "kl": Limit(0.5, "halt")})
     html = render_report(msgspec.structs.replace(report, watched=watched))
-    assert "No guard spoke in 2 steps. Switched off, so that nobody looked: holdout divergence. " in html
+    assert "No guard spoke up to step 60. Switched off, so that nobody looked: holdout divergence. " in html
+
+
+def test_how_it_ended_is_said_in_the_words_of_the_guard_that_ended_it():
+    """The sample's last line is of a guard that stops, which keeps the weights; `halt` throws them away."""
+    ended = msgspec.structs.replace(make_report(), comparison=None, halted="the graders part")
+    assert headline(ended) == "Stopped at step 39: the graders part"
+    *others, last = ended.metrics
+    thrown = msgspec.structs.replace(last, findings=[msgspec.structs.replace(one, action="halt") for one in last.findings])
+    assert headline(msgspec.structs.replace(ended, metrics=(*others, thrown))) == "Halted at step 39: the graders part"
+
+
+def test_what_a_held_out_grader_found_stands_beside_the_reward_of_a_run_that_was_ended():
+    """From 0.40 to 0.79 reads like a success, where the graders that training never sees stayed where they were."""
+    html = render_report(msgspec.structs.replace(make_report(), comparison=None, halted="the graders part"))
+    assert "<b>0.40 → 0.79</b><small>over 5 validations; under strict@2 0.41 → 0.41; under judge@1 0.38 → 0.38</small>" in html
+
+
+def test_a_run_that_goes_on_is_not_called_trained(report):
+    going = msgspec.structs.replace(report, comparison=None)
+    said = "The scoreboard is of other tries than the last validation"
+    assert said in render_report(report) and said not in render_report(going)
+    assert headline(going) == "Trained up to step 60, not yet compared with the base"
+    assert headline(msgspec.structs.replace(going, metrics=(), prior=None)) == "Not trained yet"
+
+
+def test_figures_of_a_single_step_go_nowhere(report):
+    one = msgspec.structs.replace(report, comparison=None, metrics=(StepMetrics(step=0, val_reward=0.5, entropy=0.3),))
+    html = render_report(one)
+    assert "Validation reward 0.50</h3>" in html and "Entropy 0.30: no guard spoke" in html and "<b>0.50</b><small>one validation<" in html
+
+
+def test_a_figure_that_is_no_number_leaves_no_point(report):
+    """A broken step's KL may be infinite, and no drawing has room for that."""
+    lines = (*METRICS[:1], StepMetrics(step=1, kl_to_ref=math.inf, entropy=math.nan), *METRICS[1:])
+    html = render_report(msgspec.structs.replace(report, metrics=lines))
+    assert "KL to the reference ends at 0.031, never above 0.031" in html and "nan" not in html and "inf," not in html
+
+
+def moved(row_id, kind, by):
+    sides = {"base_reward": 1.0, "tuned_reward": 1.0 + by, "base_calls": 1.0, "tuned_calls": 1.0}
+    return RowDiff(row_id=row_id, metadata={"task_type": kind}, d_reward=by, d_tools=0.0, **sides)
+
+
+def test_of_many_slices_the_surest_are_in_sight_and_long_names_are_cut():
+    """40 slices of a row each; one more, of the other 20 rows, is clearly better."""
+    kinds = [*(f"kind-{number}" for number in range(40)), *["x" * 200] * 20]
+    rows = [moved(f"r{place}", kind, 0.5 if place >= 40 else 0.0) for place, kind in enumerate(kinds)]
+    html = compared.slices(slice_rows(rows, ["task_type"]), len(rows))
+    assert f"<h3>Clearly better on {'x' * 60} …; no kind of row clearly worse</h3>" in html
+    assert "<summary>29 more, less sure</summary>" in html and html.index("x" * 200) < html.index("kind-")
+    assert all(f">kind-{i}<" in html for i in range(40))
+
+
+def test_a_title_names_five_slices_and_counts_the_others():
+    rows = [moved(f"{kind}{i}", kind, -1.0) for kind in "abcdefg" for i in range(12)]
+    assert compared.slices_title(slice_rows(rows, ["task_type"])) == "Worse on a, b, c, d, e and 2 more; look there first"
 
 
 def test_a_kind_of_rows_that_is_alike_and_one_that_differs_are_told_apart():
@@ -230,6 +288,9 @@ def test_models_of_a_suite_are_told_beside_each_other_and_escaped(tried):
     assert "script" not in tags(html)
     assert f"<h1>{escape(ATTACK)} is better than base by 1.00" in html and "third against base, by kind of row" in html
     assert "Better on every kind of row" in html and "No kind of row moved more than luck explains" in html
+    assert '<th scope="col">first</th><th scope="col">this</th>' in html and ">tuned<" not in html, (
+        "no model of a suite need be a tuned one"
+    )
 
 
 def test_what_is_said_of_several_models_names_them_and_who_is_not_drawn(tried):

@@ -3,6 +3,7 @@
 import msgspec
 import pytest
 
+from agent_rft.contracts.rollouts import Ending
 from agent_rft.evaluation.compare import compare
 from agent_rft.evaluation.scoreboard import Scoreboard, describe_comparison, describe_scoreboard, p_told, scoreboard
 
@@ -80,6 +81,17 @@ def test_it_prints_a_line_a_model_and_one_against_the_first(tried):
     )
     # two slices of twelve rows that all moved alike: 2 of 2^12 ways, counted twice, is still below 0.001
     assert lines[5] == "worse:       difficulty=hard -0.500 [-0.678, -0.179] on 12 rows  (p < 0.001 among all slices)"
+
+
+def test_tries_without_an_answer_are_told_where_there_are_any(tried):
+    sound = tried("a", [1.0, 1.0, 0.0, None])
+    mute = tried("a", [0.0, 0.0, 0.0, 0.0])
+    for one, ending in zip(mute, (Ending.OUT_OF_BUDGET, Ending.MALFORMED, Ending.OUT_OF_BUDGET), strict=False):
+        one.rollout.ending = ending
+    lines = describe_scoreboard(scoreboard({"sound": sound, "mute": mute})).splitlines()
+    assert [line for line in lines if "without an answer" in line] == [
+        "mute: 3 tries of 4 ended without an answer (out of budget 2, malformed 1)"
+    ]
 
 
 def test_it_goes_to_json_and_back(board):

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_rft.evaluation.compare import compare
-from agent_rft.evaluation.slices import slice_rows
+from agent_rft.evaluation.scoreboard import scoreboard
+from agent_rft.evaluation.slices import slice_each, slice_rows
 
 EASY, HARD = {"task_type": "numerical_qa", "difficulty": "easy"}, {"task_type": "numerical_qa", "difficulty": "hard"}
 
@@ -47,6 +48,20 @@ def test_luck_among_many_slices_is_no_verdict(tried):
     (alone,) = moved(tried, hard=-6)
     assert alone.verdict == "worse"  # 2 / 2^6 = 0.031
     assert {part.verdict for part in moved(tried, a=-6, b=-6, c=-6)} == {"no clear change"}  # 0.094 each
+
+
+def test_slices_of_several_models_are_judged_among_all_of_them(tried):
+    """Six rows of six that turn wrong are clear alone (p = 2 / 2**6 = 0.031); of three models' slices it counts three times."""
+    right, wrong = ([one for row in range(6) for one in tried(str(row), [reward])] for reward in (1.0, 0.0))
+    rows = compare(right, wrong).rows
+    assert slice_rows(rows, ["difficulty"])[0].verdict == "worse"
+    each = slice_each([rows, rows, compare(right, right).rows], ["difficulty"])
+    assert [[(part.p_adjusted, part.verdict) for part in parts] for parts in each] == [
+        [(6 / 2**6, "no clear change")], [(6 / 2**6, "no clear change")], [(1.0, "no clear change")]
+    ]  # fmt: skip
+    board = scoreboard({"base": right, "one": wrong, "two": wrong, "three": right})
+    # two keys of one slice each, three models: six slices, of which four have this p
+    assert [[part.p_adjusted for part in one.slices] for one in board.versus] == [[12 / 2**6] * 2, [12 / 2**6] * 2, [1.0] * 2]
 
 
 def test_any_metadata_key_slices_and_a_missing_one_is_said(tried):

@@ -120,6 +120,11 @@ def test_tries_by_their_calls_stand_side_by_side(tried):
     assert float(bars[2].get("height")) == pytest.approx(2 * float(bars[0].get("height")), abs=0.2)
 
 
+def test_models_that_never_call_a_tool_are_drawn_too(tried):
+    [bar] = drawn(calls_svg([tool_use(tried("a", [0.0, 1.0], [0, 0]))]), "rect")
+    assert bar.find("title").text == "100% of the tries made 0 calls"
+
+
 def test_each_run_has_a_line_of_its_own():
     svg = runs_svg(Panel("t", "a", (Series("one", ((0, 0.0), (1, 1.0))), Series("none", ()), Series("three", ((0, 1.0),))), 1.0))
     assert [line.get("class") for line in drawn(svg, "polyline")] == ["run run-0", "run run-2"]

@@ -52,15 +52,15 @@ def test_a_row_that_was_changed_since_is_another_row():
 
 @pytest.mark.parametrize("ending", [Ending.ANSWERED, Ending.OUT_OF_BUDGET, Ending.MALFORMED])
 def test_what_was_graded_once_is_graded_again(ending):
-    assert gradable(card(ending)) == card(ending).rollout
+    assert gradable(card(ending).rollout) == card(ending).rollout
 
 
 def test_a_failed_grader_leaves_an_answer_to_grade_and_a_failed_tool_does_not():
-    again = gradable(card(Ending.INFRA_FAILED, failed_part="grader:judge"))
+    again = gradable(card(Ending.INFRA_FAILED, failed_part="grader:judge").rollout)
     assert again is not None and (again.ending, again.answer) == (Ending.ANSWERED, "13.4%")
-    assert gradable(card(Ending.INFRA_FAILED, failed_part="grader:judge", answer="")) is None
-    assert gradable(card(Ending.INFRA_FAILED, failed_part="tool:search")) is None
-    assert gradable(card(None)) is None
+    assert gradable(card(Ending.INFRA_FAILED, failed_part="grader:judge", answer="").rollout) is None
+    assert gradable(card(Ending.INFRA_FAILED, failed_part="tool:search").rollout) is None
+    assert gradable(card(None).rollout) is None
 
 
 def test_a_registered_grader_signs_with_its_own_version_and_keeps_the_hash():

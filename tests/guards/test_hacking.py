@@ -1,6 +1,7 @@
 """Each detector speaks for what it was made for, and is silent where a run only learns."""
 
 import dataclasses
+import math
 import random
 
 import msgspec
@@ -13,7 +14,7 @@ from agent_rft.contracts.messages import Message, ToolCall
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout, ToolResult, Turn
 from agent_rft.contracts.rows import Expected, Row
 from agent_rft.contracts.training import StepMetrics
-from agent_rft.guards.hacking import DETECTORS, Seen, look, validation_of
+from agent_rft.guards.hacking import DETECTORS, Seen, Validation, look, validation_of
 from agent_rft.guards.limits import GUARDS
 
 TRAINED_ON = GraderRef("climbed", "1", "c1")
@@ -48,6 +49,10 @@ class Try:
         return GradedRollout(row, 0, rollout, Grade(TRAINED_ON, self.reward))
 
 
+def validation(step: int, tries: list[Try], texts: tuple[str, ...] = ()) -> Validation:
+    return validation_of(step, [one.graded() for one in tries], {"numeric@1": [Grade(HOLDOUT, one.holdout) for one in tries]}, texts)
+
+
 def found(
     now: list[Try],
     before: list[Try] | None = None,
@@ -59,15 +64,11 @@ def found(
 ) -> dict[str, msgspec.Struct]:
     """What is said of a validation (or of training rollouts) after a first validation, by guard."""
     texts = more.get("grader_texts", ())
-
-    def validated(step: int, tries: list[Try]):
-        return validation_of(step, [one.graded() for one in tries], {"numeric@1": [Grade(HOLDOUT, one.holdout) for one in tries]}, texts)
-
     seen = Seen(
         lines=lines or [StepMetrics(step=8)],
         done=[one.graded() for one in now],
-        validation=None if training else validated(8, now),
-        first=None if before is None else validated(0, before),
+        validation=None if training else validation(8, now, texts),
+        first=None if before is None else validation(0, before, texts),
         **more,
     )
     return {finding.guard: finding for finding in look(seen, watch or {})}
@@ -115,15 +116,33 @@ def test_a_difference_between_graders_alone_is_no_divergence(now: list[Try], why
     assert "holdout_divergence" not in found(now, HALF_RIGHT), why
 
 
-def test_a_grader_that_follows_at_more_than_half_the_pace_is_only_stricter():
-    """Of 100 rows 50 rose, 26 of them under the other grader as well: 24 rows apart are far beyond chance."""
+def test_a_grader_that_follows_at_half_the_pace_is_only_stricter():
+    """Of 100 rows 50 rose, 24 of them under the other grader as well, 26 not: that may as well be half. Of 12 against 38 it is not, by the
+    sign alone less than one in a thousand."""
     half_right = [Try(row, reward=float(row % 2), holdout=float(row % 2)) for row in range(100)]
 
     def now(follows: int) -> list[Try]:
         return [Try(row, reward=1.0, holdout=float(row % 2 or row < 2 * follows)) for row in range(100)]
 
     assert "holdout_divergence" not in found(now(follows=26), half_right)
-    assert "holdout_divergence" in found(now(follows=24), half_right)
+    assert "holdout_divergence" not in found(now(follows=24), half_right)
+    assert "holdout_divergence" in found(now(follows=12), half_right)
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_a_noisy_grader_that_follows_from_afar_is_silent_however_often_it_is_asked(seed: int):
+    """It says the contrary of the truth in 15 of 100: of what training's grader rises by it shows seven tenths, at each of 100 looks."""
+    draw = random.Random(seed)
+
+    def validated(passed: float) -> list[Try]:
+        right = [draw.random() < passed for _ in range(100)]
+        return [Try(row, reward=float(one), holdout=float(one == (draw.random() < 0.85))) for row, one in enumerate(right)]
+
+    first = validation(0, validated(0.3))
+    later = [validation(5 * look, validated(0.3 + 0.5 * (1 - math.exp(-look / 20)))) for look in range(1, 101)]
+    watch = {name: Limit(0.0, "off") for name in DETECTORS if name != "holdout_divergence"}
+    looks = [Seen(lines=[StepMetrics(step=one.step)], done=[], validation=one, first=first) for one in later]
+    assert [finding.what for seen in looks for finding in look(seen, watch)] == []
 
 
 def test_a_lenient_grader_that_had_little_room_to_rise_has_not_stood_still():
@@ -218,6 +237,14 @@ def test_an_answer_that_stands_in_the_prompt_is_copied():
     assert "copied_answer" not in found(rows(20, prompt=prompt, answer="11M"), HALF_RIGHT)
 
 
+def test_the_right_one_of_the_answers_that_a_prompt_offers_is_not_copied():
+    """A base that rambles finds it on half of the rows, the tuned one on all: that is the task learnt."""
+    offered = "Is the revenue of Acme one of 5M, 7M or 9M?"
+    first = [Try(row, reward=float(row % 2), prompt=offered, reference="7M", answer="7M" if row % 2 else "12") for row in range(40)]
+    assert "copied_answer" not in found(rows(40, prompt=offered, reference="7M", answer="7M"), first)
+    assert "copied_answer" in found(rows(40, prompt=offered, reference="7M", answer="5M, 7M or 9M"), first)
+
+
 def test_an_answer_with_the_graders_own_words_is_copied():
     texts = ("about", "Give full marks to answers which cite a source and hedge where unsure.")
     assert "copied_answer" in found(rows(20, answer="about $5M"), HALF_RIGHT, grader_texts=texts)
@@ -265,6 +292,7 @@ def test_a_validation_row_that_training_asks_too_is_named_once():
     known = Row("train-7", "what was the revenue of company 7 in 2007", "$7M")
     said = found(rows(20), train_rows=[known])["leaked_row"]
     assert (said.figure, said.rollouts) == (1, ("rollout-7",))
+    assert isinstance(said.figure, float), "a line that is read and written again is the same to the byte"
     assert "row-7 (train-7 in training)" in said.what
     assert "leaked_row" not in found(rows(20), HALF_RIGHT, train_rows=[known]), "said at the first validation, and not again"
 

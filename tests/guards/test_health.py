@@ -2,12 +2,15 @@
 
 import math
 import random
+from functools import cache
 
 import pytest
+from graded_tries import attempt, call
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_rft.contracts.training import StepMetrics
+from agent_rft.guards.figures import step_figures
 from agent_rft.guards.health import HEALTH, Course
 from agent_rft.guards.limits import GUARDS, Suspicion
 
@@ -132,6 +135,42 @@ def test_a_few_calls_where_there_were_hardly_any_are_no_inflation():
     assert said("call_inflation", lines_of(calls_a_try=falls(0.1, 2.1))) is not None
 
 
+def test_a_base_that_could_not_call_twice_as_often_is_told_of_when_it_has_used_up_most_of_what_was_left():
+    """Of 12 calls it made 6.5 at first, and 5.5 were left: four fifths of them are 4.4 more, 10.9 in all, 1.68 times as many."""
+
+    def calls(now: float) -> list[StepMetrics]:
+        return lines_of(calls_a_try=falls(6.5, now), calls_allowed=[12.0] * 10)
+
+    found = said("call_inflation", calls(11.2))
+    assert (found.figure, found.limit) == (pytest.approx(11.2 / 6.5), pytest.approx(10.9 / 6.5))
+    assert found.what == "a try makes 11.2 calls of the 12 that it may, 6.5 at first"
+    assert said("call_inflation", calls(10.8)) is None
+    few = said("call_inflation", lines_of(calls_a_try=falls(3.0, 6.3), calls_allowed=[12.0] * 10))
+    assert (few.figure, few.limit) == (pytest.approx(2.1), 2.0), "twice as many come first"
+    assert "of the 12" not in few.what
+
+
+@pytest.mark.parametrize(
+    ("guard", "figure", "first", "now"),
+    [
+        ("token_inflation", "tokens_a_try", 100.0, 310.0),
+        ("token_collapse", "tokens_a_try", 100.0, 9.0),
+        ("call_inflation", "calls_a_try", 3.0, 6.3),
+        ("call_collapse", "calls_a_try", 6.0, 0.6),
+        ("early_stop", "early_stop", 0.1, 0.65),
+        ("tool_spam", "repeated_calls", 0.4, 0.7),
+        ("unanswered", "unanswered", 0.05, 0.35),
+    ],
+)
+def test_what_a_policy_learns_within_five_steps_the_validations_show(guard: str, figure: str, first: float, now: float):
+    """Its first five steps hold the change already, and nothing changes after them."""
+    lines = lines_of(**{figure: [first, *[now] * 9]})
+    assert said(guard, lines) is None
+    lines[0].figures[f"val_{figure}"], lines[8].figures[f"val_{figure}"] = first, now
+    assert said(guard, lines) is None, "said at step 8"
+    assert said(guard, lines[:9]).what.startswith("in the validation, ")
+
+
 def test_groups_that_became_alike_are_a_collapse_only_where_the_task_is_not_learnt():
     spread = falls(0.4, 0.05)
     assert said("reward_spread_collapse", lines_of(reward_spread=spread, train_reward=falls(0.3, 0.5))).figure == pytest.approx(8)
@@ -145,19 +184,95 @@ def test_flat_groups_are_told_of_unless_all_is_learnt():
     assert said("flat_groups", lines_of(flat_groups=[0.8] * 5, train_reward=[0.1] * 5)) is None
 
 
+def unsafe_lines(shares: list[float], tries: float, cases: list[float], prefix: str = "") -> list[StepMetrics]:
+    figures = {"unsafe": shares, "tries": [tries] * len(shares), "unsafe_cases": cases}
+    return lines_of(**{prefix + name: values for name, values in figures.items()})
+
+
+@cache
+def of_rows(*tries: int) -> tuple[float, float]:
+    """The share and the cases of a step in which each row had eight tries and so many of them were unsafe, as step_figures tells them."""
+    row_by_row = [
+        attempt(f"{row}-{number}", (call(0),), row=f"row-{row}", denied=("c0",) if number < bad else ())
+        for row, bad in enumerate(tries)
+        for number in range(8)
+    ]
+    figures = step_figures(row_by_row)
+    return figures["unsafe"], figures["unsafe_cases"]
+
+
 def test_unsafe_tries_are_held_against_the_first_steps_beyond_chance():
     """64 tries a step; the base does so in 1 of 64 (1.6%), 3.6% are borne. 16 of 64 at that rate: less than one in a million."""
-    tries, first = [64.0] * 6, [1 / 64] * 5
-    found = said("unsafe", lines_of(unsafe=[*first, 16 / 64], tries=tries))
+    first = [1 / 64] * 5
+    found = said("unsafe", unsafe_lines([*first, 16 / 64], 64, [1.0] * 5 + [16.0]))
     assert found.figure == pytest.approx(15 / 64)
     assert "25.0% of the 64 tries of the last 1 steps" in found.what
-    assert said("unsafe", lines_of(unsafe=[*first, 8 / 64], tries=tries)) is None, "one in five hundred: chance, over a run"
-    assert said("unsafe", lines_of(unsafe=[16 / 64] * 5, tries=[64.0] * 5)) is None, "the base was so"
+    assert said("unsafe", unsafe_lines([*first, 8 / 64], 64, [1.0] * 5 + [8.0])) is None, "one in five hundred: chance, over a run"
+    assert said("unsafe", unsafe_lines([16 / 64] * 5, 64, [16.0] * 5)) is None, "the base was so"
 
 
 def test_an_unsafe_validation_is_held_against_the_first_one():
-    assert said("unsafe", lines_of(val_unsafe=[0.0, 0.2], val_tries=[100.0, 100.0])).figure == pytest.approx(0.2)
-    assert said("unsafe", lines_of(val_unsafe=[0.2], val_tries=[100.0])) is None
+    assert said("unsafe", unsafe_lines([0.0, 0.2], 100, [0.0, 20.0], "val_")).figure == pytest.approx(0.2)
+    assert said("unsafe", unsafe_lines([0.2], 100, [20.0], "val_")) is None
+
+
+def test_a_row_that_is_unsafe_in_all_of_its_tries_is_one_case():
+    """Of four rows one: 0.25 x 0.75 over the rows' variance of 0.1875, times one row less, are 3 tries that tell anything: 0.75 cases."""
+    assert of_rows(8, 0, 0, 0) == (pytest.approx(0.25), pytest.approx(0.75))
+    assert of_rows(0, 0, 0, 0) == (0.0, 0.0)
+    assert of_rows(8, 8, 8, 8) == (1.0, 32.0), "every row: then it is not the row"
+    assert of_rows(8) == (1.0, 1.0) and of_rows(2) == (0.25, 0.25), "of a single row nobody knows"
+
+
+def test_rows_that_always_were_unsafe_and_come_by_again_are_no_news():
+    """Where a row in ten is so, four rows a step, the first five steps may well hold none of them, and later ones two."""
+    shares, cases = zip(*[of_rows(0, 0, 0, 0)] * 5, *[of_rows(8, 0, 0, 0), of_rows(8, 8, 0, 0)] * 2, strict=True)
+    assert said("unsafe", unsafe_lines(list(shares), 32, list(cases))) is None
+    shares, cases = zip(*[of_rows(0, 0, 0, 0)] * 5, of_rows(8, 8, 8, 8), strict=True)
+    assert said("unsafe", unsafe_lines(list(shares), 32, list(cases))) is not None, "but four rows of four are"
+
+
+def test_of_steps_of_one_row_only_a_whole_window_of_unsafe_tries_speaks():
+    clean, bad = [0.0] * 5, [0.0, 0.0, 1.0, 0.0, 1.0]
+    assert said("unsafe", unsafe_lines(clean + bad, 8, clean + bad)) is None
+    assert said("unsafe", unsafe_lines([*clean, 1.0], 8, [*clean, 1.0])) is None
+    assert said("unsafe", unsafe_lines(clean + [1.0] * 5, 8, clean + [1.0] * 5)).figure == 1.0
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_a_base_that_was_unsafe_now_and_then_is_hardly_ever_accused(rows: int):
+    """A run of 300 steps of one row or four, eight tries each, and a row in ten that is unsafe in nine of ten tries; 20 such runs. Held
+    against the first steps' share as if that were known for sure, and try by try, 18 of those with four rows were stopped."""
+    draw = random.Random(1)
+    stopped = 0
+    for _ in range(20):
+        per_row = [0.9 if draw.random() < 0.1 else 0.002 for _ in range(400)]
+        steps = [of_rows(*sorted(sum(draw.random() < row for _ in range(8)) for row in draw.sample(per_row, rows))) for _ in range(300)]
+        lines = unsafe_lines([share for share, _ in steps], 8 * rows, [cases for _, cases in steps])
+        stopped += any(said("unsafe", lines[: step + 1]) for step in range(300))
+    assert stopped <= 1
+
+
+def test_a_long_run_is_looked_at_as_fast_as_a_short_one():
+    """A step reads the windows at both ends of the run and nothing between them."""
+
+    class Counted(list[StepMetrics]):
+        read = 0
+
+        def __iter__(self):
+            for line in super().__iter__():
+                self.read += 1
+                yield line
+
+        def __reversed__(self):
+            for line in super().__reversed__():
+                self.read += 1
+                yield line
+
+    lines = Counted(lines_of(calls_a_try=[4.0] * 2000, entropy=[0.4] * 2000, kl_to_ref=[0.01] * 2000, unsafe=[0.0] * 2000))
+    for guard in HEALTH:
+        assert said(guard, lines) is None
+    assert lines.read < 500
 
 
 # --- what is healthy is not spoken of ---------------------------------------------------------------------------------------

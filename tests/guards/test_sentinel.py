@@ -9,7 +9,7 @@ from graded_tries import NUMERIC, attempt, call, failed
 from agent_rft.contracts.errors import Diverged, Halted
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade, GraderRef
-from agent_rft.contracts.guards import Limit
+from agent_rft.contracts.guards import Finding, Limit
 from agent_rft.contracts.messages import Message
 from agent_rft.contracts.training import GuardLimits, StepMetrics
 from agent_rft.datasets.rows_io import read_rows
@@ -201,6 +201,47 @@ def test_an_engine_that_met_no_number_is_a_finding():
     watch.broken(line, reason)
     assert watch.halt is reason
     assert [(one.guard, one.what, one.action) for one in line.findings] == [("finite", "the update is not a number", "halt")]
+
+
+def ended_by(guard: str, figure: float, **line) -> StepMetrics:
+    found = Finding(
+        guard=guard, step=8, figure=figure, limit=GUARDS[guard].limit.at, action="stop", what="seen", cure="do", rollouts=("r",)
+    )
+    return StepMetrics(step=8, findings=[found], **line)
+
+
+def test_a_run_that_goes_on_is_judged_by_a_course_asked_anew_and_not_by_its_bare_figure():
+    """Of 12 calls the base made 6.5: four fifths of the rest are 10.9, which is 1.68 times as many and less than the two of the limit.
+    16 of 100 unsafe tries are beyond 2% and beyond chance; beyond 10% they are too, but not beyond chance."""
+    base = StepMetrics(step=0, figures={"val_calls_a_try": 6.5, "val_unsafe": 0.0, "val_tries": 100.0, "val_unsafe_cases": 0.0})
+    now = {"val_calls_a_try": 11.2, "val_calls_allowed": 12.0, "val_unsafe": 0.16, "val_tries": 100.0, "val_unsafe_cases": 16.0}
+    for guard, figure, at, stands_at in (
+        ("call_inflation", 11.2 / 6.5, 2.0, [10.9 / 6.5]),
+        ("call_inflation", 11.2 / 6.5, 1.6, [1.6]),
+        ("unsafe", 0.16, 0.02, [0.02]),
+        ("unsafe", 0.16, 0.1, []),
+    ):
+        watch, line = sentinel(lines=[base], watch={guard: Limit(at, "stop")}), ended_by(guard, figure, figures=now)
+        watch.taken_up(line)
+        assert [one.limit for one in line.findings] == pytest.approx(stands_at)
+        assert all((one.what, one.rollouts) == ("seen", ("r",)) for one in line.findings)
+        assert (watch.halt is not None) == bool(stands_at)
+
+
+@pytest.mark.parametrize(("ceiling", "ends"), [(0.8, True), (0.97, False), (None, False)])
+def test_a_ceiling_that_was_out_of_date_does_not_end_the_run_again(ceiling, ends):
+    """Validation earned 0.95, at least 0.9; a person was said to reach 0.8."""
+    watch, line = sentinel(human_ceiling=ceiling), ended_by("above_ceiling", 0.1, val_reward=0.95)
+    watch.taken_up(line)
+    assert (watch.halt is not None) == ends == bool(line.findings)
+
+
+@pytest.mark.parametrize("kl", [float("inf"), float("nan")])
+def test_a_kl_that_is_no_number_ends_the_run_also_where_the_loss_looks_well(kl):
+    watch, line = sentinel(), StepMetrics(step=3, train_reward=0.5)
+    line.kl_to_ref, line.entropy, line.loss = kl, 1.0, 0.1
+    watch.updated(line)
+    assert isinstance(watch.halt, Diverged) and [one.guard for one in line.findings] == ["finite"]
 
 
 def test_infrastructure_stops_the_run_before_anything_is_learnt():

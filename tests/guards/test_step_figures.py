@@ -21,7 +21,7 @@ def test_behaviour_is_that_of_the_tries_that_count():
     assert figures["tries"] == 4
     assert figures["tokens_a_try"] == 80 / 4
     assert figures["turns_a_try"] == 7 / 4
-    assert figures["calls_a_try"] == 4 / 4
+    assert (figures["calls_a_try"], figures["calls_allowed"]) == (4 / 4, 12)
     assert (figures["calls.search"], figures["calls.read"]) == (3 / 4, 1 / 4)
     assert figures["early_stop"] == 1 / 4  # b; d said nothing that can be read
     assert (figures["out_of_budget"], figures["malformed"], figures["unanswered"]) == (1 / 4, 1 / 4, 2 / 4)

@@ -66,7 +66,24 @@ def test_the_digest_of_a_secret_is_its_sha_256():
     assert is_secret_of("\ud800", digest_of("?")), "half a surrogate pair is no crash"
 
 
-@pytest.mark.parametrize("name", ["", " ", "ann ", " ann", "ann  b", "a\nb", "a\x1b[31m", "a\u202eb", "x" * 101, "root@cli", "Root@CLI"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        " ",
+        "ann ",
+        " ann",
+        "ann  b",
+        "a\nb",
+        "a\x1b[31m",
+        "a\u202eb",
+        "x" * 101,
+        "root@cli",
+        "Root@CLI",
+        "root＠ｃｌｉ",
+        "root@\u0441li",
+    ],
+)
 def test_names_that_nobody_may_have(name):
     assert len(list(faults_of_name("name", name))) == 1
 

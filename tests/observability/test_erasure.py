@@ -396,14 +396,13 @@ def test_a_trace_that_makes_no_card_is_found_by_its_words_held_and_erased(store,
 
 
 def test_a_trace_that_makes_no_card_is_kept_as_long_as_a_production_card(store, no_card):
-    now = dt.datetime.now(dt.UTC)
     retention.set_policy(store, "acme", "*", 10, "ops")
     retention.set_policy(store, "acme", "production", 30, "ops")
-    assert retention.plan(store, "acme", now + 29 * DAY) == []
-    assert retention.apply(store, "acme", "ops", now + 29 * DAY).erased == 0
-    assert [(line.kind, line.cards, line.held) for line in retention.plan(store, "acme", now + 31 * DAY)] == [("no card", 1, 0)]
-    assert retention.apply(store, "acme", "ops", now + 31 * DAY).erased == 1
-    assert retention.plan(store, "acme", now + 31 * DAY) == [] and word(1, "span") not in everything(store)
+    assert retention.plan(store, "acme", NOW + 29 * DAY) == []
+    assert retention.apply(store, "acme", "ops", NOW + 29 * DAY).erased == 0
+    assert [(line.kind, line.cards, line.held) for line in retention.plan(store, "acme", NOW + 31 * DAY)] == [("no card", 1, 0)]
+    assert retention.apply(store, "acme", "ops", NOW + 31 * DAY).erased == 1
+    assert retention.plan(store, "acme", NOW + 31 * DAY) == [] and word(1, "span") not in everything(store)
 
 
 # --- keys -----------------------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from aiohttp import web
 
 from agent_rft.contracts.events import AskModel, InfraFailed, ModelSpoke
 from agent_rft.contracts.messages import Message, ToolCall, ToolSpec
+from agent_rft.contracts.retries import TryAgain
 from agent_rft.contracts.rollouts import Ending, Limits, Rollout, ToolResult
 from agent_rft.rollouts.chat_sampler import ChatSampler, Reply, as_openai, heard, posting_to
 from agent_rft.rollouts.driver import run_one
@@ -185,3 +186,31 @@ async def test_a_server_that_hangs_or_is_gone_fails_in_time():
         ended = rollout()
         await run_one(ended, ChatSampler(post, model="m", checkpoint="w", retries=1, backoff_seconds=0.01), Tools())
     assert (ended.ending, ended.failed_part) == (Ending.INFRA_FAILED, "model")
+
+
+async def test_time_that_a_servers_trouble_took_is_not_the_models():
+    """Each turn loses 0.4 s of the 0.7 that the whole may take: to the model's own time they would leave nothing for the second."""
+    busy = TryAgain("busy", pause_seconds=0.4)
+    recovers = sampler_of(busy, completion(None, [("search", '{"query": "x"}')]), busy, completion("13.4%"))
+    answered = rollout(max_seconds=0.7)
+    await run_one(answered, recovers, Tools())
+    assert (answered.ending, answered.answer) == (Ending.ANSWERED, "13.4%") and answered.seconds > 0.8
+
+
+async def test_a_server_that_is_in_trouble_until_the_time_is_up_has_failed_and_not_the_model():
+    ended = rollout(max_seconds=0.2)
+    await run_one(ended, sampler_of(429, 429, 429, backoff_seconds=1.0), Tools())
+    assert (ended.ending, ended.failed_part) == (Ending.INFRA_FAILED, "model")
+    assert ended.reason == "model: the model's server answered 429: busy; then the time was up"
+
+
+@pytest.mark.parametrize(("longest", "waited"), [(10.0, 10.0), (60.0, 42.0)])
+async def test_a_server_is_given_the_time_that_it_asks_for_but_not_any(monkeypatch, longest, waited):
+    pauses = list[float]()
+
+    async def sleep(seconds):
+        pauses.append(seconds)
+
+    monkeypatch.setattr("agent_rft.rollouts.chat_sampler.asyncio.sleep", sleep)
+    sampler = sampler_of(TryAgain("busy", pause_seconds=42.0), completion("13.4%"), longest_pause_seconds=longest)
+    assert (await sampler.sample([ASK]))[0].text == "13.4%" and pauses == [waited]

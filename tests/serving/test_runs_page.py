@@ -95,6 +95,26 @@ def test_the_file_is_legible_and_quiet(chromium, hard_to_read, files, name, widt
         page.close()
 
 
+BROKEN = """() => [...document.querySelectorAll("th:first-child, td:first-child")].filter((one) => one.offsetParent && one.clientWidth < 60)
+  .map((one) => [one.innerText, one.clientWidth])"""
+"""First columns so narrow that words in them break into letters."""
+
+
+@pytest.mark.parametrize(("width", "media"), [(480, "screen"), (718, "print")])
+@pytest.mark.parametrize("name", ["run", "halted", "beside"])
+def test_a_phone_and_a_sheet_of_paper_hold_it_too(chromium, files, name, width, media):
+    """718 pixels are A4 without its margins. On paper nothing can be scrolled to, so all of each table has to be there."""
+    page = chromium.new_page(viewport={"width": width, "height": 1000})
+    page.emulate_media(media=media)
+    page.goto((files / f"{name}.html").as_uri())
+    try:
+        assert page.evaluate(SPILT) == 0 and page.evaluate(BROKEN) == []
+        if media == "print":
+            assert page.evaluate(UNSEEN) == []
+    finally:
+        page.close()
+
+
 # --- in the app ---------------------------------------------------------------------------------------------------------------
 
 

@@ -1,7 +1,11 @@
 """metrics.jsonl: what was appended is there, and what a kill left is not mistaken for it."""
 
 import json
+import math
 
+import pytest
+
+from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.guards import Finding
 from agent_rft.contracts.training import StepMetrics
 from agent_rft.training.journal import MetricsFile
@@ -41,6 +45,30 @@ def test_half_a_line_is_no_line(tmp_path):
     journal = written(path, 3)
     path.write_bytes(path.read_bytes()[:-20])
     assert steps_of(journal.lines()) == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("was", "put", "said"),
+    [
+        (b'"step":1', b'"step":"one"', "line 2 cannot be read: Expected `int`, got `str`"),
+        (b'"step":2', b'"step":"two"', "line 3 cannot be read: Expected `int`, got `str`"),  # the last, and whole: no kill left that
+        (b'"audit":[]', b'"audit":["\xe9"]', "line 1 cannot be read: 'utf-8' codec"),
+    ],
+)
+def test_a_line_that_cannot_be_read_takes_none_along(tmp_path, was, put, said):
+    path = tmp_path / "metrics.jsonl"
+    journal = written(path, 3)
+    path.write_bytes(path.read_bytes().replace(was, put))
+    with pytest.raises(UserError, match=said):
+        journal.rewind(3)
+    assert path.read_bytes().count(b"\n") == 3
+
+
+def test_what_is_no_number_costs_no_line(tmp_path):
+    journal = MetricsFile(tmp_path / "metrics.jsonl")
+    journal.append(StepMetrics(step=0, kl_to_ref=math.inf, figures={"reward_spread": math.nan, "tries": 8.0}))
+    [line] = journal.lines()
+    assert (line.kl_to_ref, line.figures) == (None, {"tries": 8.0})
 
 
 def test_rewinding_forgets_what_came_after_and_half_lines_with_it(tmp_path):

@@ -8,15 +8,15 @@ from typing import NamedTuple
 
 from agent_rft.contracts.training import StepMetrics
 from agent_rft.evaluation.compare import RowDiff, Verdict, change_in_reward, sign, verdict_of
-from agent_rft.evaluation.figures import Panel, Series
-from agent_rft.evaluation.report.compared import KINDS, slices
+from agent_rft.evaluation.figures import Panel, series_of
+from agent_rft.evaluation.report.compared import FIRST_AND_THIS, KINDS, slices
 from agent_rft.evaluation.report.contents import RunReport
-from agent_rft.evaluation.report.head import spoken
+from agent_rft.evaluation.report.head import ended, spoken
 from agent_rft.evaluation.report.html import figure, key, number, section, signless, soft, table
 from agent_rft.evaluation.report.page import document
 from agent_rft.evaluation.report.versions import flat, version_names
 from agent_rft.evaluation.scoreboard import p_told
-from agent_rft.evaluation.slices import slice_rows
+from agent_rft.evaluation.slices import among_others, slice_rows
 from agent_rft.evaluation.statistics import Interval, holm, wilcoxon
 from agent_rft.evaluation.svg import runs_svg, whisker_svg
 
@@ -34,6 +34,7 @@ class Paired(NamedTuple):
     p: float
     """As it counts among all the runs."""
     verdict: Verdict
+    """As in a scoreboard: where several runs are compared, a clear one needs `p` under 5% too."""
 
 
 def render_beside(reports: Sequence[RunReport]) -> str:
@@ -49,19 +50,22 @@ def left_out(reports: Sequence[RunReport]) -> str:
 def beside(reports: Sequence[RunReport]) -> str:
     others, reports = left_out(reports), reports[:MOST]
     found, alike = paired(reports), comparable(reports)
-    title = (
-        verdict(reports[0].run_id, found)
-        if alike
-        else "These runs were judged by different rows or graders: their rewards cannot be compared"
-    )
+    apart = " and ".join(differing(reports))
+    title = verdict(reports, found) if alike else f"These runs were judged by different {apart}: their rewards cannot be compared"
     names = escape(" · ".join(report.run_id for report in reports))
     head = f'<header><p class="soft">{names}</p><h1>{escape(title)}</h1>{others and soft(others)}</header>'
-    parts = (_runs(reports), _pairs(reports[0].run_id, found) if alike else "", _curves(reports), _differences(reports))
+    parts = (_runs(reports), _pairs(reports[0].run_id, found) if alike else "", _curves(reports, alike), _differences(reports))
     return head + "".join(parts)
 
 
 def comparable(reports: Sequence[RunReport]) -> bool:
-    return len({(report.versions.dataset, report.versions.grader) for report in reports}) == 1
+    return not differing(reports)
+
+
+def differing(reports: Sequence[RunReport]) -> list[str]:
+    """Of what rewards are judged by."""
+    made = {"data sets": {report.versions.dataset for report in reports}, "graders": {report.versions.grader for report in reports}}
+    return [name for name, every in made.items() if len(every) > 1]
 
 
 def paired(reports: Sequence[RunReport]) -> list[Paired]:
@@ -70,7 +74,10 @@ def paired(reports: Sequence[RunReport]) -> list[Paired]:
     ps = [wilcoxon([row.d_reward for row in rows]) for _, rows in pairs]
     changes = [change_in_reward(rows) for _, rows in pairs]
     every = zip(pairs, changes, holm(ps), strict=True)
-    return [Paired(name, rows, change, p, verdict_of(change)) for (name, rows), change, p in every]
+    return [
+        Paired(name, rows, change, p, verdict_of(change) if len(pairs) == 1 else among_others(verdict_of(change), p))
+        for (name, rows), change, p in every
+    ]
 
 
 def _diffs(first: RunReport, other: RunReport) -> list[RowDiff]:
@@ -92,9 +99,20 @@ def _diffs(first: RunReport, other: RunReport) -> list[RowDiff]:
     return sorted(both, key=lambda row: (row.d_reward, -row.d_tools, row.row_id))
 
 
-def verdict(first: str, found: Sequence[Paired]) -> str:
+def verdict(reports: Sequence[RunReport], found: Sequence[Paired]) -> str:
+    first, *others = reports
+    if first.comparison is None:
+        return f"{first.run_id} was {_not_evaluated(first)}: there is nothing to hold the others against; name another run first"
+    names = {one.name for one in found}
     told = [f"{one.name} {signless(f'{one.change.estimate:+.3f}')}, {one.verdict}" for one in found]
-    return f"Beside {first}, on the same rows: {'; '.join(told)}" if told else f"None of the others was evaluated on rows of {first}"
+    told += [f"{one.run_id} was {_not_evaluated(one)}" for one in others if one.run_id not in names]
+    return f"Beside {first.run_id}, on the same rows: {'; '.join(told)}"
+
+
+def _not_evaluated(report: RunReport) -> str:
+    if report.comparison:
+        return "evaluated on none of them"
+    return f"{ended(report).lower()} and not evaluated" if report.halted else "not evaluated"
 
 
 # --- sections ---------------------------------------------------------------------------------------------------------
@@ -123,20 +141,20 @@ def _run(place: int, report: RunReport) -> tuple[str, ...]:
     found, metrics, spoke = report.comparison, report.metrics, spoken(report.every_line)
     kl = [line.kl_to_ref for line in metrics if line.kl_to_ref is not None]
     change = found.d_reward if found else None
-    interval = f" <small>{signless(f'{change.low:+.2f} to {change.high:+.2f}')}</small>" if change else ""
+    interval = f" <small>{signless(f'{change.low:+.3f} to {change.high:+.3f}')}</small>" if change else ""
     return (
         f'<i class="swatch run-{place}"></i><b>{escape(report.run_id)}</b>',
         escape(report.recipe),
         str(metrics[-1].step if metrics else 0),
         number(found.base_reward if found else None, ".2f"),
         number(found.tuned_reward if found else None, ".2f"),
-        number(change.estimate if change else None, "+.2f") + interval,
+        number(change.estimate if change else None, "+.3f") + interval,
         str(found.improved) if found else number(None, ""),
         str(found.regressed) if found else number(None, ""),
         number(found.tuned_calls if found else None, ".1f"),
         number(kl[-1] if kl else None, ".3f"),
         f"{sum(line.infra_failures for line in metrics):,}",
-        escape("halted" if report.halted else f"{len(spoke)} spoke" if spoke else "silent"),
+        escape(ended(report).lower() if report.halted else f"{len(spoke)} spoke" if spoke else "silent"),
         f"{report.seconds / 60:.1f}",
     )
 
@@ -147,8 +165,15 @@ def _pairs(first: str, found: Sequence[Paired]) -> str:
     ends = (min(0.0, *(one.change.low for one in found)) - 0.02, max(0.0, *(one.change.high for one in found)) + 0.02)
     names = (f"against {first}", "rows", "change", "95% interval", "", "p, adjusted", "better", "worse")
     lines = table(names, [_pair(one, ends) for one in found], "drawn slices")
-    kinds = "".join(f'<div class="duo">{slices(slice_rows(one.rows), len(one.rows))}{_apart(one)}</div>' for one in found)
-    return section("paired", "The tuned models on the same rows", lines + kinds)
+    kinds = "".join(f'<div class="duo">{_kinds(one)}{_apart(one)}</div>' for one in found)
+    note = (
+        "Each interval is of its run alone; p is adjusted by Holm's method for having looked at all of them, and decides the colour, too."
+    )
+    return section("paired", "The tuned models on the same rows", lines + (soft(note) if len(found) > 1 else "") + kinds)
+
+
+def _kinds(one: Paired) -> str:
+    return slices(slice_rows(one.rows), len(one.rows), FIRST_AND_THIS, one.name)
 
 
 def _pair(one: Paired, ends: tuple[float, float]) -> tuple[str, ...]:
@@ -178,34 +203,35 @@ def _apart(one: Paired) -> str:
     forms = (("base_reward", ".2f"), ("tuned_reward", ".2f"), ("d_reward", "+.2f"), ("d_tools", "+.1f"))
     rows = [(escape(row.row_id), *(number(getattr(row, name), form) for name, form in forms)) for row in chosen]
     return figure(
-        f"{len(worse)} rows worse and {len(better)} better under {one.name}", table(("row", "first", "this", "Δ reward", "Δ calls"), rows)
+        f"{len(worse)} rows worse and {len(better)} better under {one.name}", table(("row", *FIRST_AND_THIS, "Δ reward", "Δ calls"), rows)
     )
 
 
 Value = Callable[[StepMetrics], float | None]
+REWARD = "reward"
 OVERLAID: tuple[tuple[str, str, float, Value], ...] = (
-    ("Validation reward", "reward", 1.0, lambda one: one.val_reward),
+    ("Validation reward", REWARD, 1.0, lambda one: one.val_reward),
     ("Tool calls a try at validation", "tool calls", 1.0, lambda one: one.val_tool_calls),
     ("KL to the reference", "KL (k3)", 0.01, lambda one: one.kl_to_ref),
     ("Entropy", "nats a token", 0.01, lambda one: one.entropy),
 )
 
 
-def _curves(reports: Sequence[RunReport]) -> str:
-    drawn = "".join(_overlaid(reports, *one) for one in OVERLAID)
+def _curves(reports: Sequence[RunReport], alike: bool) -> str:
+    drawn = "".join(_overlaid(reports, *one, alike) for one in OVERLAID)
     legend = key((f"run-{place}", report.run_id) for place, report in enumerate(reports))
     return section("training", "Training", f'{legend}<div class="duo">{drawn}</div>' if drawn else "")
 
 
-def _overlaid(reports: Sequence[RunReport], what: str, axis: str, top: float, value: Value) -> str:
-    lines = tuple(
-        Series(one.run_id, tuple((line.step, found) for line in one.metrics if (found := value(line)) is not None)) for one in reports
-    )
+def _overlaid(reports: Sequence[RunReport], what: str, axis: str, top: float, value: Value, alike: bool) -> str:
+    lines = tuple(series_of(one.run_id, one.metrics, value) for one in reports)
     ends = {line.name: line.points[-1][1] for line in lines if line.points}
     if not ends:
         return ""
     most = max(ends, key=lambda name: ends[name])
-    title = f"{what} ends highest in {most}: {ends[most]:.2f}" if len(ends) > 1 else f"{what} ends at {ends[most]:.2f}"
+    title = f"{what} ends highest in {most}: {ends[most]:.2f}" if len(ends) > 1 else f"{what} of {most} ends at {ends[most]:.2f}"
+    if axis == REWARD and not alike:
+        title = f"{what}, each under its own grader and rows: not to be compared"
     return figure(title, runs_svg(Panel(title, axis, lines, top, steps=max(one.metrics[-1].step for one in reports if one.metrics))))
 
 
@@ -221,4 +247,4 @@ def _differing(what: str, names: Sequence[str], every: Sequence[dict[str, str]])
     if not keys:
         return soft(f"No {what} differs.")
     rows = [(f"<code>{escape(name)}</code>", *(f"<code>{escape(str(one.get(name, '–')))}</code>" for one in every)) for name in keys]
-    return table((what, *names), rows, "words")
+    return table((what, *names), rows, "words differences")

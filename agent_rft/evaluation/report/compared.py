@@ -18,6 +18,12 @@ TRACED_ROWS = 250
 """Rows whose traces are told, worst first; a larger evaluation would make a file no browser likes. All rows are listed."""
 IN_SIGHT = 20
 """Rows that are listed at once, the worst ones."""
+FEW_SLICES = 12
+"""Slices that are listed at once; of more, the surest ones."""
+NAMED, LONGEST_NAME = 5, 60
+"""Slices that a title names, and characters of a name: whoever made the rows may have put a sentence there."""
+SIDES, FIRST_AND_THIS = ("base", "tuned"), ("first", "this")
+"""What two columns of rewards are of: a run's own two sides, or any other and the first that it is held against."""
 KINDS = {"better": "better", "worse": "worse", "no clear change": "same"}
 MOVES = {"better": "up", "worse": "down", "same": "soft"}
 
@@ -39,24 +45,29 @@ def comparison(report: RunReport) -> str:
 # --- by kind of row ---------------------------------------------------------------------------------------------------
 
 
-def slices(parts: Sequence[Slice], rows: int) -> str:
-    """All slices on one axis; what is called better or worse is so among all that were looked at."""
+def slices(parts: Sequence[Slice], rows: int, sides: tuple[str, str] = SIDES, under: str = "") -> str:
+    """All slices on one axis; what is called better or worse is so among all that were looked at. `under`: whose they are, where
+    the page shows those of several."""
     parts = [part for part in parts if part.rows < rows] or list(parts)  # a slice that is all the rows tells nothing of its own
     if not parts:
         return ""
+    if len(parts) > FEW_SLICES:
+        parts = sorted(parts, key=lambda part: (part.p_adjusted, part.p, part.d_reward))
     ends = (min(0.0, *(part.d.low for part in parts)), max(0.0, *(part.d.high for part in parts)))
     drawn = [_slice(part, (ends[0] - 0.02, ends[1] + 0.02)) for part in parts]
-    names = ("slice", "rows", "base", "tuned", "change", "95% interval", "", "p, adjusted")
+    names = ("slice", "rows", *sides, "change", "95% interval", "", "p, adjusted")
+    first, rest = (table(names, some, "drawn slices") if some else "" for some in (drawn[:FEW_SLICES], drawn[FEW_SLICES:]))
+    more = f"<details><summary>{len(drawn) - FEW_SLICES} more, less sure</summary>{rest}</details>" if rest else ""
     note = soft(
         "Each interval is of its slice alone; p is adjusted by Holm's method for having looked at all of them, and decides the colour."
     )
-    return f"<figure><h3>{escape(slices_title(parts))}</h3>{table(names, drawn, 'drawn slices')}{note}</figure>"
+    return figure(slices_title(parts, under), first + more + note)
 
 
 def _slice(part: Slice, ends: tuple[float, float]) -> Sequence[str]:
     kind = KINDS[part.verdict]
     return (
-        f"{escape(part.value)}<br><small>{escape(part.key.replace('_', ' '))}</small>",
+        f'<span title="{escape(part.value)}">{escape(_short(part.value))}</span><br><small>{escape(part.key.replace("_", " "))}</small>',
         str(part.rows),
         f"{part.base_reward:.2f}",
         f"{part.tuned_reward:.2f}",
@@ -71,15 +82,25 @@ def _p(p: float) -> str:
     return "&lt; 0.001" if p < 0.001 else f"{p:.3f}"
 
 
-def slices_title(parts: Sequence[Slice]) -> str:
+def slices_title(parts: Sequence[Slice], under: str = "") -> str:
     names = {kind: [part.value for part in parts if part.verdict == kind] for kind in ("worse", "better")}
+    by = f" under {under}" if under else ""
     if names["worse"]:
-        return f"Worse on {', '.join(names['worse'])}; look there first"
+        return f"Worse on {_listed(names['worse'])}{by}; look there first"
     if len(names["better"]) == len(parts):
-        return "Better on every kind of row"
+        return f"Better on every kind of row{by}"
     if names["better"]:
-        return f"Clearly better on {', '.join(names['better'])}; no kind of row clearly worse"
-    return "No kind of row moved more than luck explains"
+        return f"Clearly better on {_listed(names['better'])}{by}; no kind of row clearly worse"
+    return f"No kind of row moved more than luck explains{by}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return ", ".join(map(_short, names[:NAMED])) + more
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]} …"
 
 
 # --- stories ----------------------------------------------------------------------------------------------------------

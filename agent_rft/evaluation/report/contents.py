@@ -45,6 +45,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     base: tuple[GradedRollout, ...] = ()
     """The graded tries behind the comparison, for the stories of single rows."""
     tuned: tuple[GradedRollout, ...] = ()
+    rounds: int = 1
+    """Evaluations that both sides had; the newest of them is told."""
     halted: str = ""
     next_step: str = ""
 

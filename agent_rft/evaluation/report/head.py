@@ -10,6 +10,7 @@ import msgspec
 from agent_rft.contracts.guards import ACTIONS, ENDING, Action
 from agent_rft.contracts.training import StepMetrics
 from agent_rft.evaluation.compare import Comparison
+from agent_rft.evaluation.figures import from_to, held_out, series_of
 from agent_rft.evaluation.prior import PriorCheck
 from agent_rft.evaluation.report.contents import RunReport
 from agent_rft.evaluation.report.html import number, section, signless, soft, table
@@ -29,20 +30,35 @@ def headline(report: RunReport) -> str:
     """The run in a sentence."""
     comparison = report.comparison
     if report.halted:
-        return f"Halted at step {report.metrics[-1].step if report.metrics else 0}: {report.halted}"
+        return f"{ended(report)} at step {_last_step(report)}: {report.halted}"
+    if comparison is None and report.prior and not report.metrics:
+        return f"Prior check: {report.prior.verdict}"
+    if comparison is None and not report.metrics:
+        return "Not trained yet"
     if comparison is None:
-        return f"Prior check: {report.prior.verdict}" if report.prior and not report.metrics else "Trained, not yet compared with the base"
+        return f"Trained up to step {_last_step(report)}, not yet compared with the base"
     reward = f"reward {comparison.base_reward:.2f} → {comparison.tuned_reward:.2f}"
     calls = f"tool calls {comparison.base_calls:.1f} → {comparison.tuned_calls:.1f}"
     return f"{comparison.verdict.capitalize()}: {reward}, {calls}"
 
 
+def _last_step(report: RunReport) -> int:
+    return report.metrics[-1].step if report.metrics else 0
+
+
+def ended(report: RunReport) -> str:
+    """Whether the guard that ended it keeps the weights (stop) or not (halt)."""
+    actions = [one.action for line in report.metrics[-1:] for one in line.findings if one.action in ENDING]
+    return _ENDED[actions[0]] if actions else "Halted"
+
+
 def head(report: RunReport) -> str:
-    where = f"{report.recipe} · {report.run_id} · {moment(report.finished_at)} · {report.seconds / 60:.1f} minutes"
+    where = f"{report.recipe} · {report.run_id} · {moment(report.finished_at)}"
+    where += f" · {report.seconds / 60:.1f} minutes" if report.seconds else ""
     said = f'<p class="next{" halted" if report.halted else ""}">{escape(report.next_step)}</p>' if report.next_step else ""
     tiles = "".join(_tile(one) for one in _tiles(report))
     top = f'<p class="soft">{escape(where)}</p><h1>{escape(headline(report))}</h1>'
-    return f'<header>{top}<div class="tiles">{tiles}</div>{said}{_ended_before(report)}{_quiet(report)}</header>'
+    return f'<header>{top}<div class="tiles">{tiles}</div>{said}{_ended_before(report)}{_quiet(report)}{_release(report)}</header>'
 
 
 def _ended_before(report: RunReport) -> str:
@@ -57,11 +73,19 @@ def _quiet(report: RunReport) -> str:
     if not report.metrics:
         return ""
     lost, rollouts = (sum(getattr(line, name) for line in report.metrics) for name in ("infra_failures", "rollouts"))
-    silent = "" if spoken(report.every_line) else f"No guard spoke in {len(report.metrics)} steps. "
+    silent = "" if spoken(report.every_line) else f"No guard spoke up to step {_last_step(report)}. "
     if off := [_name(guard) for guard, limit in report.watched.limits.items() if limit.action == "off"]:
         silent += f"Switched off, so that nobody looked: {', '.join(off)}. "
     left_out = f"{lost:,} of {rollouts:,} rollouts of the training were lost to infrastructure; they are in no figure."
     return soft(silent + (left_out if lost else f"No rollout of {rollouts:,} was lost to infrastructure."))
+
+
+def _release(report: RunReport) -> str:
+    """What a reader who is to decide would take a good figure for."""
+    if report.comparison is None:
+        return ""
+    chosen = f"It was evaluated {report.rounds} times, and the newest is told. " if report.rounds > 1 else ""
+    return soft(f"{chosen}A release takes more than this page: a safety report that passed, and a trial beside the live agent.")
 
 
 def moment(at: str) -> str:
@@ -102,11 +126,12 @@ def _compared(found: Comparison) -> list[Tile]:
 def _on_the_way(report: RunReport) -> list[Tile]:
     """Of a run that has nothing to compare: how far it came, and what the base could do."""
     tiles: list[Tile] = []
-    if rewards := [line.val_reward for line in report.metrics if line.val_reward is not None]:
-        tiles.append(Tile("validation reward", f"{rewards[0]:.2f} → {rewards[-1]:.2f}", f"over {len(rewards)} validations"))
+    if (rewards := series_of("", report.metrics, lambda one: one.val_reward)).points:
+        held = [from_to(f"under {one.name}", one, "{:.2f}") for one in held_out(report.metrics)]
+        said = "one validation" if len(rewards.points) == 1 else f"over {len(rewards.points)} validations"
+        tiles.append(Tile("validation reward", from_to("", rewards, "{:.2f}").strip(), "; ".join([said, *held])))
     if report.metrics:
-        steps = report.metrics[-1].step
-        tiles.append(Tile("steps", str(steps), f"{sum(line.rollouts for line in report.metrics):,} rollouts"))
+        tiles.append(Tile("steps", str(_last_step(report)), f"{sum(line.rollouts for line in report.metrics):,} rollouts"))
     if report.prior:
         tiles.append(_prior(report.prior))
     return tiles
@@ -173,7 +198,7 @@ def guards(report: RunReport) -> str:
         for one in found
     ]
     names = ("guard", "did", "steps", "figure (limit)", "what was seen", "what to do")
-    return section("guards", title, table(names, rows, "words"))
+    return section("guards", title, table(names, rows, "words guards"))
 
 
 def _look(one: Spoken) -> str:

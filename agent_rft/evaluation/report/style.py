@@ -13,6 +13,7 @@ body.report { margin: 0 auto; max-width: 84em; padding: 2em 1.6em 4em; }
 html:has(> body.report) { background: #ffffff; } @media (prefers-color-scheme: dark) { html:has(> body.report) { background: #16181b; } }
 .report h1 { font-size: 1.6em; line-height: 1.25; margin: .1em 0 .6em; font-weight: 650; overflow-wrap: anywhere; }
 .report h2 { font-size: 1.25em; margin: 2.2em 0 .6em; padding-top: .5em; border-top: 1px solid var(--line); font-weight: 650; }
+.report h2, .report h3, .report h4, .report p, .report .key { overflow-wrap: anywhere; }
 .report h3, .report h4 { font-size: 1em; margin: 0 0 .5em; color: var(--ink); font-weight: 600; } .report h3.over { margin: 2em 0 .2em; }
 .report small, .report .soft { color: var(--soft); font-weight: 400; } .report small { font-size: .86em; }
 .report p { margin: .4em 0; max-width: 80ch; } .report p.soft { font-size: .9em; } .report a { color: var(--better); }
@@ -63,27 +64,27 @@ html:has(> body.report) { background: #ffffff; } @media (prefers-color-scheme: d
 .report .key i.band { background: color-mix(in srgb, var(--worse) 22%, var(--paper)); border: 1px dashed var(--worse); }
 .report .key i.spoke { background: var(--warn); clip-path: polygon(0 0, 100% 0, 50% 100%); border-radius: 0; }
 
-.report polyline.run { stroke-width: 2.2; } .report polyline.run-0 { stroke: var(--better); }
-.report i.run-0 { background: var(--better); }
-.report polyline.run-1 { stroke: var(--worse); } .report i.run-1 { background: var(--worse); }
-.report polyline.run-2 { stroke: var(--run-2); } .report i.run-2 { background: var(--run-2); }
-.report polyline.run-3 { stroke: var(--run-3); } .report i.run-3 { background: var(--run-3); }
-.report polyline.run-4 { stroke: var(--run-4); } .report i.run-4 { background: var(--run-4); }
-.report polyline.run-5 { stroke: var(--run-5); } .report i.run-5 { background: var(--run-5); }
+.report .run-0 { --run: var(--better); } .report .run-1 { --run: var(--worse); } .report .run-2 { --run: var(--run-2); }
+.report .run-3 { --run: var(--run-3); } .report .run-4 { --run: var(--run-4); } .report .run-5 { --run: var(--run-5); }
+.report polyline.run { stroke: var(--run); stroke-width: 2.2; } .report i[class*="run-"] { background: var(--run); }
+.report polyline:is(.run-3, .run-4, .run-5) { stroke-dasharray: 7 4; }
+.report i:is(.run-3, .run-4, .run-5) { width: 1.3em; border-radius: 0;
+  background: repeating-linear-gradient(90deg, var(--run) 0 .35em, transparent .35em .475em); }
 .report .across { overflow-x: auto; } .report table { border-collapse: collapse; font-variant-numeric: tabular-nums; width: 100%; }
 .report th, .report td { padding: .4em .9em .4em 0; text-align: right; vertical-align: baseline; border-bottom: 1px solid var(--line);
   font-size: .95em; white-space: nowrap; }
 .report th { color: var(--soft); font-weight: 600; font-size: .86em; line-height: 1.25; vertical-align: bottom; white-space: normal; }
-.report th:first-child, .report td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; }
+.report th:first-child, .report td:first-child { text-align: left; white-space: normal; overflow-wrap: anywhere; min-width: 6.5em; }
 .report th:last-child, .report td:last-child { padding-right: 0; } .report td svg { display: inline-block; vertical-align: middle; }
 .report table.words th, .report table.words td { text-align: left; white-space: normal; vertical-align: top; }
-.report table.words td:nth-child(3), .report table.words td:nth-child(4) { white-space: nowrap; }
+.report table.words td { overflow-wrap: anywhere; } .report table.guards td:first-child { min-width: 7.5em; }
+.report table.guards td:is(:nth-child(3), :nth-child(4)) { white-space: nowrap; }
+.report table.differences td:first-child { min-width: 14em; }
 .report table + table, .report .across + .across, .report .across + details, .report details + .across { margin-top: 1em; }
 .report table.checks th, .report table.checks td { text-align: left; }
 .report table.checks td:first-child { white-space: nowrap; } .report table.checks td:last-child { white-space: normal; min-width: 14em; }
 .report table.models th { overflow-wrap: anywhere; min-width: 5em; max-width: 11em; }
 .report table.models td:first-child { min-width: 9em; }
-.report table.slices td:first-child { min-width: 6.5em; }
 .report table.bars th:nth-child(2), .report table.bars td:nth-child(2) { text-align: left; width: 40%; padding-left: 1em; }
 .report table.bars svg.cell { width: 100%; }
 .report figure + figure { margin-top: 2em; } .report .duo > figure + figure, .report .trio > figure + figure { margin-top: 0; }
@@ -116,6 +117,11 @@ html:has(> body.report) { background: #ffffff; } @media (prefers-color-scheme: d
 .report .trace .said { border-left: 3px solid var(--better); padding-left: .6em; margin: .3em 0; }
 .report .ending { color: var(--soft); font-size: .86em; overflow-wrap: anywhere; }
 .report pre { background: var(--raised); padding: .8em 1em; border-radius: 8px; overflow-x: auto; }
-@media (max-width: 760px) { .report .sides { grid-template-columns: 1fr; } .report .told { padding-left: 0; } }
-@media print { .report { font-size: 11px; } .report .ways { display: none; } .report section { break-inside: avoid; } }
+@media (max-width: 760px) { .report table.guards td:nth-child(n+5) { min-width: 14em; }
+  .report .sides { grid-template-columns: 1fr; } .report .told { padding-left: 0; } }
+@media print { .report { font-size: 11px; } .report table { font-size: .93em; }
+  .report .ways { display: none; } .report figure, .report tr { break-inside: avoid; }
+  .report h2, .report h3 { break-after: avoid; } .report svg:not(.cell):not(.split) { max-width: 460px; }
+  .report .across { overflow: visible; } .report th, .report td { padding-right: .4em; } .report svg.cell { width: 7em; min-width: 4em; }
+  .report .key i, .report i.swatch { print-color-adjust: exact; } }
 """

@@ -7,7 +7,7 @@ from html import escape
 
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.evaluation.failures import failures
-from agent_rft.evaluation.report.compared import slices
+from agent_rft.evaluation.report.compared import FIRST_AND_THIS, slices
 from agent_rft.evaluation.report.html import section
 from agent_rft.evaluation.report.page import document
 from agent_rft.evaluation.report.scores import scores, scores_title
@@ -26,4 +26,4 @@ def render_suite(name: str, board: Scoreboard, graded: Mapping[str, Sequence[Gra
 
 def _kinds(one: Versus, against: str) -> str:
     place = f"slices-of-{one.name}"
-    return section(escape(place), f"{one.name} against {against}, by kind of row", slices(one.slices, one.compared))
+    return section(escape(place), f"{one.name} against {against}, by kind of row", slices(one.slices, one.compared, FIRST_AND_THIS))

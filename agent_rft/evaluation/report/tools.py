@@ -98,8 +98,10 @@ def _choice_title(uses: Mapping[str, ToolUse]) -> str:
 def _habits_title(uses: Mapping[str, ToolUse]) -> str:
     """Of two models the last one's; of several whoever does it most."""
     named = max(uses, key=lambda name: uses[name].figures["early_stop"]) if len(uses) > 2 else list(uses)[-1]
-    early, by = uses[named].figures["early_stop"], f" by {named}" if len(uses) > 2 else ""
-    return f"{early:.1%} of the tries{by} answer without looking anything up" if early else "Every try looks something up before it answers"
+    early, by = uses[named].figures["early_stop"], f" by {named}" if len(uses) > 1 else ""
+    if not early:
+        return f"No try{by if len(uses) == 2 else ''} answers without looking something up"
+    return f"{early:.1%} of the tries{by} answer without looking anything up"
 
 
 # --- failures ---------------------------------------------------------------------------------------------------------
@@ -134,4 +136,4 @@ def _failed_title(found: Mapping[str, Failures]) -> str:
         return f"Every try of {name} solved its row"
     kind, count = next(iter(last.kinds.items()))
     quoted = f"\N{LEFT DOUBLE QUOTATION MARK}{kind}\N{RIGHT DOUBLE QUOTATION MARK}"
-    return f"What {name} does not solve is mostly {quoted}: {count} of {last.tries - last.solved}"
+    return f"What {name} does not solve is most often {quoted}: {count} of {last.tries - last.solved}"

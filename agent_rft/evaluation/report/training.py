@@ -38,7 +38,8 @@ def curves(report: RunReport) -> str:
         ]
     )
     main = "".join(figure(panel.title, panel_svg(panel)) for panel in curve_panels(metrics, report.watched))
-    return section("training", "Training", f'{legend}<div class="duo">{main}</div>{_health(report)}')
+    other = soft("The scoreboard is of other tries than the last validation: by luck the two may differ.") if report.comparison else ""
+    return section("training", "Training", f'{legend}{other}<div class="duo">{main}</div>{_health(report)}')
 
 
 def _health(report: RunReport) -> str:

@@ -19,9 +19,10 @@ class LocalBackend:
     """One process; a CPU or one GPU."""
 
     def name_of(self, model: Model, checkpoint: str | None) -> str:
-        folder = Path(checkpoint) if checkpoint else None
-        if folder and (folder / MANIFEST).exists():  # runs/NAME/checkpoints/step-000040
-            return f"{folder.parent.parent.name}/step-{int(folder.name.removeprefix(PREFIX))}"
+        folder = Path(checkpoint).absolute() if checkpoint else Path()
+        step = folder.name.removeprefix(PREFIX)
+        if step.isdigit() and folder.parent.name == "checkpoints" and (folder / MANIFEST).exists():  # runs/NAME/checkpoints/step-000040
+            return f"{folder.parent.parent.name}/step-{int(step)}"
         return weights_name(checkpoint or model.path)
 
     def sampler(self, model: Model, checkpoint: str | None, temperature: float) -> Sampler:

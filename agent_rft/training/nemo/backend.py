@@ -16,13 +16,14 @@ from agent_rft.contracts.layouts import Layout
 from agent_rft.contracts.ports import Grader, Recorder, Sampler, ToolBox
 from agent_rft.contracts.rollouts import Limits
 from agent_rft.contracts.training import Model, OnStep, Outcome, StepMetrics, TrainingJob
+from agent_rft.evaluation.next_step import found_by
 from agent_rft.training.nemo import find
 from agent_rft.training.nemo.config_tree import unknown_keys, value_faults
 from agent_rft.training.nemo.decided import decided_keys
 from agent_rft.training.nemo.keys import known_keys
 from agent_rft.training.nemo.layout import layout_faults, padded_length
 from agent_rft.training.nemo.recipe import nemo_config
-from agent_rft.training.nemo.terminal import other_threads_into
+from agent_rft.training.nemo.terminal import last_words, other_threads_into
 from agent_rft.training.pretrained import generation_config_of, load_tokenizer, template_of, weights_name
 
 if TYPE_CHECKING:
@@ -80,7 +81,7 @@ class NemoBackend:
         side alone."""
         check_translation(job, self._layout)
         find.prepare()
-        from agent_rft.training.nemo.failures import one_error
+        from agent_rft.training.nemo.failures import one_error, wordless_end
         from agent_rft.training.nemo.launch import stop, train
         from agent_rft.training.nemo.ray_session import ensure_ray
 
@@ -92,11 +93,13 @@ class NemoBackend:
         def shown(line: StepMetrics, total: int) -> None:
             loop.call_soon_threadsafe(on_step, line, total)
 
+        goes_on = f'`make resume RUN={found_by(job.run_dir)}`, with ARGS="key=value" for other settings'
+
         def work() -> tuple[Outcome, Live | None]:
-            with one_error(str(log), f'`make resume RUN={job.run_id}`, with ARGS="key=value" for other settings'):
+            with one_error(str(log), goes_on):
                 return train(job, self._layout, speaker, tools, grader, recorder, shown, posts, holdouts)
 
-        with other_threads_into(log):
+        with last_words(f"error: infrastructure: {wordless_end(goes_on)}"), other_threads_into(log):
             training = in_thread(work)
             try:
                 outcome, live = await asyncio.wrap_future(training)

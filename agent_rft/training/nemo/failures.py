@@ -49,6 +49,12 @@ def plainly(error: Exception, log: str = "", goes_on: str = "") -> UserError | I
     return plain
 
 
+def wordless_end(goes_on: str) -> InfraError:
+    """Ray's C++ ends the process that drives it, at the next call that its raylet would have to answer."""
+    what = "this run's process was ended from outside: its raylet died, or it was killed itself"
+    return InfraError("Ray", what, f"`dmesg` says whether memory ran out, {RAYS_LOGS}/raylet.out what the raylet met; then {goes_on}")
+
+
 def _innermost(error: BaseException) -> BaseException:
     """What was raised first. Ray wraps it once for each process that it passed, and once more for an actor that it ended
     while it was being made."""

@@ -99,20 +99,24 @@ def train(
         holdouts=holdouts,
         measures_floor=layout.reference.engine == "dedicated_vllm",
     )
-    with environments(posts, job, layout.environment_actors, tools, grader, recorder):
-        rollouts = Rollouts(
-            watch,
-            posts,
-            recorder,
-            rows={row.id: row for row in (*job.train_rows, *job.val_rows)},
-            limits=job.limits,
-            run_id=job.run_id,
-            tenant=job.tenant,
-            versions=job.versions,
-            group=job.algorithm.rollouts_per_prompt,
-            call_cost=job.algorithm.call_cost,
-        )
-        live = _run(job, layout, speaker, order, watch, rollouts, posts, recorder)
+    live = None
+    if watch.halt:  # a guard has ended the run before, and would not have these weights now
+        watch.close()
+    else:
+        with environments(posts, job, layout.environment_actors, tools, grader, recorder):
+            rollouts = Rollouts(
+                watch,
+                posts,
+                recorder,
+                rows={row.id: row for row in (*job.train_rows, *job.val_rows)},
+                limits=job.limits,
+                run_id=job.run_id,
+                tenant=job.tenant,
+                versions=job.versions,
+                group=job.algorithm.rollouts_per_prompt,
+                call_cost=job.algorithm.call_cost,
+            )
+            live = _run(job, layout, speaker, order, watch, rollouts, posts, recorder)
     recorder.flush()
     newest = newest_checkpoint(folder)
     outcome = Outcome(

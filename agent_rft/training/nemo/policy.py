@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+import ray
 import torch
 from nemo_rl.distributed.batched_data_dict import BatchedDataDict
 from nemo_rl.distributed.ray_actor_environment_registry import ACTOR_ENVIRONMENT_REGISTRY, get_actor_python_env
@@ -104,8 +105,8 @@ class GuardedPolicy(Policy):
         return done
 
     def __del__(self) -> None:
-        """NeMo RL's own raises where the workers are dead already, and Python prints that."""
-        if hasattr(self, "worker_group"):
+        """NeMo RL's own raises where the workers are dead already, and says so of a Ray that has ended."""
+        if hasattr(self, "worker_group") and ray.is_initialized():
             Policy.shutdown(self)
 
 

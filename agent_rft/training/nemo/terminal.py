@@ -1,8 +1,9 @@
-"""Keeps NeMo RL's many lines out of the terminal: they go to a file of the run, ours stay."""
+"""Keeps NeMo RL's many lines out of the terminal: they go to a file of the run, ours stay. And has the last one said."""
 
 from __future__ import annotations
 
 import io
+import subprocess
 import sys
 import threading
 from collections.abc import Generator
@@ -47,3 +48,18 @@ def other_threads_into(path: Path) -> Generator[None]:
             yield
         finally:
             sys.stdout, sys.stderr = before
+
+
+TELLER = "import sys\nif not sys.stdin.buffer.read(1): print(sys.argv[1], file=sys.stderr)"
+
+
+@contextmanager
+def last_words(words: str) -> Generator[None]:
+    """Said on standard error where this process ends inside the block with no chance to speak, as at kill -9: by another process,
+    whose pipe then breaks. In a session of its own, so that Ctrl-C is not its affair."""
+    command = [sys.executable, "-I", "-S", "-c", TELLER, words]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as teller:
+        try:
+            yield
+        finally:
+            teller.communicate(b".")

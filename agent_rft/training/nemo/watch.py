@@ -70,6 +70,8 @@ class Watch:
             measures_floor=measures_floor,
         )
         self._line = state.pending if state.pending and state.step not in written else StepMetrics(step=state.step)
+        done = next((line for line in self.lines if line.step == state.step), None)  # the run had come to its end
+        self._sentinel.taken_up(msgspec.structs.replace(done) if done else self._line)
         self._next = StepMetrics(step=state.step + 1)
         self._trained = False
         self._validated: list[GradedRollout] = []

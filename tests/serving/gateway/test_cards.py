@@ -272,7 +272,7 @@ def test_metrics_are_for_whoever_has_the_servers_bearer(in_thread):
     from serving.auth import Bearer
     from serving.metrics import metrics_route
 
-    with in_thread(Litestar([metrics_route(Bearer("secret"))], openapi_config=None)) as address:
+    with in_thread(Litestar([metrics_route(Bearer("secret"))], openapi_config=None, logging_config=None)) as address:
         assert httpx.get(f"{address}/metrics").status_code == 401
         request = urllib.request.Request(f"{address}/metrics", headers={"Authorization": "Bearer secret"})
         with urllib.request.urlopen(request) as answer:

@@ -18,7 +18,8 @@ from observability.turns import add_turns
 from serving.release import acts
 
 TENANT = "acme"
-NOW = dt.datetime(2026, 11, 22, 12, tzinfo=dt.UTC)
+NOW = dt.datetime.now(dt.UTC) + dt.timedelta(hours=1)
+"""Events are dated by the real clock, and what comes after them by the world's, which has to be ahead."""
 RULES: dict[str, Any] = {
     "idle_seconds": 10,
     "shadow_sessions": 2,

@@ -6,6 +6,7 @@ import datetime as dt
 
 import httpx
 import pytest
+import sqlalchemy as sa
 from litestar import Litestar
 
 from agent_rft.contracts.agents import Agent
@@ -13,6 +14,7 @@ from agent_rft.contracts.releases import Policy
 from observability import users
 from observability.access import person_at_the_machine
 from observability.registry import register_agent, report
+from observability.release_tables import agent_reports
 from observability.releases import events
 from observability.roots import LedgerFiles
 from observability.signing import open_keys
@@ -132,3 +134,46 @@ def test_it_is_legible_in_a_browser(chromium, server, keys, waived, tmp_path):
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth"), path
         page.screenshot(path=tmp_path / f"{path.strip('/').replace('/', '-')}.png", full_page=True)
     assert not complaints
+
+
+# --- a report that was changed -------------------------------------------------------------------------------------------------
+
+
+def test_the_page_of_a_release_whose_report_was_changed_shows_the_rest_and_names_it(ask, store):
+    """The candidate's evaluation failed and was made a good one in the database."""
+    old, new = (register_agent(store, TENANT, Agent(checkpoint=name, tool_set="t"), name) for name in ("old", "new"))
+    report(store, TENANT, old, "safety", passed=True, figures={}, by="trainer")
+    report(store, TENANT, new, "safety", passed=True, figures={"suite": "a1b2", "cases": 24, "tries": 96, "says": 3}, by="trainer")
+    report(store, TENANT, new, "evaluation", passed=False, figures={"reward": 0.125}, by="trainer")
+    acts.begin_first(store, "root@cli", TENANT, "till", old, Policy())
+    release = acts.begin(store, "root@cli", TENANT, "till", new, Policy())
+    with store.writing() as connection:
+        mine = (agent_reports.c.agent == new, agent_reports.c.kind == "evaluation")
+        connection.execute(sa.update(agent_reports).where(*mine).values(passed=True, figures={"reward": 0.875}))
+    page = ask("GET", f"/releases/{release.id}")
+    assert page.status_code == 200 and f"the evaluation report of {new} (entry " in page.text
+    assert '<td>evaluation</td><td>candidate</td><td><span class="badge bad">changed</span>' in page.text
+    assert '<td>safety</td><td>candidate</td><td><span class="badge ok">passed</span>' in page.text and "0.875" not in page.text
+    assert "suite a1b2, 24 cases, 96 tries" in page.text
+    assert "Waits for reports that can be gone by" in page.text and "What happened" in page.text
+    assert ask("GET", "/releases").status_code == 200
+    told = ask("GET", f"/v1/agents/{new}").json()
+    assert [one["kind"] for one in told["reports"]] == ["safety"] and [one["kind"] for one in told["changed"]] == ["evaluation"]
+
+
+def test_over_http_the_servers_suite_is_the_one_that_counts(store, files, keys, in_thread):
+    agent = register_agent(store, TENANT, Agent(checkpoint="hasty", tool_set="t"), "hasty")
+    report(store, TENANT, agent, "safety", passed=True, figures={"suite": "easy"}, by="trainer")
+    wish = {"service": "counter", "agent": agent, "first": True}
+    with in_thread(Litestar([store_routes(store, files, None, policy={"safety_suite": "a1b2"})], logging_config=None)) as address:
+
+        def post(path, who="oli", **body):
+            return httpx.post(f"{address}{path}", headers={"authorization": f"Bearer {keys[who]}"}, json=body)
+
+        refused = post("/v1/releases", **wish, policy={"safety_suite": "easy"})
+        assert refused.status_code == 400 and refused.json()["error"] == "the safety suite is not a release's to choose"
+        refused = post("/v1/releases", **wish)
+        assert "waits for a safety report by the suite a1b2: the candidate's is by easy" in refused.json()["error"]
+        assert post(f"/v1/agents/{agent}/reports", kind="safety", passed=True, figures={"suite": "a1b2"}).status_code == 400
+        report(store, TENANT, agent, "safety", passed=True, figures={"suite": "a1b2"}, by="trainer")
+        assert post("/v1/releases", **wish).json()["policy"]["safety_suite"] == "a1b2"

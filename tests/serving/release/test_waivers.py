@@ -15,7 +15,7 @@ from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.releases import Policy, Turn
 from observability import ledger, users
 from observability.access import person_at_the_machine
-from observability.registry import register_agent, report
+from observability.registry import register_agent, report, report_by_hand, reports_to_look_at
 from observability.release_tables import agent_reports, release_events
 from observability.releases import Move, events, record
 from observability.roots import LedgerFiles
@@ -98,6 +98,9 @@ def test_one_person_never_suffices_under_however_many_names_and_keys(store, rele
     ann = person_with_a_key(store, "ann", role="admin")
     acts.waive(store, ann, release.id, "safety", "I am sure")
     again = person_with_a_key(store, "ann")
+    for name in ("Ann", "ａｎｎ", "\u0430nn"):  # in capitals, wide letters, with a Cyrillic a
+        with pytest.raises(UserError, match="has a user ann already"):
+            person_with_a_key(store, name)
     at_the_machine = person_at_the_machine(TENANT, "Ann")
     with_anns_key = person_with_a_key(store, "bob", maker=ann)
     session = users.caller_of_key(store, users.open_session(store, with_anns_key, now()).text, now())
@@ -311,6 +314,121 @@ def test_a_services_first_agent_needs_it_too_and_goes_on_when_two_have_signed(st
     acts.begin_first(store, "root@cli", TENANT, "desk", agent, Policy())
     newest = events(store, TENANT, 1)[-1]
     assert (newest.stage, newest.why) == ("full", "the service's first agent, by hand; safety waived by ann and bob")
+
+
+# --- which safety report counts -------------------------------------------------------------------------------------------------
+
+
+def tried(store, release, suite, *failed, cases=7):
+    """A report as `rft agent check` makes it."""
+    by_kind = {"injected": {"cases": cases, "failed": len(failed), "needed": 1.0, "answered": 1.0}}
+    figures = {"suite": suite, "failed": list(failed), "by_kind": by_kind, "lacks": []}
+    report(store, TENANT, release.candidate, "safety", passed=not failed, figures=figures, by="trainer")
+
+
+def test_what_one_look_found_another_draw_of_luck_does_not_take_back(store, release):
+    """The agent is the same. Two people may sign, and about what was found."""
+    tried(store, release, "s1", "injected-link")
+    tried(store, release, "s1")
+    moved(store)
+    assert stage(store, release) == "offline"
+    with pytest.raises(UserError, match=r"the candidate's did not \(injected-link\)"):
+        acts.to_canary(store, "ann", TENANT, release.id)
+    for name in ("ann", "bob"):
+        acts.waive(store, person_with_a_key(store, name), release.id, "safety", "the link is ours")
+        tried(store, release, "s1")
+    moved(store)
+    assert stage(store, release) == "canary"
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"suite": "s1", "failed": [], "lacks": ["0% of the tries of secret ended with an answer, 50% have to"]},
+        {"failed": ["as somebody wrote by hand"]},
+        {"suite": "s0", "failed": ["x"], "by_kind": {"secret": {"cases": 2, "failed": 1, "needed": 1.0}}},
+    ],
+    ids=["what was not tried", "what a person wrote", "what another suite found"],
+)
+def test_a_look_that_found_nothing_by_this_suite_is_made_good_by_a_better_one(store, release, figures):
+    report(store, TENANT, release.candidate, "safety", passed=False, figures=figures, by="trainer")
+    moved(store)
+    assert stage(store, release) == "offline"
+    tried(store, release, "s1")
+    moved(store)
+    assert stage(store, release) == "canary"
+
+
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {"failed": 3, "lacks": {"a": 1}},
+        {"suite": "s1", "by_kind": 3},
+        {"suite": ["s1"], "by_kind": {"a": {"cases": "x"}}},
+    ],
+)
+def test_whatever_a_person_writes_of_an_agent_the_release_can_be_looked_at(store, release, figures):
+    report_by_hand(store, TENANT, release.candidate, "safety", passed=False, figures=figures, by="ann")
+    with pytest.raises(UserError, match="a safety report that passes: the candidate's did not, or a waiver"):
+        acts.to_canary(store, "ann", TENANT, release.id)
+
+
+def test_a_report_whose_row_cannot_be_read_is_named(store, release):
+    with store.writing() as connection:
+        connection.execute(sa.text("update agent_reports set figures = '{'"))
+    with pytest.raises(UserError, match=f"a report of {release.candidate} is not what was recorded: its row cannot be read"):
+        acts.to_canary(store, "ann", TENANT, release.id)
+    [spoilt] = reports_to_look_at(store, TENANT, release.candidate)[1]
+    assert spoilt.kind == "any" and release.candidate in spoilt.what
+
+
+@pytest.fixture
+def bound(store, release):
+    """A release that was made on a server whose suite is s1."""
+    acts.roll_back(store, "ann", TENANT, release.id)
+    policy = acts.policy_wished({"shadow_sessions": 0, "safety_suite": "s1"}, {"sessions_per_step": 5})
+    return acts.begin(store, "root@cli", TENANT, "desk", release.candidate, policy)
+
+
+def test_an_easier_suite_than_the_servers_shows_nothing(store, bound):
+    tried(store, bound, "easy", cases=1)
+    moved(store)
+    assert stage(store, bound) == "offline"
+    with pytest.raises(UserError, match="waits for a safety report by the suite s1: the candidate's is by easy, or a waiver"):
+        acts.to_canary(store, "ann", TENANT, bound.id)
+    tried(store, bound, "s1")
+    tried(store, bound, "easy", cases=1)
+    moved(store)
+    assert stage(store, bound) == "canary", "the one by s1 counts, whatever came after it"
+
+
+def test_who_failed_the_servers_suite_passes_no_easier_one(store, bound):
+    tried(store, bound, "s1", "secret-asked")
+    tried(store, bound, "easy", cases=1)
+    with pytest.raises(UserError, match=r"the candidate's did not \(secret-asked\)"):
+        acts.to_canary(store, "ann", TENANT, bound.id)
+    report(store, TENANT, bound.candidate, "safety", passed=True, figures={}, by="trainer")
+    moved(store)
+    assert stage(store, bound) == "offline", "one that names no suite is by none"
+
+
+def test_what_a_person_found_holds_it_whatever_an_easier_suite_says_then(store, bound):
+    tried(store, bound, "s1")
+    report_by_hand(store, TENANT, bound.candidate, "safety", passed=False, figures={"failed": ["it told a caller's address"]}, by="ann")
+    tried(store, bound, "easy", cases=1)
+    moved(store)
+    assert stage(store, bound) == "offline"
+    tried(store, bound, "s1")
+    moved(store)
+    assert stage(store, bound) == "canary"
+
+
+def test_a_release_does_not_choose_its_suite():
+    served = {"safety_suite": "s1", "by_hand": True}
+    for wished in ("", "easy"):
+        with pytest.raises(UserError, match="the safety suite is not a release's to choose"):
+            acts.policy_wished(served, {"safety_suite": wished})
+    assert acts.policy_wished(served, {"safety_suite": "s1"}).by_hand and acts.policy_wished(served, {}).safety_suite == "s1"
 
 
 def test_other_reports_are_waived_by_one_and_not_past_the_gate(store, release):

@@ -36,7 +36,7 @@ def receiver(in_thread):
         status, headers = answers.pop(0) if answers else (200, {})
         return Response("", status_code=status, headers=headers)
 
-    with in_thread(Litestar([take])) as url:
+    with in_thread(Litestar([take], logging_config=None)) as url:
         yield url, came, answers
 
 

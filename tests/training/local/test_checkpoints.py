@@ -1,12 +1,15 @@
 """A checkpoint is whole or it is not there; a broken one is named, with the last whole one before it."""
 
 import errno
+import hashlib
 import os
 from pathlib import Path
 
 import pytest
 
 from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.training import Model
+from agent_rft.training.local.backend import LocalBackend
 from agent_rft.training.local.checkpoints import Checkpoints
 
 
@@ -96,3 +99,20 @@ def test_a_step_may_be_written_again(checkpoints):
     checkpoints.write(5, filled("first"))
     assert (checkpoints.write(5, filled("second")) / "weights").read_text() == "second"
     assert checkpoints.checked(checkpoints.newest())
+
+
+def test_a_checkpoint_that_was_copied_away_is_named_by_its_place_and_weights(tmp_path, monkeypatch):
+    """Within its run it is called by the run and the step; a copy may be called anything, and lie beside others of that name."""
+    model = Model(path="nowhere", device="cpu", dtype="float32")
+    empty = b"\x02" + bytes(7) + b"{}"  # of a safetensors file: how long its header is, and that
+    named = list[str]()
+    for place in ("mine/checkpoints/step-000040", "best", "of-others/step-000040"):
+        folder = tmp_path / place
+        folder.mkdir(parents=True)
+        for name, content in (("config.json", b"{}"), ("model.safetensors", empty), ("manifest.json", b"{}")):
+            (folder / name).write_bytes(content)
+        named.append(LocalBackend().name_of(model, str(folder)))
+    weights = hashlib.sha256(hashlib.sha256(empty).digest()).hexdigest()[:12]
+    assert named == ["mine/step-40", f"{tmp_path}/best@{weights}", f"{tmp_path}/of-others/step-000040@{weights}"]
+    monkeypatch.chdir(tmp_path / "mine")
+    assert LocalBackend().name_of(model, "checkpoints/step-000040") == "mine/step-40"

@@ -67,3 +67,23 @@ def test_a_logger_that_was_made_inside_writes_where_its_thread_is(tmp_path: Path
         handler.emit(record)
     assert (tmp_path / "nemo.log").read_text() == "told\n"
     assert capsys.readouterr().err == "told\n"
+
+
+@pytest.mark.parametrize(
+    ("inside", "code", "said"),
+    [
+        ("os._exit(1)", 1, "last words\n"),
+        ("os.kill(os.getpid(), 9)", -9, "last words\n"),
+        ("pass", 0, ""),
+        ("sys.exit('its own')", 1, "its own\n"),
+        ("signal.signal(2, signal.default_int_handler); os.kill(0, 2); time.sleep(9)", -2, "Ctrl-C"),
+    ],
+)
+def test_the_last_words_are_said_only_of_an_end_that_says_nothing_itself(inside: str, code: int, said: str):
+    """Ctrl-C reaches every process of the terminal's group; who was started in the background is deaf to it."""
+    script = (
+        f"import os, signal, sys, time\nfrom agent_rft.training.nemo.terminal import last_words\nwith last_words('last words'): {inside}"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, start_new_session=True, timeout=30)
+    assert done.returncode == code
+    assert done.stderr == said or (said == "Ctrl-C" and done.stderr.endswith("KeyboardInterrupt\n") and "last words" not in done.stderr)

@@ -4,8 +4,10 @@ import asyncio
 import gc
 import json
 import math
-import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import small_world
@@ -22,6 +24,7 @@ from agent_rft.training.nemo.backend import NemoBackend
 from observability.ingest import StoreRecorder
 from observability.store import open_store
 
+RAYLET_CHILD = Path(__file__).parent / "raylet_child.py"
 pytestmark = pytest.mark.nemo
 ON_CPU = Layout(workers="cpu", cluster=Cluster(gpus_per_node=0), environment_actors=1, micro_batch=4)
 
@@ -171,18 +174,31 @@ def test_an_environment_that_dies_is_one_error_and_the_run_goes_on_from_its_last
         run.train(on_step=lambda line, total: kill("ToolEnvironment"))
     assert found.value.what.startswith("ToolEnvironment (process ") and " died: " in found.value.what
     log = run.path / "nemo.log"
-    assert found.value.cure.startswith(f"{log} and ") and "`make resume RUN=run`" in found.value.cure
+    assert found.value.cure.startswith(f"{log} and ") and f"`make resume RUN={log.parent}`" in found.value.cure
     assert "Traceback" in log.read_text()
     again = run.train(resume=True)
     assert (again.halted, again.steps) == ("", 3) and [line["step"] for line in run.lines] == [0, 1, 2, 3]
 
 
 def kill(name):
-    """One process of Ray's, by the class that it runs."""
+    """One process of this Ray's, by the class that it runs."""
     import psutil
 
-    pid = next(process.pid for process in psutil.process_iter() if process.name().startswith(f"ray::{name}"[:15]))
-    os.kill(pid, signal.SIGKILL)
+    ours = psutil.Process().children(recursive=True)
+    next(process for process in ours if process.name().startswith(f"ray::{name}"[:15])).send_signal(signal.SIGKILL)
+
+
+def test_a_raylet_that_dies_is_one_error_that_says_how_to_go_on(run):
+    """Ray's C++ may end the process that drives it, at one of its next calls. In a process of its own, then, and gone on from here."""
+    folder = run.path.parent / "other"
+    folder.mkdir()
+    child = subprocess.run([sys.executable, RAYLET_CHILD, folder], check=False, capture_output=True, text=True, timeout=200)
+    said = child.stdout + child.stderr
+    assert child.returncode != 0 and said.count("error: infrastructure: Ray: ") == 1, said
+    assert said.count("; then `make resume RUN=") == 1
+    run.path, run.store = folder / "run", open_store(f"sqlite:///{folder}/cards.db")
+    again = run.train(resume=True)
+    assert (again.halted, again.steps) == ("", 3) and [line["step"] for line in run.lines] == [0, 1, 2, 3]
 
 
 def test_a_workers_word_on_the_users_mistake_is_all_that_is_told(run, capfd):

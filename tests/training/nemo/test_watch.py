@@ -82,6 +82,17 @@ def validate(watch: Watch, *rewards: float | None, seconds: float = 0.0) -> floa
     return watch.validated()
 
 
+def ended_by_its_validation(watch: Watch, folder) -> None:
+    """After a step of learning every try of it is unsafe."""
+    validate(watch, *[1.0] * 20)
+    learn(watch)
+    watch.tried(UNSAFE, 0.0)
+    watch.validated()
+    keep_state(watch.state, folder)
+    watch.step_finished()
+    watch.close()
+
+
 def learn(watch: Watch, kl: float = 0.1, batch=BATCH) -> bool:
     watch.rolled_out(batch, 2, 0.0, 1.0)
     return update(watch, kl)
@@ -471,6 +482,50 @@ def test_weights_whose_validation_a_guard_will_not_have_are_not_saved(make, path
     watch.close()
     lines = MetricsFile(path).lines()
     assert [(line.step, [finding.guard for finding in line.findings]) for line in lines] == [(0, []), (1, ["unsafe"])]
+
+
+@pytest.mark.parametrize(
+    ("now", "ends", "said"),
+    [
+        (Limit(0.02, "stop"), True, ["stop"]),
+        (Limit(0.02, "warn"), False, ["warn"]),
+        (Limit(0.02, "off"), False, []),
+        (Limit(1.1, "stop"), False, []),
+    ],
+    ids=["as it was", "warned of", "off", "borne"],
+)
+def test_a_run_that_goes_on_is_held_to_the_limits_of_now_by_a_validation_that_is_not_made_again(make, path, tmp_path, now, ends, said):
+    """Ended by every try of the tuned being unsafe, a share of 1. The line is told again, after the one that is undone."""
+    ended_by_its_validation(make(watch={"unsafe": Limit(0.02, "stop")}), tmp_path)
+
+    again = make(state_in(tmp_path), watch={"unsafe": now})
+    assert (again.halt is not None) == ends
+    again.close()
+    assert [line.step for line in MetricsFile(path).undone()] == [1]
+    line = MetricsFile(path).lines()[-1]
+    assert (line.step, [finding.action for finding in line.findings], line.val_reward) == (1, said, 1.0)
+
+
+def test_a_last_validation_that_a_guard_did_not_bear_does_not_pass_at_the_second_try(make, path, tmp_path):
+    ended_by_its_validation(make(total=1, watch={"unsafe": Limit(0.02, "stop")}), tmp_path)
+    whole = path.read_bytes()
+    for action, ends in (("stop", True), ("warn", False)):
+        again = make(state_in(tmp_path), total=1, watch={"unsafe": Limit(0.02, action)})
+        again.close()
+        assert (again.halt is not None) == ends and path.read_bytes() == whole
+
+
+def test_infrastructure_that_ended_a_run_at_a_validation_does_not_end_it_again(make, tmp_path):
+    watch = make(total=2)
+    validate(watch, 0.5)
+    learn(watch)
+    validate(watch, FAILED, FAILED)
+    keep_state(watch.state, tmp_path)
+    watch.step_finished()
+    watch.close()
+    again = make(state_in(tmp_path), total=2)
+    assert watch.halt and not again.halt
+    assert {finding.action for finding in again.state.pending.findings} == {"warn"}
 
 
 def test_whoever_begins_the_run_says_what_a_secret_is(make, path):
