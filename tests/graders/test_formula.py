@@ -95,10 +95,10 @@ def test_a_formula_without_a_finite_value_says_which_step_has_none(text, said):
 
 
 def test_a_power_of_a_million_digits_costs_no_time():
-    started = time.perf_counter()
+    started = time.thread_time()
     with pytest.raises(FormulaError):
         worth("(a + 9) ^ 1000000 ^ 1000")
-    assert time.perf_counter() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 def test_the_longest_and_the_deepest_formula_are_worked_out():

@@ -238,7 +238,7 @@ def test_no_more_than_allowed_are_at_one_server_at_once_and_nobody_is_lost():
 
 def test_closing_lets_go_of_everybody_who_waits():
     hold, failed = threading.Event(), []
-    with server(lambda *_: (hold.wait(5), (200, {}, b""))[1]) as (url, seen):
+    with server(lambda *_: (hold.wait(30), (200, {}, b""))[1]) as (url, seen):
         wire = quick(budget_seconds=60)
 
         def ask():
@@ -253,9 +253,9 @@ def test_closing_lets_go_of_everybody_who_waits():
             time.sleep(0.005)
         began = time.monotonic()
         wire.close()
-        asking.join(5)
+        asking.join(20)
         hold.set()
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 15
         assert len(failed) == 1 and "closed" in failed[0]
         with pytest.raises(InfraError, match="closed"):
             wire.post(url, {})

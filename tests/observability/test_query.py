@@ -295,7 +295,7 @@ def test_any_text_is_read_or_refused_and_what_is_read_is_read_again_the_same(tex
     "bad", ["a" * LENGTH, '"' + "\\" * (LENGTH - 1), 'kind:"' * (LENGTH // 6), "a." * (LENGTH // 2), '""' * (LENGTH // 2)]
 )
 def test_no_text_makes_it_slow(bad):
-    started = time.perf_counter()
+    started = time.thread_time()  # the machine may have other things to do meanwhile
     with contextlib.suppress(FaultsFound):
         read(bad)
-    assert time.perf_counter() - started < 1  # a pattern that backtracks would take minutes
+    assert time.thread_time() - started < 1, "a pattern that backtracks would take minutes"

@@ -200,7 +200,7 @@ async def test_a_tool_that_hangs_past_the_rollouts_seconds_is_infrastructure(bat
     began = time.monotonic()
     [graded] = await collect(tries(1), ScriptedSampler(search_then("x"), batched), Tools(seconds=30), Exact(), Limits(max_seconds=0.1))
     assert (graded.rollout.ending, graded.rollout.failed_part) == (Ending.INFRA_FAILED, "tool:search")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 @BOTH

@@ -182,7 +182,7 @@ def test_the_callers_deadline_reaches_the_tool_and_ends_the_call(world):
     world.probe.go.clear()
     started = time.monotonic()
     assert said(world.send("probe", {"wait": True}, "d2", "deadline", **{"x-rft-deadline": "0.4"})) == (503, "no answer within 0.4 s")
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 10
     world.probe.go.set()
     assert said(world.send("probe", {}, **{"x-rft-deadline": "soon"}))[0] == 400
 

@@ -45,16 +45,16 @@ async def test_after_its_retries_the_failure_names_the_tool_and_the_trouble():
 async def test_a_tool_that_hangs_is_given_up_at_the_deadline():
     started = time.monotonic()
     with pytest.raises(InfraError, match=r"tool:echo: no answer within 0\.05 s, 2 attempts"):
-        await ToolRunner(Echo(waits=5), deadline_seconds=0.1, attempts=2, backoff_seconds=0).run("echo", {"text": "hi"})
-    assert time.monotonic() - started < 2
+        await ToolRunner(Echo(waits=30), deadline_seconds=0.1, attempts=2, backoff_seconds=0).run("echo", {"text": "hi"})
+    assert time.monotonic() - started < 20
 
 
 async def test_tools_that_wait_do_not_wait_for_each_other():
-    runner = ToolRunner(Echo(waits=0.1))
+    runner = ToolRunner(Echo(waits=0.5))
     started = time.monotonic()
     answers = await asyncio.gather(*(runner.run("echo", {"text": str(i)}) for i in range(16)))
     assert answers == [(str(i), None) for i in range(16)]
-    assert time.monotonic() - started < 1.0  # one after another: 1.6 s
+    assert time.monotonic() - started < 6, "one after another: 8 s"
 
 
 async def test_waiting_for_a_thread_is_not_counted_against_the_tool():

@@ -112,7 +112,7 @@ def test_every_answer_has_a_card_and_counts_for_its_release(world, stream):
 
 def awaited_turn(world, rollout_id):
     """As the store has it, a moment after the answer."""
-    until = time.monotonic() + 5
+    until = time.monotonic() + 20
     while time.monotonic() < until:
         with world.store.reading() as connection:
             chosen = sa.select(release_turns).where(release_turns.c.rollout_id == rollout_id)
@@ -133,7 +133,7 @@ def test_what_is_private_is_taken_out_of_the_card_and_not_of_the_answer(world):
 def test_the_models_listed_are_the_tenants_own(world, lib):
     lib.put_live(world.store, "other", "theirs")
     theirs = lib.new_key(world.store, "other").text
-    until = time.monotonic() + 5
+    until = time.monotonic() + 20
     while not world.gateway.routing.routes("other") and time.monotonic() < until:
         time.sleep(0.05)
     listed = {
@@ -155,13 +155,13 @@ def mirrored(world, lib):
     if world.gateway.routing.route("acme", "mirrored") is None:
         lib.put_live(world.store, "acme", "mirrored")
         lib.try_out(world.store, "acme", "mirrored", 0.0)
-    until = time.monotonic() + 5
+    until = time.monotonic() + 20
     while not getattr(world.gateway.routing.route("acme", "mirrored"), "shadow", False) and time.monotonic() < until:
         time.sleep(0.05)
 
     def turns(session):
         chosen = sa.select(release_turns).where(release_turns.c.session == session)
-        until = time.monotonic() + 5
+        until = time.monotonic() + 20
         while time.monotonic() < until:
             with world.store.reading() as connection:
                 if len(rows := {row["arm"]: row for row in connection.execute(chosen).mappings()}) == 2:
@@ -187,10 +187,10 @@ def test_a_chat_is_mirrored_to_a_candidate_in_the_shadow_and_both_count_as_such(
 
 
 def test_a_candidate_that_fails_or_hangs_in_the_shadow_costs_the_caller_nothing(world, mirrored):
-    world.candidate.status, world.candidate.wait = 400, 0.5
+    world.candidate.status, world.candidate.wait = 400, 3
     began = time.monotonic()
     assert world.chat("mirrored", headers={"x-session-id": "mirrored-bad"}).status_code == 200
-    assert time.monotonic() - began < 0.5
+    assert time.monotonic() - began < 2.7
     assert {arm: turn["failed"] for arm, turn in mirrored("mirrored-bad").items()} == {"live": False, "candidate": True}
 
 
@@ -292,7 +292,7 @@ def test_what_failed_is_written_down_before_its_caller_hears_of_it_and_counted_o
     answer = world.chat(stream=True)
     written = list(kept)
     assert (answer.status_code, answer.text.count("upstream_failed")) == (200 if said else 502, 1)
-    until = time.monotonic() + 2
+    until = time.monotonic() + 20
     while figure("rft_requests_total", **labels) == before and time.monotonic() < until:
         time.sleep(0.02)
     assert figure("rft_requests_total", **labels) == before + 1 and len(written) == len(kept) == 1
@@ -308,7 +308,7 @@ def test_a_request_leaves_no_garbage_that_holds_itself(world, way, stream):
     gc.disable()
     try:
         world.chat(stream=stream)
-        until = time.monotonic() + 2
+        until = time.monotonic() + 20
         while (left := tries_in_memory()) and time.monotonic() < until:
             time.sleep(0.1)
         assert not left
@@ -324,16 +324,16 @@ def tries_in_memory():
 
 
 @pytest.mark.parametrize("last", [(b"data: [DONE]\n\n",), (b"data: [DO", b"NE]\n", b"\n"), (b"data: [DONE]\r\n\r\n",)])
-@pytest.mark.parametrize("lingers", [0.05, 3.0])
+@pytest.mark.parametrize("lingers", [0.05, 30.0])
 def test_a_stream_is_over_with_its_last_word_whatever_the_model_server_does_then(world, last, lingers):
     """It says more, or nothing and does not end: the caller has its answer and its card, and no part of what came after."""
     for fake in (world.live, world.second):
         fake.last, fake.lingers = last, lingers
     began = time.monotonic()
     answer = world.chat(stream=True)
-    assert time.monotonic() - began < 2.8 and answer.text.endswith('4 "}}]}\n\n' + b"".join(last).decode())
+    assert time.monotonic() - began < 20 and answer.text.endswith('4 "}}]}\n\n' + b"".join(last).decode())
     assert card_of(world, answer.headers["x-request-id"]).card.rollout.ending is Ending.ANSWERED
-    until = time.monotonic() + 2
+    until = time.monotonic() + 20
     while lingers > 1 and not (world.live.cut_off or world.second.cut_off) and time.monotonic() < until:
         time.sleep(0.02)
     assert world.live.cut_off + world.second.cut_off == (lingers > 1), "nobody waits for the rest"
@@ -350,7 +350,7 @@ def test_a_client_that_goes_away_pays_for_what_was_written(world):
     spent = allowance._tokens
     with httpx.stream("POST", f"{world.url}/v1/chat/completions", json=ask(stream=True), headers=world.headers()) as answer:
         next(answer.iter_bytes())
-    until = time.monotonic() + 5
+    until = time.monotonic() + 20
     while allowance.in_flight and time.monotonic() < until:
         time.sleep(0.02)
     assert allowance._tokens > spent
@@ -361,7 +361,7 @@ def test_a_client_that_goes_away_stops_the_upstream(world):
         fake.chunks, fake.between = 200, 0.05
     with httpx.stream("POST", f"{world.url}/v1/chat/completions", json=ask(stream=True), headers=world.headers()) as answer:
         next(answer.iter_bytes())
-    until = time.monotonic() + 5
+    until = time.monotonic() + 20
     while not (world.live.cut_off or world.second.cut_off) and time.monotonic() < until:
         time.sleep(0.02)
     assert world.live.cut_off + world.second.cut_off == 1

@@ -159,7 +159,7 @@ async def test_a_gateway_that_leaves_in_peace_hands_its_runs_over_at_once(light)
     tools.seconds, began = 0, time.monotonic()
     async with gateway(light, tools) as (other, _):
         events = await ended(other, run)
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 10
     assert kinds(events) == ["run", "turn", "tool_call", "tool_result", "answer", "end"]
     assert tools.called == [(run.rollout_id, "call-1-1")] * 2, "the same ids: the tool server runs it once"
     assert tools.ran == [(run.rollout_id, "call-1-1")]

@@ -114,7 +114,7 @@ def test_a_tenants_quotas_are_its_own(open_world, lib):
     assert "2 requests a minute" in refused(answer, 429, "requests_per_minute")["message"]
     assert 1 <= int(answer.headers["retry-after"]) <= 30
     lib.put_live(world.store, "other", "theirs")
-    key, until = lib.new_key(world.store, "other").text, time.monotonic() + 5
+    key, until = lib.new_key(world.store, "other").text, time.monotonic() + 20
     while (answer := world.chat("theirs", key=key)).status_code == 404 and time.monotonic() < until:
         time.sleep(0.05)
     assert answer.status_code == 200
@@ -160,8 +160,8 @@ def test_a_deadline_is_kept_and_a_candidate_that_hangs_leaves_time_for_the_live_
     world.candidate.wait = 60
     session = next(f"s{number}" for number in range(100) if arm_of("acme", "trial", f"s{number}", 0.5) == "candidate")
     before = time.monotonic()
-    answer = world.chat("trial", headers={"x-session-id": session, "x-rft-deadline": "1.0"})
-    assert answer.status_code == 200 and answer.headers["x-rft-arm"] == "live" and 0.4 < time.monotonic() - before < 1.0
+    answer = world.chat("trial", headers={"x-session-id": session, "x-rft-deadline": "4.0"})
+    assert answer.status_code == 200 and answer.headers["x-rft-arm"] == "live" and 1.6 < time.monotonic() - before < 4
     world.live.wait = world.second.wait = 60
     refused(world.chat(headers={"x-rft-deadline": "0.2"}), 504, "upstream_failed")
     refused(world.chat(headers={"x-rft-deadline": "soon"}), 400, "deadline")
@@ -188,7 +188,7 @@ def test_a_replica_that_is_gone_is_out_and_nobody_notices(open_world, figure):
     assert dead.out and not world.live.asked and len(world.second.asked) == 6
     assert figure("rft_upstream_up", upstream="live") == 0
     dead._wire = alive
-    until = time.monotonic() + 6
+    until = time.monotonic() + 20
     while dead.out and time.monotonic() < until:
         time.sleep(0.05)
     assert not dead.out, "a probe brings it back"

@@ -46,7 +46,7 @@ def test_an_unsafe_candidates_stream_is_cut_within_a_second_and_the_session_goes
     last = [line for line in heard.split("\n\n") if line][-1]
     assert json.loads(last.removeprefix("data: "))["error"]["code"] == "upstream_failed" and "[DONE]" not in heard
     assert seconds < 3.0, "half a second for the routes, a quarter for the look, on a crowded machine"
-    until = time.monotonic() + 3
+    until = time.monotonic() + 20
     while not world.candidate.cut_off and time.monotonic() < until:
         time.sleep(0.02)
     assert world.candidate.cut_off == 1
@@ -65,7 +65,7 @@ def test_whom_an_agent_had_said_nothing_to_that_was_live_already_is_told_to_try_
     world = open_world()
     release = max(route.release for route in world.gateway.routing.routes("acme") if route.service == "trial")
     lib.move(world.store, "acme", release, Move(act="advance", stage="full", share=1.0, why="a test"))
-    until = time.monotonic() + 5
+    until = time.monotonic() + 20
     while world.gateway.routing.route("acme", "trial").live != lib.CANDIDATE.id and time.monotonic() < until:
         time.sleep(0.02)
     answer = answered_over_a_withdrawal(world, lib)
@@ -79,7 +79,7 @@ def answered_over_a_withdrawal(world, lib):
     told: list[httpx.Response] = []
     caller = threading.Thread(target=lambda: told.append(world.chat("trial", headers={"x-session-id": SESSION})))
     caller.start()
-    until = time.monotonic() + 5
+    until = time.monotonic() + 20
     while not world.candidate.asked and time.monotonic() < until:
         time.sleep(0.02)
     withdraw(world, lib, cut=True)
