@@ -182,7 +182,7 @@ def test_who_sends_much_delays_himself_and_nobody_else(sqlite_store: Store, card
         assert (greedy.result().stored, modest.result().stored) == (20, 1)
     intake.close()
     with sqlite_store.reading() as connection:
-        moments = list(connection.scalars(sa.select(ledger.c.at.distinct()).order_by(ledger.c.at)))
+        moments = list(connection.scalars(sa.select(ledger.c.at).distinct().order_by(ledger.c.at)))
         mine = connection.scalar(sa.select(ledger.c.at).where(ledger.c.subject == "one", ledger.c.kind == "card"))
     assert mine in moments[:2]  # with the first four, or the four after them; of six portions
 

@@ -71,7 +71,9 @@ class Asking:
 
 @pytest.fixture(scope="module")
 def ask(stored: Store) -> Iterator[Asking]:
-    with TestClient(Litestar(cards_routes(Gate(stored)), exception_handlers=REFUSALS), raise_server_exceptions=False) as client:
+    with TestClient(
+        Litestar(cards_routes(Gate(stored)), exception_handlers=REFUSALS, logging_config=None), raise_server_exceptions=False
+    ) as client:
         yield Asking(stored, client)
 
 

@@ -258,7 +258,9 @@ def test_the_form_leads_nowhere_else(client, key, where):
 
 def test_an_empty_store_says_how_to_make_the_first_user(empty):
     store = open_store(f"sqlite:///{empty}")
-    app = Litestar([Router("/", route_handlers=login_routes(Gate(store)), exception_handlers=REFUSALS)], openapi_config=None)
+    app = Litestar(
+        [Router("/", route_handlers=login_routes(Gate(store)), exception_handlers=REFUSALS)], openapi_config=None, logging_config=None
+    )
     with TestClient(app) as client:
         assert "rft user add NAME --role admin" in client.get("/login").text
     store.close()

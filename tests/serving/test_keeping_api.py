@@ -55,7 +55,9 @@ def ask(stored):
             add_user(stored, by, role, role, NOW)
             keys[tenant, role] = new_key(stored, by, role, dt.datetime.now(dt.UTC)).text
 
-    with TestClient(Litestar(keeping_routes(Gate(stored)), exception_handlers=REFUSALS), raise_server_exceptions=False) as client:
+    with TestClient(
+        Litestar(keeping_routes(Gate(stored)), exception_handlers=REFUSALS, logging_config=None), raise_server_exceptions=False
+    ) as client:
 
         def asked(role: str, method: str, path: str, body: Any = None, tenant: str = "acme", **query: Any) -> tuple[int, Any]:
             answer = client.request(method, path, json=body, params=query, headers={"authorization": f"Bearer {keys[tenant, role]}"})
