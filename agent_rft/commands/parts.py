@@ -159,17 +159,18 @@ async def opened(settings: Settings, folder: RunFolder, data: Data, checkpoint: 
         if not url:
             server = stack.enter_context(running_server(lambda port: server_command(folder, port), log=folder.path / "server.log"))
             url, bearer = server.base_url, server.bearer
+        names, tool_set = served_tools(url)
         versions = Versions(
             code=code_version(),
             checkpoint=checkpoint or backend.name_of(model_of(settings), None),
             dataset=data.hash,
-            tool_set=served_tools(url)[1],
+            tool_set=tool_set,
             grader=f"{grader.ref.name}@{grader.ref.version}#{grader.ref.hash}{standing}",
             seed=settings.seed,
         )
         folder.hold_to(versions)
         wire = settings.tools
-        client = HttpTools(url, bearer, timeout_seconds=wire.timeout_seconds, retries=wire.retries, concurrency=wire.concurrency)
+        client = HttpTools(url, bearer, wire.timeout_seconds, wire.retries, wire.concurrency, names=names)
         tools = await stack.enter_async_context(client)
         yield Parts(folder, settings, backend, tools, grader, holdouts, to if isinstance(to, Store) else None, recorder, versions)
 

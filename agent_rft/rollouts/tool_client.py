@@ -6,14 +6,14 @@ import asyncio
 import datetime as dt
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from urllib.parse import quote
 
 import aiohttp
 import msgspec
 from yarl import URL
 
-from agent_rft.contracts.errors import InfraError, NeedsApproval, UserError
+from agent_rft.contracts.errors import InfraError, NeedsApproval, UserError, did_you_mean
 from agent_rft.contracts.messages import ToolCall
 from agent_rft.contracts.ports import ToolBox
 from agent_rft.contracts.retries import TryAgain, may_pass, pause_before_next, seconds_asked_for
@@ -68,9 +68,13 @@ class HttpTools:
         retries: int = 5,
         concurrency: int = 512,
         backoff_seconds: float = 0.1,
+        names: Collection[str] = (),
     ) -> None:
+        """`names`: what the server serves, where that is known. A call of anything else is the model's mistake and is not sent: a
+        server of any make answers 404 to it or falls over, which would look like its own trouble."""
         self.stats: dict[str, CallStats] = {}
-        self._recipe = (base_url, bearer, timeout_seconds, retries, concurrency, backoff_seconds)
+        self._names = tuple(names)
+        self._recipe = (base_url, bearer, timeout_seconds, retries, concurrency, backoff_seconds, self._names)
         self._base_url = base_url.rstrip("/")
         self._headers = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json", DEADLINE_HEADER: f"{timeout_seconds:g}"}
         self._timeout = aiohttp.ClientTimeout(total=timeout_seconds)
@@ -79,7 +83,7 @@ class HttpTools:
         self._places = asyncio.Semaphore(concurrency)
         self._session: aiohttp.ClientSession | None = None
 
-    def __reduce__(self) -> tuple[type[HttpTools], tuple[str, str, float, int, int, float]]:
+    def __reduce__(self) -> tuple[type[HttpTools], tuple[str, str, float, int, int, float, tuple[str, ...]]]:
         """Sent to another process, it is a client of its own there, to be opened there."""
         return HttpTools, self._recipe
 
@@ -108,6 +112,9 @@ class HttpTools:
             body = msgspec.json.encode({"arguments": call.arguments, "call_id": call.call_id, "rollout_id": rollout_id})
         except (ValueError, OverflowError, RecursionError) as error:  # half a surrogate pair, a thousand brackets
             return ToolResult(call.call_id, f"Error: this call cannot be sent: {error}", "model_error")
+        if self._names and call.name not in self._names:
+            said = f"Error: there is no tool named {call.name}; {did_you_mean(call.name, self._names)}"
+            return ToolResult(call.call_id, said, "model_error")
         stats = self.stats.setdefault(call.name, CallStats())
         stats.calls += 1
         started, attempt = time.perf_counter(), 1

@@ -70,6 +70,23 @@ async def test_any_arguments_a_model_makes_up_are_answered_as_its_mistake(server
     assert result.error == "model_error" and result.output.startswith("Error: ")
 
 
+@pytest.mark.parametrize("status", [404, 500])
+async def test_a_tool_that_the_server_does_not_serve_is_the_models_mistake_whatever_the_server_would_say(status):
+    """The router of any framework says 404 to a path that it has not, and a server that looks the name up in a dict falls over."""
+    asked = []
+
+    async def refuse(request):
+        asked.append(request.path)
+        return web.json_response({"detail": "Not Found"}, status=status)
+
+    async with misbehaving(refuse) as url, HttpTools(url, "secret", retries=0, names=["convert", "units"]) as tools:
+        made_up = await tools.call("r1", ToolCall("c1", "unit", {}))
+        assert (made_up.error, made_up.output) == ("model_error", "Error: there is no tool named unit; did you mean 'units'?")
+        with pytest.raises(InfraError):  # one that it says it serves is its own trouble
+            await tools.call("r1", ToolCall("c2", "units", {}))
+    assert asked == ["/tools/units"]
+
+
 async def test_every_call_carries_its_rollout_and_call_id():
     seen = []
 
