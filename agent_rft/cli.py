@@ -269,6 +269,7 @@ def _add_data(data: argparse.ArgumentParser) -> None:
     cards.add_argument("--most-reward", type=float)
     cards.add_argument("--run", dest="run_id", metavar="RUN")
     cards.add_argument("--limit", type=int, default=1000)
+    cards.add_argument("--tenant", default="default", help="whose cards")
     made = kind("synthesise", _data_synthesise, "rows from a stronger model, each solved again")
     made.add_argument("--corpus", required=True)
     made.add_argument("--val", help="rows in here stay held out")
@@ -298,6 +299,7 @@ def _with_measurement(refresh: argparse.ArgumentParser) -> None:
     measured.add_argument("--prior", metavar="runs/ID/prior.json", help="what a prior check on these rows found")
     measured.add_argument("--run", dest="run_id", metavar="RUN", help="what a run on these rows met in training, by its cards")
     refresh.add_argument("--store", default=DEFAULT_STORE, help="that holds the run's cards")
+    refresh.add_argument("--tenant", help="whose they are; default: the run's, else default")
 
 
 def _add_curriculum(curriculum: argparse.ArgumentParser) -> None:
@@ -825,7 +827,7 @@ def _data_refresh(arguments: argparse.Namespace) -> None:
     if arguments.prior:
         refresh_by_prior(arguments.folder, arguments.prior, arguments.out)
     else:
-        refresh_by_run(arguments.folder, arguments.run_id, arguments.store, arguments.out)
+        refresh_by_run(arguments.folder, arguments.run_id, arguments.store, arguments.out, arguments.tenant)
 
 
 def _data_curriculum(arguments: argparse.Namespace) -> None:
@@ -844,7 +846,7 @@ def _data_from_cards(arguments: argparse.Namespace) -> None:
         most_reward=arguments.most_reward,
         tools=tuple(arguments.tool),
     )
-    from_cards(arguments.store, arguments.out, arguments.val, choice, arguments.run_id, arguments.limit)
+    from_cards(arguments.store, arguments.out, arguments.val, choice, arguments.run_id, arguments.limit, tenant=arguments.tenant)
 
 
 def _data_synthesise(arguments: argparse.Namespace) -> None:
@@ -891,17 +893,17 @@ def _regrade(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.regrade import regrade
 
     cards, kind, rows = arguments.card, arguments.kind, arguments.rows
-    with building(*_recipe(arguments)) as (url, build):
+    with building(*_recipe(arguments)) as (store, build):
         chosen = {"run_id": arguments.run_id, "cards": cards, "kind": kind, "rows": rows, "call_cost": arguments.call_cost}
-        regrade(url, arguments.grader, build, **chosen)
+        regrade(store.url, arguments.grader, build, tenant=store.tenant, **chosen)
 
 
 def _grader_register(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.graders import register
     from agent_rft.commands.grading import building
 
-    with building(*_recipe(arguments)) as (url, build):
-        register(url, arguments.source, arguments.by, build, arguments.wanted)
+    with building(*_recipe(arguments)) as (store, build):
+        register(store.url, arguments.source, arguments.by, build, arguments.wanted)
 
 
 def _grader_check(arguments: argparse.Namespace) -> None:
@@ -909,39 +911,40 @@ def _grader_check(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.grading import building
 
     on = {name: getattr(arguments, name) for name in ("cases", "run_id", "labels", "rows", "reference")}
-    with building(*_recipe(arguments)) as (url, build):
-        check(url, arguments.name, build, **on, without_reference=arguments.no_reference)
+    with building(*_recipe(arguments)) as (store, build):
+        check(store.url, arguments.name, build, tenant=store.tenant, **on, without_reference=arguments.no_reference)
 
 
 def _grader_approve(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.graders import approve
     from agent_rft.commands.grading import building
 
-    with building(*_recipe(arguments)) as (url, _):
-        approve(url, arguments.name, arguments.by)
+    with building(*_recipe(arguments)) as (store, _):
+        approve(store.url, arguments.name, arguments.by)
 
 
 def _grader_activate(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.graders import activate
     from agent_rft.commands.grading import building
 
-    with building(*_recipe(arguments)) as (url, _):
-        activate(url, arguments.name, arguments.by)
+    with building(*_recipe(arguments)) as (store, _):
+        activate(store.url, arguments.name, arguments.by)
 
 
 def _grader_list(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.graders import list_graders
     from agent_rft.commands.grading import building
 
-    with building(*_recipe(arguments)) as (url, _):
-        list_graders(url)
+    with building(*_recipe(arguments)) as (store, _):
+        list_graders(store.url)
 
 
 def _label(arguments: argparse.Namespace) -> None:
     from agent_rft.commands.label import label
     from agent_rft.compose import settings_for
 
-    label(settings_for(*_recipe(arguments)).store.url, arguments.run_id, arguments.by, arguments.count, arguments.kind)
+    store = settings_for(*_recipe(arguments)).store
+    label(store.url, arguments.run_id, arguments.by, arguments.count, arguments.kind, store.tenant)
 
 
 def _judge(arguments: argparse.Namespace) -> None:

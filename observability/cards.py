@@ -78,6 +78,23 @@ def state_of_run(store: Store, run_id: str) -> tuple[int, int, int]:
     return cards, newest or 0, gone or 0
 
 
+def of_one_tenant(store: Store, expected: str, run_id: str | None = None, ids: Sequence[str] = ()) -> Store:
+    """The store as one tenant sees it: the expected one where it has cards of the run or by these ids (beginnings will do), else the only
+    other that has; where nobody has, as it is. Whoever may send cards may send them under the name of another's run, and they are none
+    of it. With neither run nor ids it is asked of all cards."""
+    key = job_cards.c.rollout_id
+    named = [sa.and_(key >= one, key < one + BEYOND) for one in ids] + ([] if run_id is None else [job_cards.c.run_id == run_id])
+    select = sa.select(job_cards.c.tenant).distinct()
+    with store.reading() as connection:
+        owners = sorted(connection.scalars(select.where(sa.or_(*named)) if named else select))
+    if len(owners) > 1 and expected not in owners:
+        about = f"cards of run {run_id}" if run_id is not None else "such cards"
+        more = ", ..." if len(owners) > SHOWN else ""
+        cure = "name whose are meant: --tenant NAME, or store.tenant=NAME where settings are taken"
+        raise UserError(f"several tenants have {about}: {', '.join(owners[:SHOWN])}{more}", cure)
+    return store.of(expected if expected in owners else owners[0]) if owners else store
+
+
 def whole_id(store: Store, id_or_prefix: str) -> str:
     with store.reading() as connection:
         return _only_id(connection, id_or_prefix)

@@ -146,6 +146,17 @@ def test_a_regrade_counts_in_fates_and_weights_and_another_graders_opinion_or_fa
     assert "held-out rows earned nothing" not in capsys.readouterr().out
 
 
+def test_another_tenants_cards_under_the_runs_name_and_ids_weigh_nothing(run):
+    assert main(["data", "curriculum", "r", "--out", "alone"]) == 0
+    forged = [*trained("hard-0", 9, 1.0, 1.0), *trained("easy-0", 5, 0.0, 0.0)]
+    forged += [msgspec.structs.replace(trained(one.id, 0, 0.0)[0], rollout_id=f"{one.id}/{index}") for one in VAL for index in range(2)]
+    with StoreRecorder(open_store(f"sqlite:///{Path.cwd()}/cards.db")) as recorder:
+        for card in forged:
+            recorder.record(msgspec.structs.replace(card, tenant="mallory"))
+    assert main(["data", "curriculum", "r", "--out", "beside"]) == 0
+    assert json.loads(Path("beside/curriculum.json").read_text()) == json.loads(Path("alone/curriculum.json").read_text())
+
+
 def test_a_held_out_try_that_only_its_judge_failed_counts_once_it_was_graded_again(run):
     """The judge was away for all tries at hard rows; asked again it pays half for each."""
     away = Grade(GRADER, None, errors={"other_error": "away"})

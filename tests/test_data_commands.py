@@ -27,6 +27,7 @@ from agent_rft.datasets.rows_io import read_rows, write_rows
 from agent_rft.datasets.synthesis import Plan
 from agent_rft.datasets.version_files import read_card, read_version
 from agent_rft.evaluation.prior import PriorCheck, RowPrior
+from observability.accesses import reading
 from observability.graders import append_grades
 from observability.ingest import StoreRecorder
 from observability.store import open_store
@@ -196,6 +197,21 @@ def test_refresh_by_a_run_keeps_what_its_training_solved_sometimes_and_what_it_n
     assert "kept: 2 solved sometimes, 3 without a score there" in capsys.readouterr().out
 
 
+def test_what_another_tenant_sends_under_the_runs_name_changes_no_data_set(rows_file, tmp_path):
+    """Row one was solved once of two; another tenant's cards, one by an id of the run's, say it always was, and row two as well."""
+    commands.split(rows_file, str(tmp_path / "one"), 0.2, 1, "", "")
+    first, second, *_ = [r.id for r in read_version(tmp_path / "one")[1]["train"]]
+    url = f"sqlite:///{tmp_path}/cards.db"
+    forged = [tried(0, first, 1.0), tried(5, second, 1.0)]
+    with StoreRecorder(open_store(url)) as recorder:
+        for card in (tried(0, first, 0.0), tried(1, first, 1.0), *(msgspec.structs.replace(one, tenant="mallory") for one in forged)):
+            recorder.record(card)
+    to = str(tmp_path / "two")
+    assert main(["data", "refresh", str(tmp_path / "one"), "--run", "r", "--store", url, "--out", to, "--tenant", forged[0].tenant]) == 0
+    card, fresh = read_version(tmp_path / "two")
+    assert [r.id for r in fresh["train"]][:2] == [first, second] and "2 training cards of run r" in card.origin.source
+
+
 def test_refresh_counts_a_try_as_solved_from_where_the_run_did(rows_file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     commands.split(rows_file, str(tmp_path / "one"), 0.2, 1, "", "")
@@ -247,14 +263,20 @@ def test_from_cards_reads_the_store_and_keeps_the_held_out_apart(rows_file, tmp_
         for one in cards:
             recorder.record(one)
         recorder.flush()
-    commands.from_cards(url, str(tmp_path / "out"), rows_file, Choice(kinds=("production",), most_reward=0.5), None, 100)
+    mallorys = msgspec.structs.replace(job_card(5, "Who governs Nantes?", 0.0), tenant="mallory")
+    with StoreRecorder(open_store(url)) as recorder:
+        recorder.record(mallorys)
+    mine = {"tenant": cards[0].tenant}
+    commands.from_cards(url, str(tmp_path / "out"), rows_file, Choice(kinds=("production",), most_reward=0.5), None, 100, **mine)
+    [line] = reading(open_store(url), cards[0].tenant)
+    assert (line.action, line.subject, line.cards) == ("export", "rows from cards", 3), "what left the store is noted"
     card, rows = read_version(tmp_path / "out")
     assert [r.prompt for r in rows["train"]] == ["Who governs Ghent? Write to [EMAIL]"]
     assert rows["val"] == ROWS
     assert card.origin.left_out == {"of another reward": 1, "asked by validation": 1}  # the eval card is not read at all
     assert (card.leaks.same, card.leaks.near) == (0, 0)
     with pytest.raises(UserError, match="no card became a row: 4 without the tools"):
-        commands.from_cards(url, str(tmp_path / "none"), None, Choice(tools=("read",)), None, 100)
+        commands.from_cards(url, str(tmp_path / "none"), None, Choice(tools=("read",)), None, 100, **mine)
 
 
 class Model(BaseHTTPRequestHandler):

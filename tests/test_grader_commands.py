@@ -24,8 +24,8 @@ from agent_rft.datasets.rows_io import write_rows
 from agent_rft.graders.numeric import NumericGrader
 from agent_rft.graders.pure import build_pure
 from agent_rft.settings import Settings
-from observability.cards import find_card
-from observability.graders import active_version, add_label, approvals, find_version, grader_versions_of
+from observability.cards import cards_by_id, find_card
+from observability.graders import active_version, add_label, append_grades, approvals, find_version, grader_versions_of, newest_reports
 from observability.graders import register as add_version
 from observability.ingest import StoreRecorder
 from observability.store import Store, open_store
@@ -171,6 +171,43 @@ def test_a_kill_in_the_middle_keeps_what_was_graded(url, store, monkeypatch, cap
     assert [len(find_card(store, f"id-{number}").grades) for number in range(6)] == [2, 2, 2, 2, 1, 1]
     regrade(url, "numeric@2", build, run_id="run-1")
     assert "2 grades of numeric@2 added, 4 had one" in capsys.readouterr().out
+
+
+def test_a_stop_while_grades_are_written_loses_none_of_them(url, store, monkeypatch):
+    """Three at once: the second three are being written when it is stopped."""
+    monkeypatch.setattr("agent_rft.commands.regrade.KEPT_AT_ONCE", 3)
+    calls = []
+
+    def stopped_once(*given):
+        calls.append(given)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return append_grades(*given)
+
+    monkeypatch.setattr("agent_rft.commands.regrade.append_grades", stopped_once)
+    register(url, "numeric2.json", "ann", build)
+    with pytest.raises(KeyboardInterrupt):
+        regrade(url, "numeric@2", build, run_id="run-1")
+    assert [len(find_card(store, f"id-{number}").grades) for number in range(6)] == [2] * 6
+
+
+def test_what_another_tenant_sends_under_the_runs_name_is_none_of_it(url, store, capsys):
+    """A card by an id that the run has, one by an id of its own; and a third tenant's. The run's owner is `local`."""
+    with StoreRecorder(store) as recorder:
+        for number, tenant in ((0, "mallory"), (57, "mallory"), (58, "other")):
+            recorder.record(msgspec.structs.replace(card(number, "$1"), tenant=tenant))
+    register(url, "numeric2.json", "ann", build)
+    with pytest.raises(UserError, match="several tenants have cards of run run-1: local, mallory, other") as refused:
+        regrade(url, "numeric@2", build, run_id="run-1")
+    assert "store.tenant=NAME" in refused.value.cure
+    regrade(url, "numeric@2", build, tenant="local", run_id="run-1")
+    assert "7 cards: 6 grades of numeric@2 added" in capsys.readouterr().out
+    check(url, "numeric@2", build, tenant="local", cases="cases.jsonl", run_id="run-1")
+    assert "6 rollouts" in newest_reports(store, find_version(store, "numeric@2").ref)["regrade"].why
+    theirs = [len(stored.grades) for stored in cards_by_id(store, ["id-0", "id-57", "id-58"]) if stored.card.tenant != "local"]
+    assert theirs == [1, 1, 1], "nobody else's card was graded"
+    regrade(url, "numeric@2", build, tenant="other", cards=["id-58"])
+    assert "1 cards: 1 grades of numeric@2 added" in capsys.readouterr().out
 
 
 def test_the_shipped_grader_regrades_without_being_registered(url, capsys):

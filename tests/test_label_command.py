@@ -20,6 +20,7 @@ from agent_rft.contracts.messages import Message
 from agent_rft.contracts.rollouts import Ending
 from agent_rft.graders.labelling import Round
 from agent_rft.graders.numeric import NumericGrader
+from observability.accesses import reading
 from observability.graders import activate, give_label_once, labelled_scores, labels_of, register
 from observability.ingest import StoreRecorder
 from observability.store import open_store
@@ -161,6 +162,18 @@ def test_ctrl_c_keeps_what_was_given(sit, url, monkeypatch):
     monkeypatch.setattr("io.StringIO", Interrupted)
     code, shown, _ = sit("1\n")
     assert code == 0 and "1 label of ann kept" in shown and len(scores(url)) == 1
+
+
+def test_another_tenants_card_under_the_runs_name_is_not_shown_and_who_was_shown_what_is_noted(url, monkeypatch, capsys):
+    store = open_store(url)
+    with StoreRecorder(store) as recorder:
+        recorder.record(msgspec.structs.replace(card(77), tenant="mallory"))
+    monkeypatch.setattr("sys.stdin", io.StringIO("1\n" * 20))
+    assert main(["label", "--run", "run-1", "--by", "ann", f"store.url={url}", f"store.tenant={card(0).tenant}"]) == 0
+    assert f"{ROLLOUTS} labels of ann kept" in capsys.readouterr().out
+    noted = [(line.action, line.cards) for line in reading(store, card(0).tenant) if line.by.endswith("@cli")]
+    assert noted.count(("show for a label", 1)) == noted.count(("label", 1)) == ROLLOUTS
+    assert reading(store, "mallory") == []
 
 
 def test_a_run_that_is_not_there_is_answered_with_the_nearest(url, capsys, tmp_path):

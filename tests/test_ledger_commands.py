@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from agent_rft.commands.parts import console
 from agent_rft.contracts.grades import Grade, GraderRef
+from observability.accesses import reading
 from observability.graders import append_grades
 from observability.ingest import insert_cards
 from observability.records import RecordedCard
@@ -244,13 +245,17 @@ def shown(told: str) -> list[str]:
     return re.findall(r"│ (0198c2\d\d)", told)
 
 
-def test_cards_are_asked_for_by_what_they_are_and_pages_go_on_where_the_last_ended(rft):
+def test_cards_are_asked_for_by_what_they_are_noted_and_pages_go_on_where_the_last_ended(rft, store):
     code, told = rft("card", "list", "run:mine grade>0.5", "--limit", "2")
     assert code == 0 and told.startswith("3 cards, newest first") and shown(told) == ["0198c203", "0198c202"]
     cursor = re.search(r"--after (\S+)", told)
     assert cursor
     assert shown(rft("card", "list", "run:mine grade>0.5", "--limit", "2", "--after", cursor[1])[1]) == ["0198c201"]
     assert shown(rft("card", "list", "--run", "mine", "--kind", "eval", "grade:0")[1]) == ["0198c200"]
+    assert rft("card", "list", "run:mine grade>7")[1].startswith("0 cards")
+    noted = [(line.action, line.subject, line.cards) for line in reading(store, "default") if line.by.endswith("@cli")]
+    asked = [("run:mine grade>7", 0), ('grade:0 run:"mine" kind:"eval"', 1), ("run:mine grade>0.5", 1), ("run:mine grade>0.5", 2)]
+    assert noted == [("search", words, cards) for words, cards in asked]
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "10001", "99999999999999999999", "many"])

@@ -62,7 +62,7 @@ def test_from_the_queue_to_a_change_request_that_is_done(rft, store, tmp_path):
     assert rft("change", "export", "--out", str(tmp_path / "rows.jsonl"))[0] == 2
     assert rft("change", "settle", "1", "done", "--how", "row numerical-0413") == (0, "change request 1 is done\n")
     assert "0 change requests that are open" in rft("change", "list")[1] and "row numerical-0413" in rft("change", "list", "--every")[1]
-    assert [one.action for one in reading(store, "default", rollout_id=IDS[0])] == ["export", "read", "review"]
+    assert [one.action for one in reading(store, "default", rollout_id=IDS[0])] == ["export", "read", "search", "review"]
     assert rft("ledger", "verify")[0] == 0
 
 

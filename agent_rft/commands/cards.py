@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import os
 import shutil
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -17,7 +17,7 @@ from agent_rft.commands.parts import card_server, console, progress_bar
 from agent_rft.compose import settings_for
 from agent_rft.contracts.errors import UserError
 from observability.accesses import note
-from observability.cards import find_card
+from observability.cards import CardLine, find_card
 from observability.cursor import Cursor, cursor_text, read_cursor
 from observability.dossiers import dossier_of
 from observability.exports import EXPORTS
@@ -50,12 +50,23 @@ def list_cards(url: str, question: str, limit: int, after: str | None, tenant: s
     table.add_column("reward", justify="right")
     table.add_column("calls", justify="right")
     shown = page(store, query, limit, read_cursor(after) if after else None, tenant)
+    _note_search(store, as_noted(question, query), shown, tenant or DEFAULT_TENANT)
     for card in shown:
         reward = "-" if card.reward is None else f"{card.reward:.2f}"
         table.add_row(card.rollout_id, card.run_id, card.kind, card.row_id, card.ending, reward, str(card.tool_calls))
     console.print(table)
     if len(shown) == limit:
         console.print(f"next page: --after {cursor_text(Cursor(shown[-1].started_at, shown[-1].rollout_id))}")
+
+
+def _note_search(store: Store, asked: str, shown: Sequence[CardLine], tenant: str) -> None:
+    """With each tenant whose cards are listed: that a card is found by a word tells that it holds it. Where none is, with the one
+    that was asked."""
+    listed = {} if shown else {tenant: list[str]()}
+    for card in shown:
+        listed.setdefault(card.tenant, []).append(card.rollout_id)
+    for whose, ids in listed.items():
+        note(store, me(whose), "search", asked, ids)
 
 
 def _counted_to(found: int) -> str:

@@ -17,6 +17,7 @@ import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from agent_rft.commands.access import me
 from agent_rft.commands.parts import console
 from agent_rft.commands.run_folder import VERSIONS, RunFolder
 from agent_rft.contracts.errors import FaultsFound, InfraError, UserError
@@ -44,7 +45,8 @@ from agent_rft.evaluation.tries import score_of, tries_by_row
 from agent_rft.graders.registry import load_grader
 from agent_rft.graders.regrading import gradable
 from agent_rft.graders.wire import Wire
-from observability.cards import cards_by_id, count_cards, grades_by_id, recent_cards
+from observability.accesses import note
+from observability.cards import cards_by_id, count_cards, grades_by_id, of_one_tenant, recent_cards
 from observability.redaction.redact import redact as redact_text
 from observability.store import Store, open_store
 from serving.tools.corpus import text_of
@@ -124,15 +126,17 @@ def refresh_by_prior(folder: str, prior: str, out: str) -> None:
     _refresh(Path(folder), measured.rows, prior, Path(out))
 
 
-def refresh_by_run(folder: str, run_id: str, store_url: str, out: str) -> None:
+def refresh_by_run(folder: str, run_id: str, store_url: str, out: str, tenant: str | None = None) -> None:
     """The same from what a run on these rows met in training: every try at a row, from the first step to the last, as graded
     now."""
-    with closing(open_store(store_url)) as store:
+    found = RunFolder.found(run_id)
+    settings = found.settings([]) if found else None
+    with closing(open_store(store_url)) as opened:
+        store = of_one_tenant(opened, tenant or (settings.store.tenant if settings else "default"), run_id)
         tries = _trained_on(store, run_id)
         if not tries:
             raise UserError(f"no training card of run {run_id} is in {store.name}", "`rft card list` shows runs; --store names another")
-    found = RunFolder.found(run_id)
-    pass_at = found.settings([]).grader.pass_at if found else 1.0
+    pass_at = settings.grader.pass_at if settings else 1.0
     rewards: dict[str, list[float | None]] = {}
     for row_id, _, reward in tries:
         rewards.setdefault(row_id, []).append(reward)
@@ -167,7 +171,8 @@ def curriculum_of(folder: RunFolder, out: str, results: str | None, store_url: s
     before = _left_out_before(paths["train"])
     known = [*rows["train"], *before.retired, *before.set_aside]
     by, evaluated, asked = _evaluations(folder, results, {row.id for row in known})
-    with closing(open_store(store_url or settings.store.url)) as store:
+    with closing(open_store(store_url or settings.store.url)) as opened:
+        store = of_one_tenant(opened, settings.store.tenant, folder.run_id)
         now = _as_graded_now(store, asked)
         evaluated = now if evaluated is asked else _as_graded_now(store, evaluated)
         met = _met(store, folder.run_id, known, now)
@@ -319,12 +324,13 @@ def from_cards(
     run_id: str | None,
     limit: int,
     *,
+    tenant: str = "default",
     approved: Approved | None = None,
     redact: Redact = lambda text: redact_text(text).text,
 ) -> None:
-    """Training rows from the newest `limit` cards. `val`: what is held out; it becomes the new version's validation split."""
+    """Training rows from the newest `limit` cards of one tenant. `val`: what is held out; it becomes the new version's validation split."""
     held_out = read_rows(Path(val)) if val else []
-    harvest = rows_of_cards(_cards(store_url, choice, run_id, limit), choice, held_out, redact=redact, approved=approved)
+    harvest = rows_of_cards(_cards(store_url, choice, run_id, limit, tenant), choice, held_out, redact=redact, approved=approved)
     if not harvest.rows:
         why = ", ".join(f"{count} {reason}" for reason, count in harvest.left_out.items())
         raise UserError(f"no card became a row: {why or 'the store holds none that fits'}", "loosen a filter; `rft card list` shows cards")
@@ -335,14 +341,14 @@ def from_cards(
     _show(write_version(Path(out), splits, origin))
 
 
-def _cards(store_url: str, choice: Choice, run_id: str | None, limit: int) -> Iterator[JobCard]:
-    store = open_store(store_url)
-    try:
+def _cards(store_url: str, choice: Choice, run_id: str | None, limit: int, tenant: str) -> Iterator[JobCard]:
+    """What they hold leaves the store with the rows, as with any export."""
+    with closing(open_store(store_url)) as opened:
+        store = of_one_tenant(opened, tenant, run_id)
         kind = choice.kinds[0] if len(choice.kinds) == 1 else None
         ids = [line.rollout_id for line in recent_cards(store, limit, run_id, kind)]
+        note(opened, me(store.tenant or tenant), "export", f"rows from cards{f' of run {run_id}' if run_id else ''}", ids)
         yield from (stored.card for stored in cards_by_id(store, ids) if not stored.erased)
-    finally:
-        store.close()
 
 
 # --- from a stronger model ----------------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ from agent_rft.graders.reports import (
 from agent_rft.graders.right_answers import reference_at, references_of
 from agent_rft.graders.spec import read_spec
 from observability import graders as register_of_graders
-from observability.cards import card_ids
+from observability.cards import card_ids, of_one_tenant
 from observability.graders import GraderVersion, active_version, find_version, grader_versions_of, labelled_scores
 from observability.store import Store, open_store
 
@@ -95,6 +95,7 @@ def check(
     name: str,
     build: Build,
     *,
+    tenant: str = "default",
     cases: str | None,
     run_id: str | None,
     labels: bool = False,
@@ -114,7 +115,8 @@ def check(
         grader = built(version, build)
         made = [cases_report(case_lines(cases), grader, cases)] if cases else []
         if run_id:
-            regraded, tried, agreed = _reports_on_run(store, version, grader, build, run_id, rows_of(run_id, rows), labels)
+            theirs = of_one_tenant(store, tenant, run_id)
+            regraded, tried, agreed = _reports_on_run(theirs, version, grader, build, run_id, rows_of(run_id, rows), labels)
             references = [*named_key, *references_of(read_spec(version.spec, name))]
             made += [regraded, adversarial_report(tried, grader, None, references, without_reference=without_reference), *agreed]
         for report in made:

@@ -18,7 +18,7 @@ from agent_rft.contracts.ports import Grader
 from agent_rft.graders.registry import GRADERS, Judges, Services, build_grader, load_grader
 from agent_rft.graders.spec import GraderSpec, read_spec
 from agent_rft.graders.wording import texts_of
-from agent_rft.settings import EmbeddingSettings, GraderSettings, Settings
+from agent_rft.settings import EmbeddingSettings, GraderSettings, Settings, StoreSettings
 from observability.graders import grader_versions_of
 from observability.store import open_store
 from serving.tools.embeddings import EndpointEmbedder, LocalEmbedder
@@ -108,11 +108,11 @@ def case_lines(cases: str) -> list[str]:
 
 
 @contextmanager
-def building(recipe: str, overrides: list[str]) -> Generator[tuple[str, Callable[[GraderSpec], Grader]]]:
+def building(recipe: str, overrides: list[str]) -> Generator[tuple[StoreSettings, Callable[[GraderSpec], Grader]]]:
     """The store of a recipe, and how graders are built with its services, which end with the block."""
     settings = settings_for(recipe, overrides)
     with closing(services_of(settings.grader)) as services:
-        yield settings.store.url, lambda spec: build_grader(spec, services)
+        yield settings.store, lambda spec: build_grader(spec, services)
 
 
 def services_of(settings: GraderSettings, *, endpoints: bool = True) -> Services:

@@ -10,11 +10,14 @@ import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
+from agent_rft.commands.access import me
 from agent_rft.commands.label_desk import StoreDesk
 from agent_rft.commands.parts import console
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.jobcards import Kind
 from agent_rft.graders.labelling import Agreement, Desk, Round, Shown, after, asked_by, figures, read_score, unscored
+from observability.accesses import note
+from observability.cards import of_one_tenant
 from observability.store import open_store
 
 SHOWN = 20
@@ -35,12 +38,14 @@ class Session(msgspec.Struct):
     """For undo: each place that was labelled, with what was left then."""
 
 
-def label(url: str, run_id: str, who: str, count: int, kind: Kind | None) -> None:
+def label(url: str, run_id: str, who: str, count: int, kind: Kind | None, tenant: str = "default") -> None:
     if count < 1:
         raise UserError(f"--count {count} asks for no rollout", "1 or more")
     round_ = Round(run_id, asked_by(who), kind)
-    with closing(open_store(url)) as store:
-        desk = StoreDesk(store)
+    with closing(open_store(url)) as opened:
+        store = of_one_tenant(opened, tenant, run_id)
+        caller = me(store.tenant or tenant)
+        desk = StoreDesk(store, lambda action, run, ids: note(store, caller, action, run, ids))
         session = Session(count)
         if not _sit(desk, round_, session, _ask):
             raise UserError("nobody answers: standard input is closed", f"a terminal, a pipe with an answer a line, or {PAGE}")

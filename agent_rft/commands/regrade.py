@@ -37,7 +37,7 @@ from agent_rft.graders.regrading import (
     training_effect,
 )
 from agent_rft.graders.reports import named
-from observability.cards import card_ids, cards_by_id, whole_id
+from observability.cards import card_ids, cards_by_id, of_one_tenant, whole_id
 from observability.graders import append_grades
 from observability.records import StoredCard
 from observability.states import sealed_error, sealed_of
@@ -75,6 +75,7 @@ def regrade(
     name: str,
     build: Build,
     *,
+    tenant: str = "default",
     run_id: str | None = None,
     cards: Sequence[str] = (),
     kind: str | None = None,
@@ -85,8 +86,9 @@ def regrade(
 
     Rows and `call_cost` that are not given come from the run's own folder, where it is there.
     """
-    with closing(open_store(url)) as store:
-        grader = registered_grader(store, name, build)
+    with closing(open_store(url)) as opened:
+        grader = registered_grader(opened, name, build)
+        store = of_one_tenant(opened, tenant, run_id, cards)
         named_ones = [whole_id(store, card) for card in cards]
         ids = list(dict.fromkeys(named_ones + (card_ids(store, run_id, kind) if run_id else [])))
         if not ids:
@@ -111,10 +113,10 @@ def _graded_anew(store: Store, ids: Sequence[str], grader: Grader, rows: Mapping
             done.append(one)
             fresh += [(one.rollout_id, one.grade)] if one.new else []
             if len(fresh) >= KEPT_AT_ONCE:
-                given, fresh = fresh, []
-                added += append_grades(store, given)
+                added += append_grades(store, fresh, store.tenant)
+                fresh = []  # only now: what stopped the writing wrote nothing
     finally:
-        added += append_grades(store, fresh)
+        added += append_grades(store, fresh, store.tenant)
     return done, added
 
 
