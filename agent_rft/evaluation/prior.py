@@ -9,6 +9,8 @@ from typing import Literal
 import msgspec
 
 from agent_rft.contracts.graded import GradedRollout
+from agent_rft.contracts.rollouts import Ending
+from agent_rft.evaluation.failures import failures
 from agent_rft.evaluation.tries import mean, tries_by_row
 
 TOO_FLAT, COMFORTABLE = 0.15, 0.30
@@ -16,6 +18,13 @@ TOO_FLAT, COMFORTABLE = 0.15, 0.30
 ROUNDING = 1e-9
 SHOWN = 400
 """Characters of a failure's reason."""
+OVERRIDE = "prior.override=true trains all the same"
+OTHER_BASE = (
+    "most of what the base says is neither an answer nor a tool call: name one that speaks the language of your rows and calls tools, "
+    "model.path=FOLDER or a Hugging Face id (the shipped models/research-tiny knows its own questions and tools, and nothing else)"
+)
+KINDS_SHOWN = 3
+"""Of what went wrong; the rest is on the job cards."""
 
 Bucket = Literal["never", "sometimes", "always", "unmeasured"]
 Verdict = Literal["go", "go with caution", "no go"]
@@ -51,6 +60,10 @@ class PriorCheck(msgspec.Struct, frozen=True, kw_only=True):
     mean_reward: float | None
     mean_tool_calls: float | None
     infra_failures: int
+    infra_said: str = ""
+    """What the last of them failed with."""
+    unsolved: dict[str, int] = {}
+    """Tries by what went wrong, the most frequent first. Older checks have neither this nor `infra_said`."""
     rows: tuple[RowPrior, ...]
 
     @property
@@ -67,8 +80,11 @@ def check_prior(graded: Iterable[GradedRollout], pass_at: float = 1.0) -> PriorC
     share = counts["sometimes"] / measured if measured else 0.0
     most_tries = max((row.tries for row in rows), default=0)
     verdict, why, cure = _judge(counts["never"], counts["always"], measured, share, most_tries)
-    if not measured and (failed := [one.rollout for one in graded if one.infra_failed and one.rollout.reason]):
-        why += f"; the last one, of {failed[-1].failed_part}, said: {failed[-1].reason[:SHOWN]}"
+    infra_said = _infra_said(graded)
+    if not measured and infra_said:
+        why += f"; the last one, {infra_said}"
+    if counts["never"] > counts["always"] and verdict == "no go" and _mostly_unreadable(graded):
+        cure = f"{OTHER_BASE}; {OVERRIDE}"
     scored = [(one, reward) for tries in by_row.values() for one, reward in zip(tries.scored, tries.rewards, strict=True)]
     return PriorCheck(
         verdict=verdict,
@@ -80,8 +96,24 @@ def check_prior(graded: Iterable[GradedRollout], pass_at: float = 1.0) -> PriorC
         mean_reward=mean([reward for _, reward in scored]) if scored else None,
         mean_tool_calls=mean([one.rollout.tool_calls for one, _ in scored]) if scored else None,
         infra_failures=sum(tries.failed for tries in by_row.values()),
+        infra_said=infra_said,
+        unsolved=failures(graded, pass_at).kinds,
         rows=rows,
     )
+
+
+def _infra_said(graded: Sequence[GradedRollout]) -> str:
+    failed = [one.rollout for one in graded if one.infra_failed and one.rollout.reason]
+    if not failed:
+        return ""
+    part, reason = failed[-1].failed_part, failed[-1].reason
+    return f"of {part}, said: {reason.removeprefix(f'{part}: ')[:SHOWN]}"
+
+
+def _mostly_unreadable(graded: Sequence[GradedRollout]) -> bool:
+    """Neither an answer nor a call: such a model does not know the language of the task, and easier rows would not help it."""
+    scored = [one for one in graded if not one.infra_failed]
+    return 2 * sum(one.rollout.ending is Ending.MALFORMED for one in scored) > len(scored)
 
 
 def row_prior(row_id: str, rewards: Sequence[float], failed: int, pass_at: float = 1.0) -> RowPrior:
@@ -134,7 +166,7 @@ def _flatness(never: int, always: int, measured: int) -> str:
 def _cure(never: int, always: int) -> str:
     """Which way out: the rows are too easy, or too hard."""
     way_out = "add harder rows" if always > never else "simpler tools, better prompts, easier rows or a stronger base model"
-    return f"{way_out}; prior.override=true trains all the same"
+    return f"{way_out}; {OVERRIDE}"
 
 
 def describe_prior(check: PriorCheck) -> str:
@@ -143,7 +175,11 @@ def describe_prior(check: PriorCheck) -> str:
     if check.mean_reward is not None and check.mean_tool_calls is not None:
         lines.append(f"  mean reward {check.mean_reward:.2f}, {check.mean_tool_calls:.1f} tool calls a try")
     if check.infra_failures:
-        lines.append(f"  left out: {check.infra_failures} tries that infrastructure spoilt; {check.unmeasured} rows unmeasured")
+        said = f" (the last one, {check.infra_said})" if check.infra_said and check.measured else ""
+        lines.append(f"  left out: {check.infra_failures} tries that infrastructure spoilt{said}; {check.unmeasured} rows unmeasured")
+    if check.unsolved and check.verdict != "go":
+        kinds = [f"{count} {kind}" for kind, count in list(check.unsolved.items())[:KINDS_SHOWN]]
+        lines.append(f"  tries that solved nothing: {'; '.join(kinds)}")
     lines.append(f"  {check.verdict.upper()}: {check.why}")
     if check.cure:
         lines.append(f"  cure: {check.cure}")

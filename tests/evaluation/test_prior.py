@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agent_rft.contracts.rollouts import Ending
 from agent_rft.evaluation.prior import PriorCheck, check_prior, describe_prior, histogram
 
 
@@ -88,11 +89,34 @@ def test_it_says_why_the_last_one_failed_where_all_did(tried):
     assert "said" not in check_prior([*failed, *tried("b", [1.0, 0.0])]).why
 
 
+def test_it_says_what_infrastructure_said_and_what_went_wrong_most_where_some_tries_have_a_score(tried):
+    spoilt, scored = tried("a", [None], failed_part="tool:units"), tried("b", [0.0, 0.0, 1.0])
+    spoilt[0].rollout.reason = "tool:units: http://host:1 answered 500"
+    said = describe_prior(
+        check_prior([*spoilt, *scored, *tried("c", [0.0] * 3), *(one for n in range(9) for one in tried(f"d{n}", [0.0, 0.0]))])
+    )
+    assert "left out: 1 tries that infrastructure spoilt (the last one, of tool:units, said: http://host:1 answered 500);" in said
+    # b: two of three wrong; c: three; d: nine rows of two
+    assert "  tries that solved nothing: 23 answered: wrong; 1 infrastructure: tool:units\n" in said
+
+
+@pytest.mark.parametrize(("malformed", "other_base"), [(2, False), (3, True)])
+def test_a_base_that_mostly_says_what_nobody_can_read_needs_another_base_not_easier_rows(tried, malformed, other_base):
+    tries = tried("a", [0.0] * 4)
+    for one in tries[:malformed]:
+        one.rollout.ending, one.rollout.reason = Ending.MALFORMED, "a tool call is not JSON"
+    check = check_prior(tries)
+    assert ("model.path=" in check.cure) is other_base and ("easier rows" in check.cure) is not other_base
+    assert f"tries that solved nothing: {malformed} malformed: a tool call is not JSON" in describe_prior(check) or not other_base
+    assert "prior.override=true" in check.cure
+
+
 def test_it_prints_the_buckets_the_verdict_and_the_cure(prior_of):
     assert describe_prior(prior_of(mixed(18, 2, 0) | {"x": [None, None]})).splitlines() == [
         "prior: sometimes 2, never 18, always 0, of 20 rows",
         "  mean reward 0.05, 1.0 tool calls a try",
         "  left out: 2 tries that infrastructure spoilt; 1 rows unmeasured",
+        "  tries that solved nothing: 38 answered: wrong; 2 infrastructure: tool:search",
         "  NO GO: 10% of the rows are solved sometimes, below 15%: 18 rows never, 0 always, so there is hardly a slope to climb",
         "  cure: simpler tools, better prompts, easier rows or a stronger base model; prior.override=true trains all the same",
     ]
