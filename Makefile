@@ -8,6 +8,9 @@ BIN := $(VENV)/bin
 RFT := $(BIN)/rft
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
 
+# A run's name or folder as it was typed, spaces and all: what stands on make's command line is in the shell's environment, too.
+NAMED_RUN = $(if $(RUN),"$$RUN")
+
 # With NEMO_RL_SRC set to a checkout of NeMo RL, what that imports is installed too.
 NEMO := $(if $(NEMO_RL_SRC),.make/nemo-cpu)
 
@@ -25,19 +28,19 @@ train: .make/local .make/data $(NEMO) ## prior check, training, evaluation, repo
 	$(RFT) train $(CONF) $(ARGS)
 
 resume: .make/local .make/data $(NEMO) ## go on with a run that was stopped (RUN=id ARGS="key=value ...")
-	$(RFT) resume $(RUN) $(ARGS)
+	$(RFT) resume $(NAMED_RUN) $(ARGS)
 
 prior: .make/local .make/data $(NEMO) ## can the base model sometimes do it? buckets, verdict, plots
 	$(RFT) prior $(CONF) $(ARGS)
 
 regrade: .make/local ## a run of before under another grader, without a model (RUN=id GRADER=name@version)
-	$(RFT) regrade --run $(RUN) --grader $(GRADER) $(ARGS)
+	$(RFT) regrade --run $(NAMED_RUN) --grader $(GRADER) $(ARGS)
 
 evaluate: .make/local .make/data $(NEMO) ## base against tuned again, for a finished run (RUN=id)
-	$(RFT) evaluate $(RUN)
+	$(RFT) evaluate $(NAMED_RUN)
 
 inspect: .make/local ## rollouts to read first: worst, suspicious, disputed (RUN=id ARGS="--list worst --limit 10")
-	$(RFT) inspect $(RUN) $(ARGS)
+	$(RFT) inspect $(NAMED_RUN) $(ARGS)
 
 report: .make/local ## a run as one page, several beside each other (RUNS="id id")
 	$(RFT) report $(RUNS) $(ARGS)

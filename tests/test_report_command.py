@@ -54,6 +54,17 @@ def test_more_runs_than_there_are_colours_for_are_said_to_be_left_out(run, tmp_p
     assert "Left out: g. The first 6 are beside each other" in capsys.readouterr().out.replace("\n", " ")
 
 
+def test_pages_of_runs_whose_names_begin_alike_are_two_pages_however_long_the_names(run, tmp_path):
+    """A name ends at 255 bytes, and an umlaut takes two: 120 of them and a plus are 241."""
+    alike = "ü" * 120
+    for name in (alike, "one", "two"):
+        run(name, steps=40)
+    for other in ("one", "two"):
+        assert reported(tmp_path, alike, other) == 0
+    pages = sorted(page.name for page in (tmp_path / "runs" / "reports").iterdir())
+    assert len(pages) == 2 and all(len(name.encode()) <= 255 and name.startswith("ü" * 100) for name in pages)
+
+
 def reported(tmp_path, *names) -> int:
     return main(["report", *names, "--runs", str(tmp_path / "runs")])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -117,7 +116,7 @@ def _show(
             _show_story(place, story, blamed.get(story.shown.id), whole=whole)
     if any(told.values()):
         options = where.options
-        console.print("" if whole else f"\na row with nothing cut short:  rft inspect {shlex.quote(found_by)} --row ROW{options}")
+        console.print("" if whole else f"\na row with nothing cut short:  rft inspect {found_by} --row ROW{options}")
         console.print(f'whose fault was it?  rft triage CARD model|grader|dataset|tool --note "..."{options}')
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import closing
@@ -38,6 +39,8 @@ from observability.store import Store, open_store
 REPORT = "report.html"
 BESIDE = "reports"
 """Folder beside the runs for what tells more than one of them."""
+LONGEST_NAME = 240
+"""Bytes of a page's name."""
 
 
 def report(run_ids: Sequence[str], runs: Path) -> None:
@@ -52,12 +55,21 @@ def report(run_ids: Sequence[str], runs: Path) -> None:
             console.print(line)
         console.print(f"{one.run_id}: {headline(one)}\n  {folder.path / REPORT}")
     if len(told) > 1:
-        place = runs / BESIDE / f"{'+'.join(one.run_id for one in told)[:240]}.html"
+        place = runs / BESIDE / f"{_beside_name([one.run_id for one in told])}.html"
         place.parent.mkdir(exist_ok=True)
         place.write_text(render_beside(told), encoding="utf-8")
         console.print(f"beside each other: {place}")
         if others := left_out(told):
             console.print(others, style="yellow")
+
+
+def _beside_name(run_ids: Sequence[str]) -> str:
+    """A file's name ends at 255 bytes. One that is cut tells the rest by a hash: else other runs that begin alike would be written over."""
+    whole = "+".join(run_ids)
+    if len(whole.encode()) <= LONGEST_NAME:
+        return whole
+    digest = hashlib.sha256(whole.encode()).hexdigest()[:12]
+    return f"{whole.encode()[: LONGEST_NAME - len(digest) - 1].decode(errors='ignore')}-{digest}"
 
 
 def found_all(run_ids: Sequence[str], runs: Path) -> list[RunFolder]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import PurePath
 
@@ -13,9 +14,9 @@ LOOKED_AT = 3
 
 
 def found_by(run_dir: str) -> str:
-    """What RUN= is, for a command that is to find this folder: by themselves they look in runs/."""
+    """What RUN= is, for a command that is to find this folder, as a shell takes it: by themselves they look in runs/."""
     folder = PurePath(run_dir)
-    return folder.name if folder.parent == PurePath("runs") else str(folder)
+    return shlex.quote(folder.name if folder.parent == PurePath("runs") else str(folder))
 
 
 def next_step(
@@ -56,7 +57,7 @@ def next_step(
         return f"Next: {look}: the reward did not rise; more steps, more tries a prompt, or rows nearer to the middle of the prior"
     if worse := [f"{part.key}={part.value}" for part in slice_rows(comparison.rows) if part.verdict == "worse"]:
         return f"Next: {look}: the rows of {', '.join(worse)} got worse while the whole got better; do not serve it yet"
-    if not comparison.clear:
+    if comparison.verdict != "better":
         return (
             f"Next: {look}: a rise like this may be luck on {comparison.compared} rows; train for more steps, or evaluate "
             f"on more rows or with a larger evaluation.samples_per_row: `make evaluate RUN={run}`"

@@ -1,6 +1,8 @@
 """The last line names the most pressing thing."""
 
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import msgspec
@@ -9,6 +11,7 @@ import pytest
 from agent_rft.evaluation.compare import compare
 from agent_rft.evaluation.next_step import next_step
 
+ROOT = Path(__file__).parents[2]
 GAIN = [(0.0, 1.0)] * 8
 """Beyond luck."""
 
@@ -30,7 +33,7 @@ def test_every_command_it_names_is_a_target_of_the_makefile(after):
     said = " ".join((next_step("runs/r1"), next_step("runs/r1", halted="a tool fails"), compared, after(*GAIN), after((0.0, 1.0))))
     named = set(re.findall(r"`make ([a-z-]+)", said))
     assert named == {"resume", "evaluate", "inspect", "serve"}
-    assert named <= set(re.findall(r"^([a-z-]+):", Path(__file__).parents[2].joinpath("Makefile").read_text(), re.MULTILINE))
+    assert named <= set(re.findall(r"^([a-z-]+):", ROOT.joinpath("Makefile").read_text(), re.MULTILINE))
 
 
 def test_a_clean_gain_is_served(after):
@@ -118,6 +121,17 @@ def test_without_a_comparison_it_asks_for_one():
 
 def test_a_run_elsewhere_is_named_by_its_folder():
     assert "make evaluate RUN=/data/runs/r1`" in next_step("/data/runs/r1")
+
+
+def test_a_name_with_spaces_and_umlauts_is_one_word_of_the_command_and_of_the_command_that_make_runs():
+    run = "Maße & Größen/it's one"
+    told = re.search(r"`make (evaluate RUN=.*)`", next_step(f"/{run}"))
+    assert told and shlex.split(told[1]) == ["evaluate", f"RUN=/{run}"]
+    shown = "RFT=printf '[%s]'"
+    for target, given in {"resume": "", "evaluate": "", "inspect": "", "regrade": "[--run]"}.items():
+        words = ["make", "--silent", "-o", ".make/local", "-o", ".make/data", target, f"RUN=/{run}", shown]
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert done.stdout.startswith(f"[{target}]{given}[/{run}]"), done.stdout
 
 
 def test_it_is_one_line(after):
