@@ -10,14 +10,17 @@ import msgspec
 
 from agent_rft.contracts.errors import InfraError
 from agent_rft.contracts.graded import GradedRollout
-from agent_rft.evaluation.statistics import NO_MOVE, Interval, bootstrap_interval, mcnemar, mean_interval, wilcoxon
+from agent_rft.evaluation.statistics import NO_MOVE, Interval, bootstrap_interval, leaning, mcnemar, mean_interval, wilcoxon
 from agent_rft.evaluation.tries import Tries, mean, tries_by_row
 
 SOLVED_AT = 0.8
 """A row that did not move counts as solved from this mean reward on, else as unsolved."""
 ROUNDING = NO_MOVE
 
-Verdict = Literal["better", "worse", "no clear change"]
+MOST_LUCK = 0.05
+"""A change counts where luck alone would show one like it less often than this, among all that are looked at."""
+
+Verdict = Literal["better", "perhaps better", "no clear change", "perhaps worse", "worse"]
 
 
 class RowDiff(msgspec.Struct, frozen=True, kw_only=True):
@@ -81,23 +84,25 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
         return self.unchanged_solved + self.unchanged_unsolved
 
     @property
-    def clear(self) -> bool:
-        """The change in reward is more than luck explains."""
-        return self.d_reward.clear
-
-    @property
     def verdict(self) -> Verdict:
-        return verdict_of(self.d_reward)
+        return verdict_of(self.rows, self.p)
 
     @property
     def unsolvable_rows(self) -> tuple[str, ...]:
         return tuple(row.row_id for row in self.rows if never_solved(row))
 
 
-def verdict_of(change: Interval) -> Verdict:
-    if not change.clear:
+def verdict_of(rows: Sequence[RowDiff], p: float) -> Verdict:
+    """For sure where both say so, and the same: the interval of the mean leaves zero out, and the ranks are more lopsided than luck.
+    Perhaps where one of them does. `p`: of the ranks, as it counts among all that are looked at."""
+    change = change_in_reward(rows)
+    by_mean = sign(change.estimate) if change.clear else 0
+    by_ranks = leaning([row.d_reward for row in rows]) if p < MOST_LUCK else 0
+    if by_mean + by_ranks == 0:
         return "no clear change"
-    return "better" if change.estimate > 0 else "worse"
+    if by_mean == by_ranks:
+        return "better" if by_mean > 0 else "worse"
+    return "perhaps better" if by_mean + by_ranks > 0 else "perhaps worse"
 
 
 def never_solved(row: RowDiff) -> bool:

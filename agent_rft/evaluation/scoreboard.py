@@ -9,8 +9,8 @@ import msgspec
 
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.rollouts import Ending
-from agent_rft.evaluation.compare import ROUNDING, Comparison, Verdict, compare
-from agent_rft.evaluation.slices import Slice, among_others, slice_each, slice_rows
+from agent_rft.evaluation.compare import ROUNDING, Comparison, Verdict, compare, verdict_of
+from agent_rft.evaluation.slices import Slice, slice_each, slice_rows
 from agent_rft.evaluation.statistics import Interval, bootstrap_interval, holm, mean_interval, pass_at_k
 from agent_rft.evaluation.tries import Tries, mean, tries_by_row
 
@@ -57,7 +57,7 @@ class Versus(msgspec.Struct, frozen=True, kw_only=True):
     worse_for_more: int
     """Less reward for more calls."""
     verdict: Verdict
-    """Where several models are compared, a clear one needs `p_adjusted` under 5% too: among twenty one is lucky."""
+    """By `p_adjusted`: among twenty models one is lucky."""
     slices: tuple[Slice, ...]
     """Each as it counts among those of all the models."""
 
@@ -134,7 +134,7 @@ def _versus(graded: Mapping[str, Sequence[GradedRollout]], by_row: Mapping[str, 
             regressed=one.regressed,
             unchanged=one.unchanged,
             worse_for_more=one.quadrants.worse_more,
-            verdict=one.verdict if len(found) == 1 else among_others(one.verdict, p),
+            verdict=verdict_of(one.rows, p),
             slices=slices,
         )
         for (name, one), p, slices in zip(found.items(), adjusted, sliced, strict=True)

@@ -12,8 +12,6 @@ from agent_rft.evaluation.tries import mean
 
 DEFAULT_KEYS = ("task_type", "difficulty")
 UNSPECIFIED = "unspecified"
-MOST_LUCK = 0.05
-"""A slice's change is clear where all slices together would show one like it by luck less often than this."""
 
 
 class Slice(msgspec.Struct, frozen=True, kw_only=True):
@@ -51,11 +49,6 @@ def slice_each(comparisons: Iterable[Iterable[RowDiff]], keys: Iterable[str] = D
     ]
 
 
-def among_others(verdict: Verdict, p_adjusted: float) -> Verdict:
-    """Of one of several that are looked at together: a clear one needs the corrected p, too."""
-    return verdict if p_adjusted < MOST_LUCK else "no clear change"
-
-
 def _by_value(rows: Iterable[RowDiff], key: str) -> list[tuple[str, list[RowDiff]]]:
     parts: dict[str, list[RowDiff]] = {}
     for row in rows:
@@ -75,7 +68,7 @@ def _slice(key: str, value: str, rows: list[RowDiff], p: float, p_adjusted: floa
         d=change,
         p=p,
         p_adjusted=p_adjusted,
-        verdict=among_others(verdict_of(change), p_adjusted),
+        verdict=verdict_of(rows, p_adjusted),
         base_calls=mean([row.base_calls for row in rows]),
         tuned_calls=mean([row.tuned_calls for row in rows]),
     )

@@ -129,6 +129,12 @@ def wilcoxon(differences: Sequence[float]) -> float:
     return _exact_p(twice_ranks, upward) if len(moved) <= EXACT else _normal_p(twice_ranks, upward)
 
 
+def leaning(differences: Sequence[float]) -> int:
+    """Which way the signed ranks weigh more: 1 up, -1 down, 0 neither. It need not be the mean's: many small losses outweigh few leaps."""
+    moved = np.array([round(one, 9) for one in differences if abs(one) > NO_MOVE])
+    return int(np.sign((_twice_ranks(np.abs(moved)) * np.sign(moved)).sum())) if len(moved) else 0
+
+
 def _twice_ranks(sizes: Numbers) -> NDArray[np.int64]:
     """Doubled, so that a shared rank is a whole number."""
     _, group, counts = np.unique(sizes, return_inverse=True, return_counts=True)

@@ -65,15 +65,33 @@ def alike(count, reward):
     return {str(row): ([reward], 1) for row in range(count)}
 
 
-def test_a_change_is_clear_where_its_interval_leaves_zero_out(compared):
+def test_a_change_is_clear_where_its_interval_leaves_zero_out_and_its_ranks_are_lopsided(compared):
+    # p of n rows that all rose: 2 / 2^n, so 0.0625 for five and 0.031 for six. The interval, of
     # rows that all turn right, and the imagined 1 and -1. Five: mean 5/7, squares 6 x (2/7)² + (12/7)² = 3.4286, / 6 / 7 = 0.08163,
     # root 0.2857; t of 6 degrees 2.4469: 0.7143 - 0.6991 > 0. Four: mean 2/3, squares 10/3, / 5 / 6 = 1/9, root 1/3; t of 5: 2.5706, -0.19
     five, four = compared(alike(5, 0.0), alike(5, 1.0)), compared(alike(4, 0.0), alike(4, 1.0))
     assert (five.d_reward.estimate, five.d_reward.low, five.d_reward.high) == pytest.approx((1.0, 0.0152, 1.0), abs=1e-4)
-    assert (five.clear, five.verdict) == (True, "better")
+    assert (five.d_reward.clear, five.p, five.verdict) == (True, 0.0625, "perhaps better")
+    assert compared(alike(5, 1.0), alike(5, 0.0)).verdict == "perhaps worse"
     assert four.d_reward.low == pytest.approx(-0.1902, abs=1e-4) and four.verdict == "no clear change"
-    assert compared(alike(5, 1.0), alike(5, 0.0)).verdict == "worse"
-    assert not compared(BASE, TUNED).clear
+    assert compared(alike(6, 0.0), alike(6, 1.0)).verdict == "better" and compared(alike(6, 1.0), alike(6, 0.0)).verdict == "worse"
+    assert not compared(BASE, TUNED).d_reward.clear
+
+
+def test_a_mean_and_ranks_that_point_apart_are_no_verdict(compared):
+    """Thirty rows lose a hundredth and six leap by one: the mean is up, (6 - 0.3) / 36 = 0.158, and its interval clear of zero; the ranks
+    are 1 to 30 down and 31 to 36 up, 465 to 201, whose p is 0.04."""
+    before = {str(row): ([0.5 if row < 30 else 0.0], 1) for row in range(36)}
+    after = {str(row): ([0.49 if row < 30 else 1.0], 1) for row in range(36)}
+    found = compared(before, after)
+    assert found.d_reward.low > 0 and found.p < 0.05 and found.verdict == "no clear change"
+
+
+def test_lopsided_ranks_alone_are_a_perhaps(compared):
+    """Seven rows of forty rise by a hundredth: p is 2 / 2^7, while the imagined rows hold the interval open."""
+    before = {str(row): ([0.5], 1) for row in range(40)}
+    found = compared(before, before | {str(row): ([0.51], 1) for row in range(7)})
+    assert found.d_reward.low < 0 and found.p == 2 / 2**7 and found.verdict == "perhaps better"
 
 
 def test_the_tests_are_over_rows_however_many_tries(compared):

@@ -9,14 +9,14 @@ from typing import NamedTuple
 from agent_rft.contracts.training import StepMetrics
 from agent_rft.evaluation.compare import RowDiff, Verdict, change_in_reward, sign, verdict_of
 from agent_rft.evaluation.figures import Panel, series_of
-from agent_rft.evaluation.report.compared import FIRST_AND_THIS, KINDS, slices
+from agent_rft.evaluation.report.compared import FIRST_AND_THIS, kind_of, slices
 from agent_rft.evaluation.report.contents import RunReport
 from agent_rft.evaluation.report.head import ended, spoken
 from agent_rft.evaluation.report.html import figure, key, number, section, signless, soft, table
 from agent_rft.evaluation.report.page import document
 from agent_rft.evaluation.report.versions import flat, version_names
 from agent_rft.evaluation.scoreboard import p_told
-from agent_rft.evaluation.slices import among_others, slice_rows
+from agent_rft.evaluation.slices import slice_rows
 from agent_rft.evaluation.statistics import Interval, holm, wilcoxon
 from agent_rft.evaluation.svg import runs_svg, whisker_svg
 
@@ -34,7 +34,6 @@ class Paired(NamedTuple):
     p: float
     """As it counts among all the runs."""
     verdict: Verdict
-    """As in a scoreboard: where several runs are compared, a clear one needs `p` under 5% too."""
 
 
 def render_beside(reports: Sequence[RunReport]) -> str:
@@ -74,10 +73,7 @@ def paired(reports: Sequence[RunReport]) -> list[Paired]:
     ps = [wilcoxon([row.d_reward for row in rows]) for _, rows in pairs]
     changes = [change_in_reward(rows) for _, rows in pairs]
     every = zip(pairs, changes, holm(ps), strict=True)
-    return [
-        Paired(name, rows, change, p, verdict_of(change) if len(pairs) == 1 else among_others(verdict_of(change), p))
-        for (name, rows), change, p in every
-    ]
+    return [Paired(name, rows, change, p, verdict_of(rows, p)) for (name, rows), change, p in every]
 
 
 def _diffs(first: RunReport, other: RunReport) -> list[RowDiff]:
@@ -183,7 +179,7 @@ def _pair(one: Paired, ends: tuple[float, float]) -> tuple[str, ...]:
         str(len(one.rows)),
         number(one.change.estimate, "+.3f"),
         f'<span class="soft">{number(low, "+.3f")} to {number(high, "+.3f")}</span>',
-        whisker_svg(low, one.change.estimate, high, ends, KINDS[one.verdict]),
+        whisker_svg(low, one.change.estimate, high, ends, kind_of(one.verdict)),
         escape(p_told(one.p).removeprefix("p ").removeprefix("= ")),
         str(sum(sign(row.d_reward) > 0 for row in one.rows)),
         str(sum(sign(row.d_reward) < 0 for row in one.rows)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from html import escape
 
-from agent_rft.evaluation.compare import Comparison, RowDiff
+from agent_rft.evaluation.compare import Comparison, RowDiff, Verdict
 from agent_rft.evaluation.figures import quadrant_title
 from agent_rft.evaluation.report.contents import RunReport
 from agent_rft.evaluation.report.html import coloured, figure, number, section, signless, soft, table
@@ -24,8 +24,13 @@ NAMED, LONGEST_NAME = 5, 60
 """Slices that a title names, and characters of a name: whoever made the rows may have put a sentence there."""
 SIDES, FIRST_AND_THIS = ("base", "tuned"), ("first", "this")
 """What two columns of rewards are of: a run's own two sides, or any other and the first that it is held against."""
-KINDS = {"better": "better", "worse": "worse", "no clear change": "same"}
 MOVES = {"better": "up", "worse": "down", "same": "soft"}
+
+
+def kind_of(verdict: Verdict) -> str:
+    """How it is drawn: what may be luck has no colour."""
+    return verdict if verdict in ("better", "worse") else "same"
+
 
 RowAddress = Callable[[str], str]
 """Where the cards of a row are, by the row's id."""
@@ -59,13 +64,13 @@ def slices(parts: Sequence[Slice], rows: int, sides: tuple[str, str] = SIDES, un
     first, rest = (table(names, some, "drawn slices") if some else "" for some in (drawn[:FEW_SLICES], drawn[FEW_SLICES:]))
     more = f"<details><summary>{len(drawn) - FEW_SLICES} more, less sure</summary>{rest}</details>" if rest else ""
     note = soft(
-        "Each interval is of its slice alone; p is adjusted by Holm's method for having looked at all of them, and decides the colour."
+        "Each interval is of its slice alone; p is adjusted by Holm's method for having looked at all of them; what both show is coloured."
     )
     return figure(slices_title(parts, under), first + more + note)
 
 
 def _slice(part: Slice, ends: tuple[float, float]) -> Sequence[str]:
-    kind = KINDS[part.verdict]
+    kind = kind_of(part.verdict)
     return (
         f'<span title="{escape(part.value)}">{escape(_short(part.value))}</span><br><small>{escape(part.key.replace("_", " "))}</small>',
         str(part.rows),

@@ -5,12 +5,11 @@ from __future__ import annotations
 from html import escape
 
 from agent_rft.contracts.rollouts import Ending
+from agent_rft.evaluation.report.compared import MOVES, kind_of
 from agent_rft.evaluation.report.html import figure, number, section, signless, soft, table
 from agent_rft.evaluation.scoreboard import ModelScore, Scoreboard, Versus, p_told
 from agent_rft.evaluation.statistics import Interval
 from agent_rft.evaluation.svg import whisker_svg
-
-KINDS = {"better": "better", "worse": "worse", "no clear change": "same"}
 
 
 def scores(board: Scoreboard | None) -> str:
@@ -43,7 +42,7 @@ def scores_title(board: Scoreboard) -> str:
 
 
 def _line(model: ModelScore, versus: Versus | None, k: int) -> tuple[str, ...]:
-    kind = KINDS[versus.verdict] if versus else "same"
+    kind = kind_of(versus.verdict) if versus else "same"
     reward = model.reward
     drawn = whisker_svg(reward.low, reward.estimate, reward.high, (0.0, 1.0), kind) if reward else ""
     shares = [_with_interval(model.pass_at_1, ".2f"), *([_with_interval(model.pass_at_k, ".2f")] if k > 1 else [])]
@@ -85,7 +84,7 @@ def _changes(board: Scoreboard) -> str:
             signless(f"{one.d_reward.estimate:+.3f}")
             + f" <small>{signless(f'{one.d_reward.low:+.3f} to {one.d_reward.high:+.3f}')}</small>",
             escape(p_told(one.p_adjusted).removeprefix("p ").removeprefix("= ")),
-            f'<span class="{ {"better": "up", "worse": "down"}.get(one.verdict, "soft") }">{escape(one.verdict)}</span>',
+            f'<span class="{MOVES[kind_of(one.verdict)]}">{escape(one.verdict)}</span>',
             str(one.improved),
             str(one.regressed),
             str(one.worse_for_more),
