@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -17,6 +18,7 @@ SHOWN = 60
 MOST = 8
 """Kinds by name; what is rarer is counted together."""
 OTHERS = "other kinds"
+FIGURE, QUOTED = re.compile(r"\d+(\.\d+)?"), re.compile(r": ['\"{].*", re.DOTALL)
 
 
 class Failures(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +46,12 @@ def _kind(one: GradedRollout) -> str:
         return f"infrastructure: {rollout.failed_part or 'the grader gave no score'}"[:SHOWN]
     if rollout.ending is not Ending.ANSWERED:
         ending = rollout.ending.value.replace("_", " ") if rollout.ending else "not ended"
-        return f"{ending}: {rollout.reason}"[:SHOWN]
+        return f"{ending}: {_alike(rollout.reason)}"[:SHOWN]
     why = one.grade.parts.get("why") if one.grade else None
     said = why if isinstance(why, str) and why else ("partly right" if one.reward > ROUNDING else "wrong")
     return f"answered: {said}"[:SHOWN]
+
+
+def _alike(reason: str) -> str:
+    """Without the figures and the model's own words, by which each try would be a kind of its own."""
+    return FIGURE.sub("…", QUOTED.sub("", reason))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from agent_rft.contracts.rollouts import Ending
 from agent_rft.evaluation.failures import MOST, OTHERS, failures
 from agent_rft.evaluation.tool_use import tool_use
 
@@ -40,3 +41,24 @@ def test_rare_kinds_are_counted_together(tried, kinds, named):
     tries = [one for number in range(kinds) for one in tried(f"r{number}", [None], failed_part=f"tool:{number}")]
     found = failures(tries)
     assert len(found.kinds) == named and sum(found.kinds.values()) == kinds and found.kinds.get(OTHERS, 0) == max(0, kinds - MOST)
+
+
+def test_tries_that_failed_alike_are_one_kind_whatever_their_figures_and_words(tried):
+    reasons = {
+        Ending.OUT_OF_BUDGET: [
+            "tokens: length at 74 of 1536",
+            "tokens: length at 101 of 1536",
+            "seconds: 0.5 allowed",
+            "seconds: 600 allowed",
+        ],
+        Ending.MALFORMED: ["a tool call is not JSON: '{\"name\": 1'", 'a tool call is not JSON: "it\'s"', "the turn is empty"],
+    }
+    tries = tried("a", [0.0] * 7)
+    for one, (ending, reason) in zip(tries, [(ending, one) for ending, said in reasons.items() for one in said], strict=True):
+        one.rollout.ending, one.rollout.reason = ending, reason
+    assert failures(tries).kinds == {
+        "out of budget: tokens: length at … of …": 2,
+        "out of budget: seconds: … allowed": 2,
+        "malformed: a tool call is not JSON": 2,
+        "malformed: the turn is empty": 1,
+    }
