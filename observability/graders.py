@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import msgspec
 import sqlalchemy as sa
@@ -166,6 +166,27 @@ def append_grades(store: Store, given: Sequence[tuple[str, Grade]], tenant: str 
             connection.execute(sa.insert(grades), rows)
         book.close()
     return len(rows)
+
+
+class Broke(NamedTuple):
+    """A try that a grader gave nothing."""
+
+    run_id: str
+    row_id: str
+    number: int
+    """Of the try, at its row."""
+    seed: int
+    parts: dict[str, Any]
+
+
+def tries_given_nothing(store: Store, tenant: str, hash_: str) -> list[Broke]:
+    """All tries of the tenant's that the grader of this hash gave no point, in the order of their grades."""
+    its_card = sa.and_(grades.c.rollout_id == job_cards.c.rollout_id, grades.c.tenant == job_cards.c.tenant)
+    columns = (job_cards.c.run_id, job_cards.c.row_id, job_cards.c.sample_index, job_cards.c.rollout_seed, grades.c.parts)
+    given = (grades.c.tenant == tenant, grades.c.hash == hash_, grades.c.reward == 0)
+    select = sa.select(*columns).select_from(grades.join(job_cards, its_card)).where(*given).order_by(grades.c.entry)
+    with store.reading() as connection:
+        return [Broke(*row) for row in connection.execute(select)]
 
 
 def add_label(

@@ -25,7 +25,7 @@ from observability.halves import report_halves
 from observability.records import Values
 from observability.release_tables import agent_reports
 from observability.store import Store
-from observability.tables import artifacts, ledger
+from observability.tables import artifacts, grades, job_cards, ledger
 from observability.texts import storable
 
 ReportKind = Literal["evaluation", "holdout", "safety", "distribution"]
@@ -271,6 +271,21 @@ def _caught(safety: Report) -> bool:
     except msgspec.ValidationError:
         return False
     return not safety.passed and any(one.cases * (1 - one.needed) < one.failed - 1e-9 for one in kinds)
+
+
+def told_by_cards(store: Store, tenant: str, safety: Report) -> str:
+    """How much of a safety report the job cards bear out, for whoever looks: those of its run that its suite's judge graded. No key signs
+    a report, so who can write the whole database can make one up along with its entry; then the cards have to be made up as well."""
+    run, suite, tries = (safety.figures.get(name) for name in ("run", "suite", "tries"))
+    its_card = sa.and_(grades.c.rollout_id == job_cards.c.rollout_id, grades.c.tenant == job_cards.c.tenant)
+    judged = (job_cards.c.tenant == tenant, job_cards.c.run_id == str(run), grades.c.hash == str(suite), grades.c.reward.is_not(None))
+    count = sa.select(sa.func.count(sa.distinct(job_cards.c.rollout_id))).select_from(grades.join(job_cards, its_card)).where(*judged)
+    with store.reading() as connection:
+        here = connection.scalar(count) or 0
+    if here and here == tries:
+        return f"job cards of run {run} bear out all {tries} tries"
+    of = tries if isinstance(tries, int) else "unsaid"
+    return f"job cards bear out {here} of its {of} tries: nobody's key signs a report, so ask who made it"
 
 
 def came_from(store: Store, tenant: str, agent: Agent) -> tuple[Artifact, ...]:

@@ -48,9 +48,9 @@ def files(tmp_path):
     return [json.loads(line) for line in lines]
 
 
-def check(rft, tmp_path, *words, options=()):
+def check(rft, tmp_path, *words, options=(), name="mine"):
     given = [f"run.folder={tmp_path}/runs", f"release.holdout_graders=[{tmp_path}/same.json]", "evaluation.samples_per_row=1", *words]
-    return rft("agent", "check", "mine", *given, "--rows", f"{tmp_path}/rows.jsonl", *options)
+    return rft("agent", "check", name, *given, "--rows", f"{tmp_path}/rows.jsonl", *options)
 
 
 def reported(store):
@@ -62,16 +62,16 @@ def behind_upstream(rft, tmp_path, files, in_thread, monkeypatch):
     """Registers an agent, and checks it with a scripted model behind OpenAI's API, and toy tools that the test's process serves."""
     monkeypatch.setenv("TOOL_BEARER", BEARER)
 
-    def run(script, *options, registered=()):
+    def run(script, *options, registered=(), name="mine"):
         tools = CorpusTools({"filings/toy.html": "Heron Castings Q1 2025\nfree cash flow: $224M"}, TOOLS)
-        code, said = rft("agent", "register", "mine", "--checkpoint", "w1", *PLENTY, *registered)
+        code, said = rft("agent", "register", name, "--checkpoint", "w1", *PLENTY, *registered)
         assert code == 0, said
         with (
             in_thread(create_app(tools, {}, BEARER)) as served,
             in_thread(model_app(lambda _: ScriptedSampler(script), "mine-at-vllm")) as model,
         ):
             upstream = {"name": "m", "url": f"{model}/v1", "model": "mine-at-vllm", "checkpoint": "w1"}
-            return check(rft, tmp_path, f"tools.url={served}", f"gateway.upstreams=[{json.dumps(upstream)}]", options=options)
+            return check(rft, tmp_path, f"tools.url={served}", f"gateway.upstreams=[{json.dumps(upstream)}]", options=options, name=name)
 
     return run
 
@@ -102,8 +102,8 @@ def test_what_a_tiny_model_does_becomes_the_reports(rft, store, tmp_path, files,
     assert holdout["by_grader"].keys() == {holdout["grader"]} and holdout["grader"].startswith("same_text@1#")
     assert evaluation["grader"].startswith("numeric@1#") and safety["grader"].startswith("safety@2#")
     assert evaluation["tool_set"] and evaluation["code"] and evaluation["dataset"] != safety["dataset"] == safety["suite"]
-    assert (safety["cases"], safety["tries"], safety["failed"]) == (24, 24, [])
-    assert "safety: FAILED, refusal 5/5, injected 7/7" in said and safety["unanswered"] == 24
+    assert (safety["cases"], safety["tries"], safety["failed"]) == (24, 48, [])
+    assert "safety: FAILED, refusal 5/5, injected 7/7" in said and safety["unanswered"] == 48
     code, listed = rft("card", "list", f"run:{evaluation['run']} kind:eval", "--limit", "100")
     assert code == 0 and len(re.findall(r"eval", listed)) >= 28, "a card of each run: 4 rows and 24 cases"
 
@@ -142,6 +142,37 @@ def test_rollouts_that_infrastructure_spoilt_make_no_report(store, behind_upstre
 def test_one_report_alone(store, behind_upstream):
     code, said = behind_upstream(lambda ask: "no", "--only", "safety")
     assert code == 0 and [*reported(store)] == ["safety"], said
+
+
+@pytest.mark.parametrize(
+    ("asked", "tries"), [("seed=42", 48), ("release.policy={safety_tries: 3}", 72), ("evaluation.samples_per_row=4", 96)]
+)
+def test_the_suite_is_tried_as_often_as_releases_ask_for_or_the_rows_are(store, behind_upstream, asked, tries):
+    """24 cases; of the rows one try each, where nothing else is said."""
+    code, said = behind_upstream(lambda ask: "no", "--only", "safety", asked)
+    assert code == 0 and reported(store)["safety"].figures["tries"] == tries, said
+
+
+def test_a_check_that_is_stopped_because_it_goes_badly_counts_in_the_next(store, behind_upstream, monkeypatch):
+    """Stopped when all its tries are over and before they are reported. Another agent, warmer, has nothing to do with it."""
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    def repeats(ask):
+        return ask.conversation[-1].content if ask.conversation[-1].role == "tool" else SEARCH
+
+    with monkeypatch.context() as patched:
+        patched.setattr("agent_rft.commands.check.registry.report", stopped)
+        assert behind_upstream(repeats, "--only", "safety")[0] == 130
+    assert reported(store) == {}
+    code, said = behind_upstream(lambda ask: "no", "--only", "safety")
+    safety = reported(store)["safety"]
+    assert code == 1 and not safety.passed and "failed in a check of before that made no report" in said
+    assert "secret-in-document" in safety.figures["before"] and safety.figures["before"] == safety.figures["failed"]
+    assert safety.figures["violations"]["injected-say-word"], "what it broke is told as well"
+    code, said = behind_upstream(lambda ask: "no", "--only", "safety", registered=("--temperature", "1.5"), name="warmer")
+    assert code == 0, said
 
 
 def test_an_agent_of_other_tools_is_not_judged_by_these(store, behind_upstream):

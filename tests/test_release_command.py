@@ -49,7 +49,7 @@ def refused(rft: Rft, *words: str) -> str:
 
 def safe(store: Store, name: str) -> None:
     """As `rft agent check` would have it."""
-    report(store, "default", name, "safety", passed=True, figures={"suite": SUITE}, by="trainer")
+    report(store, "default", name, "safety", passed=True, figures={"suite": SUITE, "cases": 24, "tries": 48, "lost": 0}, by="trainer")
 
 
 @pytest.fixture
@@ -185,6 +185,9 @@ def test_the_suite_that_the_settings_name_is_the_one_that_counts(rft, store, tmp
     other = ("release", "first", "till", "--agent", "base", "--set", "release.safety_suite=nowhere.jsonl")
     assert "cannot read nowhere.jsonl" in refused(rft, *other)
     assert "release.safety_suite=FILE.jsonl names" in refused(rft, *first, "--set", "release.policy={safety_suite: easier}")
+    report(store, "default", made, "safety", passed=True, figures={"suite": SUITE, "cases": 24, "tries": 24, "lost": 0}, by="trainer")
+    assert "waits for a safety report that tried each case 2 times: the candidate's did 1" in refused(rft, *first)
+    assert "safety_tries=1 is fewer than the 2 tries" in refused(rft, *first, "--policy", "safety_tries=1")
     safe(store, made)
     assert "desk is answered by" in told(rft, *first)
 

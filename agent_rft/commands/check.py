@@ -17,7 +17,7 @@ from agent_rft.commands.distribution import report_figures
 from agent_rft.commands.grading import grader_of, holdouts_named, services_of
 from agent_rft.commands.parts import Data, Parts, model_of, opened, progress_bar, read_data
 from agent_rft.commands.run_folder import RunFolder
-from agent_rft.commands.safety_suite import suite_of
+from agent_rft.commands.safety_suite import policy_of, suite_of
 from agent_rft.compose import settings_for
 from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.errors import InfraError, UserError
@@ -31,16 +31,18 @@ from agent_rft.evaluation.offline import evaluation_figures, holdout_figures, re
 from agent_rft.evaluation.report.versions import masked
 from agent_rft.evaluation.safety import SafetyFound, SafetyGrader, Suite, safety_found
 from agent_rft.evaluation.suite import evaluate
-from agent_rft.evaluation.traps import try_out
+from agent_rft.evaluation.traps import seed_of_try, try_out
 from agent_rft.graders.apply import grade_rollout
 from agent_rft.graders.reports import named
 from agent_rft.rollouts.seeds import derive_seed
 from agent_rft.settings import GatewaySettings, Settings, UpstreamSettings
 from observability import registry
+from observability.graders import tries_given_nothing
 from observability.registry import REPORT_KINDS, Registered, ReportKind
 from observability.store import open_store
 from serving.gateway.agents import sampling_from
 from serving.gateway.upstreams import Upstreams, UpstreamSpec
+from serving.release.acts import read_policy
 
 GRADINGS_AT_ONCE = 8
 PHASE = "eval-1"
@@ -54,6 +56,7 @@ class Check(msgspec.Struct, frozen=True):
     settings: Settings
     upstreams: tuple[UpstreamSettings, ...]
     suite: Suite
+    safety_tries: int
     data: Data
     holdouts: tuple[Grader, ...]
     kinds: tuple[ReportKind, ...]
@@ -68,12 +71,14 @@ def check_agent(
     with closing(open_store(wanted.store.url)) as opened_store:
         one = registry.found(opened_store, wanted.store.tenant, agent)
     suite = suite_of(wanted.release)
+    asked_for = read_policy(policy_of(wanted.release, suite.hash)).safety_tries
+    tries = max(asked_for, wanted.evaluation.samples_per_row)
     settings = _as_the_agent(wanted, one.agent)
     with closing(services_of(wanted.grader)) as services:
         grader = grader_of(settings, services)
         names = wanted.release.holdout_graders if "holdout" in kinds else ()
         holdouts = holdouts_named("release.holdout_graders", names, grader, services, wanted.store.url)
-        unsafe = _checked(Check(one, settings, wanted.gateway.upstreams, suite, read_data(settings, grader), holdouts, kinds))
+        unsafe = _checked(Check(one, settings, wanted.gateway.upstreams, suite, tries, read_data(settings, grader), holdouts, kinds))
     if unsafe:
         raise UserError(f"the safety report did not pass: {', '.join(unsafe)}", "each of its runs left a job card: `rft card`", 1)
 
@@ -223,7 +228,7 @@ def _held_out(check: Check, parts: Parts, graded: Sequence[GradedRollout]) -> di
 
 async def _safety_reported(check: Check, parts: Parts, sampler: Sampler) -> SafetyFound:
     settings, agent, suite = check.settings, check.one.agent, check.suite
-    tries, judge = settings.evaluation.samples_per_row, named(SafetyGrader(suite).ref)
+    tries, judge = check.safety_tries, named(SafetyGrader(suite).ref)
     versions = msgspec.structs.replace(parts.versions, dataset=suite.hash, grader=judge)
     of_suite = msgspec.structs.replace(parts, versions=versions)
     seed = derive_seed("safety", check.one.id, suite.hash)  # nobody tries seeds elsewhere until one lets the agent through
@@ -232,9 +237,22 @@ async def _safety_reported(check: Check, parts: Parts, sampler: Sampler) -> Safe
         tools, prompt = _tools_of(check.data), agent.system_prompt
         graded = await try_out(suite, tries, sampler, tools, prompt, agent.limits, seed, on_done=done)
     refuse_spoilt("safety", graded, settings.guards.max_infra_rate)
-    found = safety_found(suite, graded)
+    found = safety_found(suite, graded, _unreported(check, seed, parts.folder.run_id))
     figures = msgspec.to_builtins(found) | _made_with(check, of_suite) | {"seed": seed}
     _put(check, parts, "safety", found.passed, figures)
+    return found
+
+
+def _unreported(check: Check, seed: int, run_id: str) -> dict[str, tuple[str, ...]]:
+    """By case, what the agent broke in checks that made no report, stopped or spoilt. A try is known by its seed, which is made from
+    agent, suite, case and number."""
+    tenant, found = check.settings.store.tenant, dict[str, tuple[str, ...]]()
+    with closing(open_store(check.settings.store.url)) as store:
+        reports, _ = registry.reports_to_look_at(store, tenant, check.one.id)
+        told = {run_id, *(one.figures.get("run") for one in reports if one.kind == "safety")}
+        for one in tries_given_nothing(store.of(tenant), tenant, check.suite.hash):
+            if one.run_id not in told and one.seed == seed_of_try(seed, one.row_id, one.number):
+                found[one.row_id] = tuple((one.parts or {}).get("violations", ()))  # none of an erased one
     return found
 
 
@@ -287,5 +305,7 @@ def _say_safety(passed: bool, figures: Mapping[str, Any]) -> None:
         console.print(f"  {len(figures['unmet'])} planted cases were not met: it called no tool there", style="yellow")
     if figures["unanswered"]:
         console.print(f"  {figures['unanswered']} of {figures['tries']} tries ended without an answer", style="yellow")
+    if figures["before"]:
+        console.print(f"  {', '.join(figures['before'])} failed in a check of before that made no report", style="yellow")
     for lack in figures["lacks"]:
         console.print(f"  {lack}", style="yellow")

@@ -227,13 +227,16 @@ def show_agent(store: str, tenant: str, agent: str) -> None:
         one = registry.found(opened, tenant, agent)
         reports, changed = registry.reports_to_look_at(opened, tenant, one.id)
         made_from = registry.came_from(opened, tenant, one.agent)
+        by_cards = [registry.told_by_cards(opened, tenant, made) if made.kind == "safety" and made.passed else "" for made in reports]
     console.print(f"{one.id} {one.name}, registered {one.at:%Y-%m-%d %H:%M}")
     for name, value in msgspec.to_builtins(one.agent).items():
         console.print(f"  {name}: {value if value != '' else 'none'}")
-    for report in reports:
+    for report, behind in zip(reports, by_cards, strict=True):
         console.print(
             f"  {report.kind} {'passed' if report.passed else 'FAILED'}, {report.at:%Y-%m-%d %H:%M}, {report.by}: {_short(report.figures)}"
         )
+        if behind:
+            console.print(f"    {behind}")
     for spoilt in changed:
         console.print(f"  {spoilt.what}; `rft ledger verify` says all that was changed", style="yellow")
     for made in made_from:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from agent_rft.contracts.errors import UserError
-from agent_rft.evaluation.safety import Suite, read_suite
+from agent_rft.evaluation.safety import TRIES, Suite, read_suite
 from agent_rft.settings import ReleaseSettings
 
 
@@ -23,4 +23,4 @@ def policy_of(release: ReleaseSettings, suite: str) -> dict[str, Any]:
     """The rules of a release that says nothing else. Whoever makes one does not choose by which suite, a hash, it has to be safe."""
     if "safety_suite" in release.policy:
         raise UserError("release.policy.safety_suite is no rule to set", "release.safety_suite=FILE.jsonl names the suite, for all")
-    return {**release.policy, "safety_suite": suite}
+    return {"safety_tries": TRIES, **release.policy, "safety_suite": suite}

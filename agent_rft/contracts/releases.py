@@ -47,6 +47,9 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     safety_suite: str = ""
     """By its hash, the suite that the safety report has to be made with: the one of the settings under which the release was made, and
     nobody's choice. Empty in releases of before: any."""
+    safety_tries: int = 0
+    """How often that report has to have tried each case: what an agent does at times, one try seldom shows. As the settings say, or more.
+    0 in releases of before: any number."""
     worst_drop: float = 0.02
     """Offline: by how much its evaluation may be below the live agent's."""
     most_regressed: float = 0.15

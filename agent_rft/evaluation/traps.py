@@ -12,8 +12,10 @@ from agent_rft.contracts.rollouts import Limits, ToolResult
 from agent_rft.evaluation.safety import ANY_TOOL, SafetyCase, SafetyGrader, Suite, row_of
 from agent_rft.evaluation.suite import evaluate
 from agent_rft.rollouts.driver import OnDone
+from agent_rft.rollouts.seeds import derive_seed
 
 CASES_AT_ONCE = 8
+PHASE = "safety"
 
 
 class PlantedTools:
@@ -29,6 +31,11 @@ class PlantedTools:
         if call.name in self._case.never_calls:
             return ToolResult(call.call_id, f"{call.name} is not allowed here", "policy_denied")
         return ToolResult(call.call_id, planted.get(ANY_TOOL, "nothing found"))
+
+
+def seed_of_try(seed: int, case_id: str, number: int) -> int:
+    """By which a try is known again among others' tries of the case. `seed`: of the whole check."""
+    return derive_seed(seed, PHASE, case_id, number)
 
 
 async def try_out(
@@ -49,6 +56,6 @@ async def try_out(
     async def one(case: SafetyCase) -> list[GradedRollout]:
         async with gate:
             row = row_of(case, tools, system_prompt)
-            return await evaluate([row], tries, sampler, PlantedTools(case), grader, limits, seed, "safety", on_done=on_done)
+            return await evaluate([row], tries, sampler, PlantedTools(case), grader, limits, seed, PHASE, on_done=on_done)
 
     return [graded for of_case in await asyncio.gather(*map(one, suite.cases)) for graded in of_case]

@@ -12,6 +12,7 @@ ROUNDING = 1e-9
 YEAR = 31_536_000
 MOST = 1_000_000_000
 MOST_STORM = 10_000
+MOST_TRIES = 1_000
 NO_OTHER_WAY = "a release without a good safety report takes a waiver that two people sign, `rft release waive`"
 
 
@@ -48,7 +49,8 @@ def _faults(policy: Policy) -> Iterator[Fault]:
     for name in ("slow_seconds", "longest_step_seconds", "hold_seconds", "rollback_seconds"):
         if not 0 < (value := getattr(policy, name)) <= YEAR:
             yield Fault(name, f"is {value}", f"more than 0, and at most a year, {YEAR}")
-    for name, most in (("shadow_sessions", MOST), ("sessions_per_step", MOST), ("idle_seconds", YEAR), ("drain_seconds", YEAR)):
+    counts = (("shadow_sessions", MOST), ("sessions_per_step", MOST), ("safety_tries", MOST_TRIES))
+    for name, most in (*counts, ("idle_seconds", YEAR), ("drain_seconds", YEAR)):
         if not 0 <= (value := getattr(policy, name)) <= most:
             yield Fault(name, f"is {value}", f"from 0 to {most}")
     if policy.rollback_seconds < policy.hold_seconds:

@@ -92,6 +92,8 @@ class Known(msgspec.Struct, frozen=True, kw_only=True):
     """Whose signature holds, about the candidate's safety report as it is now, or about there being none."""
     safety_suite: str = ""
     """Of which the candidate's safety report has to be; empty: any."""
+    safety_tries: int = 0
+    """How often that report has to have tried each case, at least."""
     unread: str = ""
     """Why reports and waivers cannot be gone by: one is not what was recorded. Then none of them is told here."""
     proposed_by: str = ""
@@ -173,18 +175,28 @@ def safety_lacks(known: Known) -> str:
         state = "the candidate's safety report"
     elif report.get("passed") is not True:
         state = f"a safety report that passes: the candidate's did not{_how(report)}"
-    else:
+    elif not _of_the_suite(known):
         state = f"a safety report by the suite {suite}: the candidate's is by {report.get('suite') or 'none that it names'}"
+    else:
+        state = f"a safety report that tried each case {known.safety_tries} times: the candidate's did {_tries_a_case(report):.3g}"
+        state = f"{state} (`rft agent check` with release.policy.safety_tries={known.safety_tries} makes one)"
     signed = f"; signed so far by {known.safety_waivers[0].by}" if known.safety_waivers else ""
     return f"{state}, or a waiver that two people sign{signed}"
 
 
 def is_safe(known: Known) -> bool:
-    return known.candidate_reports.get("safety", {}).get("passed") is True and _of_the_suite(known)
+    report = known.candidate_reports.get("safety", {})
+    return report.get("passed") is True and _of_the_suite(known) and _tries_a_case(report) >= known.safety_tries
 
 
 def _of_the_suite(known: Known) -> bool:
     return known.safety_suite in ("", known.candidate_reports["safety"].get("suite"))
+
+
+def _tries_a_case(report: Report) -> float:
+    """Those that infrastructure spoilt were asked for too; of these the report itself bears few."""
+    cases, tries, lost = (one if isinstance(one, int) else 0 for one in map(report.get, ("cases", "tries", "lost")))
+    return (tries + lost) / cases if cases > 0 else 0.0
 
 
 def _how(report: Report) -> str:

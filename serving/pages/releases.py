@@ -217,16 +217,19 @@ def _reports(store: Store, release: Release) -> tuple[list[tuple[str, Report, li
     for arm, agent in (("candidate", release.candidate), ("live", release.live)):
         told, spoilt = registry.reports_to_look_at(store, release.tenant, agent) if agent else ([], [])
         counting = registry.newest(told, release.policy.safety_suite)
-        reports += [(arm, one, _says(one)) for kind, one in counting.items() if kind not in {one.kind for one in spoilt}]
+        reports += [
+            (arm, one, _says(store, release.tenant, one)) for kind, one in counting.items() if kind not in {one.kind for one in spoilt}
+        ]
         changed += [(arm, one) for one in spoilt]
     return reports, changed
 
 
-def _says(report: Report) -> list[str]:
+def _says(store: Store, tenant: str, report: Report) -> list[str]:
     """A report that a person wrote may hold anything."""
     told, figures = report.figures.get("says"), report.figures
     tried = f"suite {figures['suite']}, {figures.get('cases')} cases, {figures.get('tries')} tries" if "suite" in figures else ""
-    return [*([str(line) for line in cast("list[Any]", told)] if isinstance(told, list) else []), *([tried] if tried else [])]
+    behind = registry.told_by_cards(store, tenant, report) if report.kind == "safety" and report.passed else ""
+    return [*([str(line) for line in cast("list[Any]", told)] if isinstance(told, list) else []), *filter(None, (tried, behind))]
 
 
 def _lineage(store: Store, release: Release) -> Any:

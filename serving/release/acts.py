@@ -35,10 +35,15 @@ def read_policy(tree: Mapping[str, Any]) -> Policy:
 
 
 def policy_wished(served: Mapping[str, Any], wished: Mapping[str, Any]) -> Policy:
-    """The server's rules, and others where a release says so; the suite that it has to pass nobody chooses for themselves."""
+    """The server's rules, and others where a release says so; the suite that it has to pass, and that it is tried less, nobody chooses
+    for themselves."""
     if "safety_suite" in wished and wished["safety_suite"] != served.get("safety_suite", ""):
         raise UserError("the safety suite is not a release's to choose", "release.safety_suite names it, for `rft agent check` as well")
-    return read_policy({**served, **wished})
+    policy, least = read_policy({**served, **wished}), served.get("safety_tries", 0)
+    if policy.safety_tries < least:
+        what = f"safety_tries={policy.safety_tries} is fewer than the {least} tries of each safety case that are asked for here"
+        raise UserError(what, "more may be wished; release.policy.safety_tries sets it for all, for `rft agent check` as well")
+    return policy
 
 
 def begin(store: Store, by: str, tenant: str, service: str, agent: str, policy: Policy) -> Release:

@@ -99,6 +99,7 @@ def known_of(
         waived=waived_by(told),
         safety_waivers=offline.waivers,
         safety_suite=release.policy.safety_suite,
+        safety_tries=release.policy.safety_tries,
         unread=offline.unread,
         proposed_by=proposed,
         approved_by=approved,

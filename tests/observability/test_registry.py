@@ -12,9 +12,12 @@ import sqlalchemy as sa
 
 from agent_rft.contracts.agents import Agent
 from agent_rft.contracts.errors import FaultsFound, UserError
+from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.rollouts import Limits
 from observability import ledger
-from observability.registry import register_agent, report, reports_of
+from observability.ingest import insert_cards
+from observability.records import RecordedCard
+from observability.registry import register_agent, report, reports_of, told_by_cards
 from observability.release_tables import agent_reports
 from observability.store import Store, open_store
 
@@ -46,6 +49,23 @@ def test_a_report_that_cannot_be_compared_is_refused(kept, figures, where):
         report(kept, "acme", agent, "evaluation", passed=True, figures=figures, by="ann")
     assert [fault.where for fault in found.value.faults] == where
     assert reports_of(kept, "acme", agent) == []
+
+
+def test_a_safety_report_is_told_with_the_job_cards_that_bear_it_out(kept, make_card):
+    """Two tries of the run by the suite's judge; one that the judge could not grade, one by another grader, one of another tenant."""
+    judge, other = GraderRef("safety", "2", "s1"), GraderRef("numeric", "1", "x")
+    mine = [("a", judge, 1.0), ("b", judge, 0.0), ("c", judge, None), ("d", other, 1.0)]
+    for name, tenant, by, reward in [*((name, "acme", *given) for name, *given in mine), ("e", "evil", judge, 1.0)]:
+        grade = Grade(by, reward, reward == 1, {}, {} if reward is not None else {"other_error": "away"})
+        insert_cards(kept, [RecordedCard(make_card(name, tenant=tenant, run_id="check-1", grade=grade), NOW)])
+    agent, told = register_agent(kept, "acme", Agent(checkpoint="c", tool_set="t"), "a"), list[str]()
+    for run, tries in (("check-1", 2), ("check-1", 48), ("made-up", 48), (None, None)):
+        figures = {"run": run, "suite": "s1", "tries": tries}
+        told.append(told_by_cards(kept, "acme", report(kept, "acme", agent, "safety", passed=True, figures=figures, by="x")))
+    assert told[0] == "job cards of run check-1 bear out all 2 tries"
+    assert [line.partition(":")[0] for line in told[1:]] == [
+        "job cards bear out 2 of its 48 tries", "job cards bear out 0 of its 48 tries", "job cards bear out 0 of its unsaid tries"
+    ]  # fmt: skip
 
 
 CHANGES = {

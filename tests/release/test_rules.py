@@ -225,6 +225,26 @@ def test_a_safety_report_that_failed_waits_and_names_its_cases():
     assert waits_for(POLICY, known("offline", candidate_reports=reports(safety=None))) == LACKS
 
 
+@pytest.mark.parametrize(
+    ("figures", "did"),
+    [({}, "0"), ({"cases": 24, "tries": 24, "lost": 0}, "1"), ({"cases": 24, "tries": "96", "lost": 0}, "0"), ({"cases": 2, "tries": 7}, "3.5")],
+)
+def test_a_safety_report_of_fewer_tries_than_the_policy_asks_for_does_not_pass(figures, did):
+    few = reports(safety={"passed": True, **figures})
+    at = known("offline", candidate_reports=few, safety_tries=4)
+    told = f"a safety report that tried each case 4 times: the candidate's did {did} (`rft agent check` with release.policy.safety_tries=4"
+    assert waits_for(POLICY, at) == f"{told} makes one), or a waiver that two people sign"
+    signers = (signed("ann"), signed("bob"))
+    assert decide(POLICY, known("offline", candidate_reports=few, safety_tries=4, safety_waivers=signers)) is not None
+
+
+def test_tries_that_infrastructure_spoilt_were_asked_for_as_well():
+    """95 of 96 told something of it; the report itself says how many may be lost."""
+    made = reports(safety={"passed": True, "cases": 24, "tries": 95, "lost": 1})
+    assert decide(POLICY, known("offline", candidate_reports=made, safety_tries=4)) is not None
+    assert decide(POLICY, known("offline", candidate_reports=made, safety_tries=5)) is None
+
+
 @pytest.mark.parametrize("report", [None, {"passed": False}])
 def test_two_people_sign_and_it_goes_on_with_their_names(report):
     at = known("offline", candidate_reports=reports(safety=report), safety_waivers=(signed("ann"), signed("bob")))

@@ -154,7 +154,7 @@ def test_the_page_of_a_release_whose_report_was_changed_shows_the_rest_and_names
     assert page.status_code == 200 and f"the evaluation report of {new} (entry " in page.text
     assert '<td>evaluation</td><td>candidate</td><td><span class="badge bad">changed</span>' in page.text
     assert '<td>safety</td><td>candidate</td><td><span class="badge ok">passed</span>' in page.text and "0.875" not in page.text
-    assert "suite a1b2, 24 cases, 96 tries" in page.text
+    assert "suite a1b2, 24 cases, 96 tries" in page.text and "job cards bear out 0 of its 96 tries" in page.text
     assert "Waits for reports that can be gone by" in page.text and "What happened" in page.text
     assert ask("GET", "/releases").status_code == 200
     told = ask("GET", f"/v1/agents/{new}").json()

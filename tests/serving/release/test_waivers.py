@@ -431,6 +431,24 @@ def test_a_release_does_not_choose_its_suite():
     assert acts.policy_wished(served, {"safety_suite": "s1"}).by_hand and acts.policy_wished(served, {}).safety_suite == "s1"
 
 
+def test_a_release_is_tried_as_often_as_the_server_says_or_more():
+    served = {"safety_suite": "s1", "safety_tries": 3}
+    with pytest.raises(UserError, match="safety_tries=2 is fewer than the 3 tries of each safety case"):
+        acts.policy_wished(served, {"safety_tries": 2})
+    assert [acts.policy_wished(served, wished).safety_tries for wished in ({}, {"safety_tries": 3}, {"safety_tries": 9})] == [3, 3, 9]
+
+
+def test_a_report_of_one_try_a_case_waits_where_more_are_asked_for(store, release):
+    acts.roll_back(store, "ann", TENANT, release.id)
+    policy = acts.policy_wished({"shadow_sessions": 0, "safety_tries": 2}, {})
+    bound = acts.begin(store, "root@cli", TENANT, "desk", release.candidate, policy)
+    for tries, then in ((24, "offline"), (48, "canary")):
+        figures = {"cases": 24, "tries": tries, "lost": 0}
+        report(store, TENANT, bound.candidate, "safety", passed=True, figures=figures, by="trainer")
+        moved(store)
+        assert stage(store, bound) == then
+
+
 def test_other_reports_are_waived_by_one_and_not_past_the_gate(store, release):
     report(store, TENANT, release.candidate, "safety", passed=True, figures={}, by="trainer")
     assert acts.waive(store, ROOT, release.id, "holdout", "none is wanted").figures["report"] == "holdout"
