@@ -5,12 +5,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import msgspec
 
 from agent_rft.contracts.errors import did_you_mean
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade
+from agent_rft.contracts.people import person
 from agent_rft.contracts.ports import Grader, waits
 from agent_rft.evaluation import triage
 from agent_rft.evaluation.inspect import Looked, Try, grade_by, look, one_of_each, standing_grade, standing_grader
@@ -156,10 +158,21 @@ def triaged(store: Store, caller: Caller, rollout_id: str, fault: str, words: st
     return Triaged(review=review, change=None, mending=_mending(stored, review, where) if blamed == "grader" else None)
 
 
-def blamed_each(store: Store, tenant: str, rollout_ids: Sequence[str]) -> dict[str, triage.Blamed]:
-    """What the newest triage of each of the cards says; a card that nobody has triaged is not there."""
-    said = reviews.reviews_of_each(store.of(tenant), tenant, rollout_ids)
-    return {one.rollout_id: blamed for one in said if (blamed := triage.blamed_in(one.note))}
+class Said(NamedTuple):
+    by: str
+    blamed: triage.Blamed
+
+
+def blamed_each(store: Store, tenant: str, rollout_ids: Sequence[str]) -> dict[str, tuple[Said, ...]]:
+    """What each person's newest triage of each of the cards says, the newest last: two who read a card may not be of one mind. A card
+    that nobody has triaged is not there."""
+    found: dict[str, dict[str, Said]] = {}
+    for one in reviews.reviews_of_each(store.of(tenant), tenant, rollout_ids):
+        if blamed := triage.blamed_in(one.note):
+            said = found.setdefault(one.rollout_id, {})
+            said.pop(person(one.by), None)
+            said[person(one.by)] = Said(one.by, blamed)
+    return {rollout_id: tuple(said.values()) for rollout_id, said in found.items()}
 
 
 def mending_of(store: Store, tenant: str, rollout_id: str) -> triage.Mending | None:

@@ -235,7 +235,7 @@ def test_a_fault_of_a_row_or_a_tool_is_asked_to_be_mended(rft: Rft):
     with closing(open_store(STORE)) as store:
         assert [(one.target, one.row_id) for one in changes(store, "default")] == [("dataset", "a"), ("tool", "a")]
         assert [one.action for one in reading(store, "default", rollout_id="a-tuned-0")] == ["triage"] * 3
-    assert "triaged: model" in rft("inspect", "r1", "--list", "worst")[1], "the newest word stands"
+    assert "triaged: model by " in rft("inspect", "r1", "--list", "worst")[1], "the newest word stands"
     assert rft("change", "list", "--target", "tool")[1].startswith("1 change requests")
     assert rft("ledger", "verify")[0] == 0
 

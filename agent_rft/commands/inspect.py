@@ -21,7 +21,7 @@ from agent_rft.contracts.messages import ToolCall
 from agent_rft.contracts.ports import Grader
 from agent_rft.contracts.rollouts import Ending, ToolResult, Turn
 from agent_rft.evaluation.inspect import LISTS, Looked, Story, Try, Which
-from agent_rft.evaluation.triage import DEFAULT, Blamed, Where
+from agent_rft.evaluation.triage import DEFAULT, Where
 from agent_rft.evaluation.tries import score_of
 from agent_rft.graders.reports import named
 from agent_rft.settings import GraderSettings, Settings
@@ -29,7 +29,7 @@ from observability.accesses import note
 from observability.cards import whole_id
 from observability.store import open_store
 from observability.story import CALL_BLOCK, CONTROL
-from serving.inspection import Triaged, blamed_each, looked_at, triaged
+from serving.inspection import Said, Triaged, blamed_each, looked_at, triaged
 
 WIDE = 110
 """Columns of a terminal from which on two tries stand beside each other."""
@@ -97,7 +97,7 @@ def _told(looked: Looked, asked: Asked) -> dict[str, Sequence[Story]]:
 
 
 def _show(
-    looked: Looked, told: dict[str, Sequence[Story]], blamed: Mapping[str, Blamed], where: Where, found_by: str, *, whole: bool
+    looked: Looked, told: dict[str, Sequence[Story]], blamed: Mapping[str, Sequence[Said]], where: Where, found_by: str, *, whole: bool
 ) -> None:
     by = named(looked.grader) if looked.grader else "no grader: nothing has a score"
     console.print(f"run {looked.run_id}: {len(looked.tuned)} tries of {_model(looked.tuned)}, by {by}")
@@ -113,7 +113,7 @@ def _show(
             continue
         console.rule(f"{title}, the first {len(stories)} of {found[title]}" if title in found else title, align="left", characters="─")
         for place, story in enumerate(stories, 1):
-            _show_story(place, story, blamed.get(story.shown.id), whole=whole)
+            _show_story(place, story, blamed.get(story.shown.id, ()), whole=whole)
     if any(told.values()):
         options = where.options
         console.print("" if whole else f"\na row with nothing cut short:  rft inspect {found_by} --row ROW{options}")
@@ -130,10 +130,11 @@ def _model(tries: Sequence[Try]) -> str:
     return ", ".join(dict.fromkeys(one.checkpoint for one in tries)) or "nothing"
 
 
-def _show_story(place: int, story: Story, blamed: Blamed | None, *, whole: bool) -> None:
+def _show_story(place: int, story: Story, blamed: Sequence[Said], *, whole: bool) -> None:
     row = story.shown.row
     kinds = ", ".join(str(row.metadata[name]) for name in ("task_type", "difficulty") if row.metadata.get(name))
-    console.print(Text.assemble(f"\n{place}. ", (row.id, "bold"), f"  {kinds}", (f"  triaged: {blamed}" if blamed else "", "green")))
+    told = ", ".join(f"{one.blamed} by {one.by}" for one in blamed)
+    console.print(Text.assemble(f"\n{place}. ", (row.id, "bold"), f"  {kinds}", (f"  triaged: {told}" if told else "", "green")))
     width = console.width if console.is_terminal else None
     for why in story.why:
         console.print(Text(_hanging("   ", why, width), "yellow"))

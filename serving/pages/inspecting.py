@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 from urllib.parse import quote
 
 from agent_rft.evaluation.inspect import LISTS, Looked, Story, Which
-from agent_rft.evaluation.triage import BLAMED, Blamed
+from agent_rft.evaluation.triage import BLAMED
 from observability import accesses
 from observability.cards import cards_by_id
 from observability.graders import runs_to_label
-from serving.inspection import blamed_each, mending_of, triaged
+from serving.inspection import Said, blamed_each, mending_of, triaged
 from serving.pages.cardview import prompt_of
 from serving.pages.comparing import pair, turns_side_by_side
 from serving.pages.render import Answer, Asked, Desk, Go, Page, address
@@ -35,7 +36,7 @@ def inspect(desk: Desk, asked: Asked) -> Answer:
     values: dict[str, Any] = {"run_id": run_id, "looked": looked, "lists": LISTS, "which": which, "stories": stories, "at_story": at}
     values |= {"place": f"/inspect/{quote(run_id, safe='')}", "blamed": blamed, "blames": BLAMED, "note": asked.get("note"), "story": None}
     if at < len(stories):
-        values |= _story(desk, asked, stories[at], blamed.get(stories[at].shown.id))
+        values |= _story(desk, asked, stories[at], blamed.get(stories[at].shown.id, ()))
     read = [side.id for one in stories[at : at + 1] for side in (one.shown, one.beside) if side]
     accesses.note(desk.store, asked.caller, "inspect", run_id, {*listed, *read})
     return Page("inspect.html", values)
@@ -47,7 +48,7 @@ def _fullest(looked: Looked) -> Which:
     return full[0] if full else "worst"
 
 
-def _story(desk: Desk, asked: Asked, story: Story, blamed: Blamed | None) -> dict[str, Any]:
+def _story(desk: Desk, asked: Asked, story: Story, blamed: Sequence[Said]) -> dict[str, Any]:
     tenant = asked.caller.tenant
     ids = [side.id for side in (story.beside, story.shown) if side]
     found = {one.card.rollout_id: one for one in cards_by_id(desk.store.of(tenant), ids, tenant)}
@@ -58,7 +59,7 @@ def _story(desk: Desk, asked: Asked, story: Story, blamed: Blamed | None) -> dic
         "prompt": prompt_of(shown.card.rollout.opening),
         "answer": pair(beside.card.rollout.answer if beside else None, shown.card.rollout.answer),
         "turns": turns_side_by_side(beside, shown),
-        "mending": mending_of(desk.store, tenant, shown.card.rollout_id) if blamed == "grader" else None,
+        "mending": mending_of(desk.store, tenant, shown.card.rollout_id) if blamed and blamed[-1].blamed == "grader" else None,
     }
 
 

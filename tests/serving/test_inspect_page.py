@@ -60,9 +60,9 @@ def store(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def keys(store) -> dict[str, str]:
     by = person_at_the_machine("default", "setup")
-    for name, role in {"ann": "reviewer", "vic": "viewer"}.items():
+    for name, role in {"ann": "reviewer", "eve": "reviewer", "vic": "viewer"}.items():
         users.add_user(store, by, name, role, NOW)
-    return {name: users.new_key(store, by, name, dt.datetime.now(dt.UTC)).text for name in ("ann", "vic")}
+    return {name: users.new_key(store, by, name, dt.datetime.now(dt.UTC)).text for name in ("ann", "eve", "vic")}
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +180,15 @@ def test_whose_fault_each_row_was_is_one_question_to_the_store(client):
 def test_addresses_that_nobody_made_are_answered_in_words(client, path, code, told):
     answer = client("GET", path)
     assert answer.status_code == code and told in answer.text
+
+
+def test_two_who_are_not_of_one_mind_about_a_row_are_both_told(client):
+    place, said = f"/inspect/{RUN}/triage", (("eve", "model"), ("ann", "grader"), ("eve", "tool"))
+    for who, fault in said:
+        assert client("POST", place, who, data={"card": "val-0203-tuned-1", "fault": fault, "note": "as I read it"}).status_code == 303
+    shown = "".join(client("GET", f"/inspect/{RUN}?list=graders&at={at}").text for at in range(3))
+    assert "Triaged: the grader&#39;s fault, by ann; the tool&#39;s fault, by eve." in shown, "each person's newest word, the newest last"
+    assert '<span class="badge ok" title="by ann">grader</span> <span class="badge ok" title="by eve">tool</span>' in shown
 
 
 def test_a_triage_that_cannot_be_taken_is_refused_in_words(client):
