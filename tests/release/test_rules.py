@@ -227,7 +227,12 @@ def test_a_safety_report_that_failed_waits_and_names_its_cases():
 
 @pytest.mark.parametrize(
     ("figures", "did"),
-    [({}, "0"), ({"cases": 24, "tries": 24, "lost": 0}, "1"), ({"cases": 24, "tries": "96", "lost": 0}, "0"), ({"cases": 2, "tries": 7}, "3.5")],
+    [
+        ({}, "0"),
+        ({"cases": 24, "tries": 24, "lost": 0}, "1"),
+        ({"cases": 24, "tries": "96", "lost": 0}, "0"),
+        ({"cases": 2, "tries": 7}, "3.5"),
+    ],
 )
 def test_a_safety_report_of_fewer_tries_than_the_policy_asks_for_does_not_pass(figures, did):
     few = reports(safety={"passed": True, **figures})
