@@ -145,12 +145,15 @@ def parser() -> argparse.ArgumentParser:
     _add_reviewing(commands.add_parser)
     _add_releasing(commands.add_parser)
     _with_recipe(commands.add_parser("migrate", help="bring the store's tables up to date"), _migrate)
-    _add_tiny_base(commands.add_parser("tiny-base", help="remake the tiny base model"))
+    _add_tiny_base(commands.add_parser("tiny-base", help="remake the tiny base model, or make one of your own examples"))
     return top
 
 
 def _add_tiny_base(tiny: argparse.ArgumentParser) -> None:
     tiny.add_argument("--out", default="models/research-tiny")
+    of = "make one for a task of your own instead, of whole conversations in OpenAI's chat shape"
+    tiny.add_argument("--examples", metavar="FILE.jsonl", help=of)
+    tiny.add_argument("--steps", type=_at_least_one, default=100, help="of the practice on --examples; default: 100")
     tiny.add_argument("--seed", type=int, default=7, help="7 made the shipped one")
     tiny.set_defaults(run=_tiny_base)
 
@@ -1031,9 +1034,12 @@ def _migrate(arguments: argparse.Namespace) -> None:
 
 
 def _tiny_base(arguments: argparse.Namespace) -> None:
-    from agent_rft.commands.tiny_base import make
+    from agent_rft.commands.tiny_base import make, make_of_examples
 
-    make(arguments.out, arguments.seed)
+    if arguments.examples:
+        make_of_examples(arguments.examples, arguments.out, arguments.seed, arguments.steps)
+    else:
+        make(arguments.out, arguments.seed)
 
 
 def _ledger_verify(arguments: argparse.Namespace) -> None:

@@ -22,6 +22,7 @@ from agent_rft.contracts.rows import Expected, Row
 SHAPE = 'a row is {"id", "prompt", "reference_answer", "expected"?, "tools"?, "metadata"?}'
 ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 CALL = '{"id": text, "type": "function", "function": {"name": text, "arguments": text}}'
+LAST = {"user": "user's question", "assistant": "assistant's answer"}
 EXPECTED_KEYS = frozenset(Expected.__struct_fields__)
 Found = tuple[str, str]
 """What is wrong, and the cure."""
@@ -38,20 +39,27 @@ class Line(msgspec.Struct, frozen=True):
 
 
 def parse_line(line: bytes, where: str, default_id: str) -> Line:
+    value = json_object(line, where, SHAPE)
+    if isinstance(value, Fault):
+        return Line(where, faults=(value,))
+    row, found = row_of(value, default_id)
+    return Line(where, None if row else value, row, tuple(Fault(where, what, cure) for what, cure in found))
+
+
+def json_object(line: bytes, where: str, shape: str) -> dict[str, Any] | Fault:
+    """One line's object. `shape` says what it should look like."""
     try:
         value = json.loads(line.decode("utf-8"))
         json.dumps(value, ensure_ascii=False, allow_nan=False).encode("utf-8")  # NaN, 1e400, half a surrogate pair: not to be written again
     except json.JSONDecodeError as error:
-        return Line(where, faults=(Fault(where, f"column {error.colno}: broken JSON: {error.msg}", "one JSON object a line"),))
+        return Fault(where, f"column {error.colno}: broken JSON: {error.msg}", "one JSON object a line")
     except UnicodeDecodeError as error:
-        what = f"byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8"
-        return Line(where, faults=(Fault(where, what, "save the file as UTF-8"),))
+        return Fault(where, f"byte {error.start + 1} (0x{line[error.start]:02x}) is not UTF-8", "save the file as UTF-8")
     except (ValueError, RecursionError) as error:
-        return Line(where, faults=(Fault(where, f"not usable as JSON: {error}", "one JSON object a line"),))
+        return Fault(where, f"not usable as JSON: {error}", "one JSON object a line")
     if not isinstance(value, dict):
-        return Line(where, faults=(Fault(where, f"not an object but {_kind(value)}", SHAPE),))
-    row, found = row_of(cast(dict[str, Any], value), default_id)
-    return Line(where, None if row else cast(dict[str, Any], value), row, tuple(Fault(where, what, cure) for what, cure in found))
+        return Fault(where, f"not an object but {_kind(value)}", shape)
+    return cast(dict[str, Any], value)
 
 
 def row_of(value: dict[str, Any], default_id: str) -> tuple[Row | None, list[Found]]:
@@ -72,7 +80,7 @@ def row_of(value: dict[str, Any], default_id: str) -> tuple[Row | None, list[Fou
         else:
             found += wrong
     found += _tools(value.get("tools"))
-    found += _messages(value["messages"]) if chat else []
+    found += conversation(value["messages"], "user")[1] if chat else []
     return (None, found) if found else (_built(known, value, extra, default_id), [])
 
 
@@ -210,21 +218,22 @@ def _tools(value: object) -> list[Found]:
     return found
 
 
-def _messages(value: object) -> list[Found]:
+def conversation(value: object, last: Role) -> tuple[tuple[Message, ...], list[Found]]:
+    """What `messages` holds, where nothing is wrong with it; it ends with the `last` one's words."""
     if not isinstance(value, list) or not value:
-        return [(f"messages is {_kind(value)}", "a list of messages that ends with the user's")]
-    messages = cast(list[Any], value)
+        return (), [(f"messages is {_kind(value)}", f"a list of messages that ends with the {last}'s")]
+    read: list[Message] = []
     found: list[Found] = []
-    for at, message in enumerate(messages):
+    for at, message in enumerate(cast(list[Any], value)):
         try:
-            _message(message)
+            read.append(_message(message))
         except _Unreadable as error:
             found.append((f"messages[{at}]{error.what}", error.cure))
-    last = messages[-1]
-    if not found and (last["role"] != "user" or not _content(last).strip()):
-        what = "empty" if last["role"] == "user" else f"the {last['role']}'s"
-        found.append((f"the last message is {what}", "end with the user's question"))
-    return found
+    given = cast(dict[str, Any], value[-1])
+    if not found and (read[-1].role != last or not read[-1].content.strip()):
+        what = "empty" if read[-1].role == last else f"the {given['role']}'s"
+        found.append((f"the last message is {what}", f"end with the {LAST[last]}"))
+    return (() if found else tuple(read)), found
 
 
 # --- messages -----------------------------------------------------------------------------------------------------------

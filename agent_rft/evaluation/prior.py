@@ -21,7 +21,8 @@ SHOWN = 400
 OVERRIDE = "prior.override=true trains all the same"
 OTHER_BASE = (
     "most of what the base says is neither an answer nor a tool call: name one that speaks the language of your rows and calls tools, "
-    "model.path=FOLDER or a Hugging Face id (the shipped models/research-tiny knows its own questions and tools, and nothing else)"
+    "model.path=FOLDER or a Hugging Face id (the shipped models/research-tiny knows its own questions and tools, and nothing else; "
+    "`rft tiny-base --examples` makes one for your task)"
 )
 KINDS_SHOWN = 3
 """Of what went wrong; the rest is on the job cards."""

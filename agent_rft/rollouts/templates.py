@@ -53,7 +53,7 @@ class ChatTemplate:
 
     def _encode_opening(self, key: bytes) -> tuple[int, ...]:
         messages, tools = msgspec.json.decode(key, type=tuple[tuple[Message, ...], tuple[ToolSpec, ...]])
-        text = self._render([_as_chat(m) for m in messages], [t.as_openai() for t in tools] or None, add_generation_prompt=True)
+        text = self._render([as_chat(m) for m in messages], [t.as_openai() for t in tools] or None, add_generation_prompt=True)
         return tuple(self._encode(text))
 
     def _encode_between(self, results: tuple[tuple[str, str], ...]) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ class ChatTemplate:
     def between_text(self, tool_messages: Sequence[Message]) -> str:
         """The text that `between_ids` encodes."""
         said = [Message("user", "?"), Message("assistant", SENTINEL), *tool_messages]
-        text = self._render([_as_chat(message) for message in said], None, add_generation_prompt=True)
+        text = self._render([as_chat(message) for message in said], None, add_generation_prompt=True)
         after = text.partition(SENTINEL)[2]
         for end in self._turn_ends:
             if after.startswith(end):
@@ -80,8 +80,8 @@ class ChatTemplate:
         first, second = (between.find(probe) for probe in PROBES)
         if not 0 <= first < second:
             raise UserError("the chat template leaves tool results out, or changes their order", CURE)
-        without = self._render([_as_chat(Message("user", "?"))], None, add_generation_prompt=False)
-        prompt = self._render([_as_chat(Message("user", "?"))], None, add_generation_prompt=True)[len(without) :]
+        without = self._render([as_chat(Message("user", "?"))], None, add_generation_prompt=False)
+        prompt = self._render([as_chat(Message("user", "?"))], None, add_generation_prompt=True)[len(without) :]
         if not prompt or not between.endswith(prompt):
             raise UserError("the chat template does not hand the turn back to the model after tool results", CURE)
         self._check_calls()
@@ -90,10 +90,10 @@ class ChatTemplate:
         """The way in which the template writes a call is the one the model has learnt: it has to be one that we read."""
         name, value = PROBES
         call = ToolCall("call-1", name, {"query": value})
-        asked, tools = [_as_chat(Message("user", "?"))], [ToolSpec(name).as_openai()]
+        asked, tools = [as_chat(Message("user", "?"))], [ToolSpec(name).as_openai()]
         before = self._render(asked, tools, add_generation_prompt=True)
         try:
-            after = self._render([*asked, _as_chat(Message("assistant", "", (call,)))], tools, add_generation_prompt=False)
+            after = self._render([*asked, as_chat(Message("assistant", "", (call,)))], tools, add_generation_prompt=False)
         except Exception as error:
             raise UserError(f"the chat template does not render tool calls: {error}", CURE) from error
         said = after[next((i for i, (old, new) in enumerate(zip(before, after, strict=False)) if old != new), len(before)) :]
@@ -103,7 +103,7 @@ class ChatTemplate:
             raise UserError(f"the chat template writes a tool call in a way that is not read here: {said.strip()[:120]!r}", CURE)
 
 
-def _as_chat(message: Message) -> dict[str, Any]:
+def as_chat(message: Message) -> dict[str, Any]:
     """The shape that chat templates read."""
     chat: dict[str, Any] = {"role": message.role, "content": message.content}
     if message.tool_calls:

@@ -7,11 +7,13 @@ model of this size needs thousands of steps to find that circuit; given it, it s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch.nn import functional
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
-from agent_rft.training.local.tiny.tokenizer import PAD, TURN_END, figures, kinds, token_id
+from agent_rft.training.local.tiny.tokenizer import PAD, TURN_END, Kind, figures, kinds, token_id
 
 WIDTH, LAYERS, HEADS, FEED_FORWARD = 128, 3, 4, 384
 HEAD_WIDTH = WIDTH // HEADS
@@ -30,7 +32,8 @@ QUIET = 0.3
 """Everything the circuit does not use starts this much smaller than usual."""
 
 
-def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalLM:
+def make_model(tokenizer: PreTrainedTokenizerFast, seed: int, words: Sequence[Kind] = ()) -> Qwen2ForCausalLM:
+    """`words` are kinds of thing, as in tokenizer.kinds, which they stand for where nothing is given, together with its figures."""
     torch.manual_seed(seed)
     config = Qwen2Config(
         vocab_size=(len(tokenizer) + 15) // 16 * 16,
@@ -52,22 +55,25 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> Qwen2ForCausalL
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         weights = dict(model.named_parameters())
-        _embed(weights["model.embed_tokens.weight"], tokenizer, generator)
+        known, sizes = (words, []) if words else (kinds(), figures())
+        _embed(weights["model.embed_tokens.weight"], tokenizer, known, sizes, generator)
         _wire(weights, generator)
     return model
 
 
-def _embed(table: torch.Tensor, tokenizer: PreTrainedTokenizerFast, generator: torch.Generator) -> None:
+def _embed(
+    table: torch.Tensor, tokenizer: PreTrainedTokenizerFast, kinds: Sequence[Kind], figures: Sequence[list[str]], generator: torch.Generator
+) -> None:
     """A token starts as a sum: of what it names, what kind of thing that is, how it is spelled here, and itself."""
     table.normal_(0, 1, generator=generator)
-    for kind in kinds():
+    for kind in kinds:
         ids = torch.tensor([[token_id(tokenizer, form) for form in forms] for forms in kind])
         thing = torch.randn(len(kind), 1, WIDTH, generator=generator)
         alike = torch.randn(1, 1, WIDTH, generator=generator)
         spelling = torch.randn(1, ids.shape[1], WIDTH, generator=generator)
         table[ids] = THING * thing + KIND * alike + SPELLING * spelling + ITSELF * table[ids]
     size = functional.normalize(torch.randn(1, WIDTH, generator=generator))
-    for kind in figures():
+    for kind in figures:
         ids = torch.tensor([token_id(tokenizer, figure) for figure in kind])
         place = torch.linspace(-1, 1, len(kind))[:, None]
         alike = torch.randn(1, WIDTH, generator=generator)

@@ -6,6 +6,8 @@ attention and a tool call is six or seven tokens. Text outside this vocabulary i
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
@@ -49,7 +51,11 @@ PLAIN_WORDS = (
 ).split()
 
 
-def kinds() -> list[list[tuple[str, ...]]]:
+Kind = list[tuple[str, ...]]
+"""Things of one kind, of each its spellings."""
+
+
+def kinds() -> list[Kind]:
     """Kinds of thing (first words, periods, ...); of each kind its things; of each thing its spellings, always in the same order:
     in a question, in a title, in a path, in a filing's line.
 
@@ -75,8 +81,8 @@ def vocabulary() -> list[str]:
     return list(dict.fromkeys([*FRAMES, *spelled, *words, *scores, *(figure for kind in figures() for figure in kind)]))
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """Bytes without merges, and the vocabulary as added tokens, the longest match first.
+def make_tokenizer(whole: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """Bytes without merges, and `whole` (the filings' vocabulary where nothing is given) as added tokens, the longest match first.
 
     Added tokens because transformers gives every Qwen2 model Qwen2's own pre-tokenizer, whatever its tokenizer.json says:
     what is matched before the pre-tokenizer is safe from it."""
@@ -85,7 +91,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([AddedToken(mark, normalized=False, special=True) for mark in (PAD, "<|im_start|>", TURN_END)])
-    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in vocabulary()])
+    tokenizer.add_tokens([AddedToken(text, normalized=False) for text in whole or vocabulary()])
     made = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         eos_token=TURN_END,

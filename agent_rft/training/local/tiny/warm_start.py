@@ -10,6 +10,7 @@ import itertools
 import random
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Protocol
 
 import msgspec
 import torch
@@ -83,6 +84,12 @@ class Progress(msgspec.Struct, frozen=True):
 
 
 # --- rows ---
+
+
+class Supply(Protocol):
+    rng: random.Random
+
+    def row(self, shares: Sequence[float]) -> Row: ...
 
 
 class Practice:
@@ -239,15 +246,16 @@ def repeats(words: range, rng: random.Random, rows: int = 32, width: int = 44) -
 def train(
     model: Qwen2ForCausalLM,
     tokenizer: PreTrainedTokenizerFast,
-    practice_of: Callable[[int], Practice],
+    practice_of: Callable[[int], Supply],
     steps: int,
     on_progress: Callable[[Progress], None],
     bfloat16: bool,
+    stages: Sequence[Stage] = STAGES,
 ) -> None:
     """All stages. `practice_of` is given a stage's number."""
     started, done, tokens = time.monotonic(), 0, 0
-    parts = sum(stage.parts for stage in STAGES)
-    for number, stage in enumerate(STAGES):
+    parts = sum(stage.parts for stage in stages)
+    for number, stage in enumerate(stages):
         stage_steps = round(steps * stage.parts / parts)
         for loss, read in _stage_steps(model, tokenizer, practice_of(number), stage, stage_steps, bfloat16):
             done, tokens = done + 1, tokens + read
@@ -256,7 +264,7 @@ def train(
 
 
 def _stage_steps(
-    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, practice: Practice, stage: Stage, steps: int, bfloat16: bool
+    model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, practice: Supply, stage: Stage, steps: int, bfloat16: bool
 ) -> Iterator[tuple[float, int]]:
     """The loss and the tokens of each step, the repeats before them left out."""
     optimizers = make_optimizers(model)
@@ -270,7 +278,7 @@ def _stage_steps(
         yield loss, sum(len(row[0]) for row in rows)
 
 
-def draw_rows(practice: Practice, shares: Sequence[float]) -> list[Row]:
+def draw_rows(practice: Supply, shares: Sequence[float]) -> list[Row]:
     rows: list[Row] = []
     while sum(len(row[0]) for row in rows) < STEP_TOKENS:
         rows.append(practice.row(shares))
