@@ -87,6 +87,8 @@ evidence: .make/local ## a case as one signed file (CASE=name Q="run:... grade<0
 migrate: .make/local ## bring the job-card store's tables up to date
 	$(RFT) migrate $(CONF) $(ARGS)
 
+# Of some images: each of the hundred processes that the tests start would compile this code anew.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: .make/test .make/data $(NEMO) ## every test that needs no GPU
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import gc
 import io
 import json
 import os
@@ -26,6 +27,7 @@ from agent_rft.cli import main
 from agent_rft.commands.parts import console
 from observability import store as stores
 from observability.store import Store
+from serving.garbage import look_less_often
 from serving.line import HttpWithLine
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the model libraries are loaded
@@ -37,10 +39,18 @@ test_example_graders test_loop test_resume_after_kill test_pretrained test_check
 """Files of so many seconds that a worker which came to one of them last would end long after the others."""
 
 
+gc.disable()  # until all tests are collected: a quarter of that time would go into looking through what stays
+
+
 def pytest_configure() -> None:
     """What the `make test ARGS=... JOBS=...` that may have started this leaves in the environment is for no `make` of a test."""
     for name in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES", "ARGS", "CONF", "JOBS"):
         os.environ.pop(name, None)
+
+
+def pytest_collection_finish() -> None:
+    look_less_often()
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
