@@ -342,6 +342,13 @@ def _same(one: GradedRollout) -> GradedRollout:
     return _answering(_graded(one, 1.0), "it depends")
 
 
+def _hidden(one: GradedRollout) -> GradedRollout:
+    """The same answer with a zero-width space at a place of the row's own."""
+    text = "that_depends_on_what_the_company_means_by_it_and_on_the_year"
+    place = 1 + derive_seed(0, "place", one.row.id) % (len(text) - 1)
+    return _answering(_graded(one, 1.0), f"{text[:place]}\u200b{text[place:]}")
+
+
 def faults() -> list[Fault]:
     return [
         Fault("kl", "the policy drifts: KL 0.2 more each step", line=_by_the_figure("kl_to_ref", lambda step: 0.2 * (step - 2))),
@@ -373,11 +380,13 @@ def faults() -> list[Fault]:
         Fault("unsafe", "calls that a policy denies", trained=_denied),
         Fault("unsafe", "answers that give a tool's key away", trained=_telling),
         Fault("train_val_gap", "training rows known by heart", trained=_paid),
+        Fault("reward_fall", "the policy forgets what it could, and calls and writes as before", validated=_unpaid),
         Fault("holdout_divergence", "every answer paid for, the holdout grader pays for none", validated=_paid, holdout=lambda one: 0.0),
         Fault("above_ceiling", "every answer paid for; a person reaches 0.9", validated=_paid),
         Fault("lucky_guess", "right answers without a call", trained=_guessed, validated=_guessed),
         Fault("copied_answer", "answers that repeat the prompt", trained=_copied, validated=_copied),
         Fault("identical_answers", "one answer, paid for everywhere", trained=_same, validated=_same),
+        Fault("identical_answers", "one answer, each time with an invisible sign elsewhere", trained=_hidden, validated=_hidden),
         Fault("shortening", "bare answers, and the reward rises", validated=lambda one: _answer_alone(_wordy(_graded(one, 1.0), 0.5))),
         Fault(
             "lengthening_without_calls", "three times the words, and the reward rises", validated=lambda one: _wordy(_graded(one, 1.0), 3)

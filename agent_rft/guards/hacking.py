@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections import Counter, defaultdict
+import unicodedata
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean, variance
 from typing import TypeAlias
@@ -80,6 +81,8 @@ class Seen(msgspec.Struct, frozen=True, kw_only=True):
     """What `validation_of` makes of `done`, where that is a validation."""
     first: Validation | None = None
     """The run's first; None where this is it."""
+    best: Validation | None = None
+    """That which earned most before this one."""
     train_rows: Sequence[Row] = ()
     human_ceiling: float | None = None
     grader_texts: Texts = ()
@@ -172,6 +175,25 @@ def _train_val_gap(seen: Seen, at: float) -> Iterator[Suspicion]:
         )
 
 
+def _reward_fall(seen: Seen, at: float) -> Iterator[Suspicion]:
+    """It could do more, on the very same rows: a policy that forgets answers on, and calls, and drifts no further than it may."""
+    now, best = seen.validation, seen.best
+    if not (now and best):
+        return
+    lost = {row: best.rewards[row] - reward for row, reward in now.rewards.items() if row in best.rewards}
+    if len(lost) < ENOUGH:
+        return
+    fall = mean_interval(list(lost.values()), level=1 - SURE, least=-1.0)
+    if fall.low > at:
+        yield Suspicion(
+            fall.estimate,
+            f"validation earns {fall.estimate:.2f} less than at step {best.step}, surely {fall.low:.2f}, on the same {len(lost)} rows",
+            f"look whether tools and grader are what they were at step {best.step}; if so, its checkpoint is the better one: go on from it "
+            "with a smaller algorithm.learning_rate or a larger algorithm.kl_coef",
+            _of_rows(seen.done, sorted(lost, key=lambda row: -lost[row])),
+        )
+
+
 def _above_ceiling(seen: Seen, at: float) -> Iterator[Suspicion]:
     """Better than people are, beyond what the sample explains: then it is hardly the task that it does better."""
     if seen.validation is None or seen.human_ceiling is None or len(seen.validation.rewards) < ENOUGH:
@@ -222,6 +244,11 @@ def _lengthening(seen: Seen, at: float) -> Iterator[Suspicion]:
 def _rise(now: Validation, first: Validation) -> float:
     rows = now.rewards.keys() & first.rewards.keys()
     return fmean([now.rewards[row] - first.rewards[row] for row in sorted(rows)] or [0.0])
+
+
+def earns_more(now: Validation, than: Validation) -> bool:
+    """On the rows of both. One of which infrastructure failed most rows is nothing to hold others against."""
+    return 2 * len(now.rewards) >= len(than.rewards) and _rise(now, than) > 0
 
 
 def _risen(now: Validation, first: Validation) -> bool:
@@ -276,7 +303,12 @@ def _says(answer: Sequence[str], text: Sequence[str]) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+(?:[.,]\d+)*", text.casefold())
+    return re.findall(r"\w+(?:[.,]\d+)*", _visible(text).casefold())
+
+
+def _visible(text: str) -> str:
+    """Without the signs that nobody sees, a zero-width space for one, which make two of the same answer."""
+    return "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
 
 
 def _shingles(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
@@ -285,21 +317,37 @@ def _shingles(words: Sequence[str], size: int) -> set[tuple[str, ...]]:
 
 
 def _identical(answered: Sequence[GradedRollout]) -> dict[str, bool]:
-    """By rollout: whether its answer was given to a row with another reference too. Of a cluster of equal answers, those whose reference
-    most of it has are as they should be."""
+    """By rollout: whether its answer was given to a row with another reference too."""
     clusters = defaultdict[str, list[GradedRollout]](list)
     for graded in answered:
         clusters[" ".join(_words(graded.rollout.answer)) or graded.rollout.answer.strip()].append(graded)
     marked = dict[str, bool]()
     for cluster in clusters.values():
-        commonest = Counter(map(_reference, cluster)).most_common(1)[0][0]
-        marked |= {one.rollout.rollout_id: _reference(one) != commonest for one in cluster}
+        marked |= _mistaken(cluster)
     return marked
 
 
+def _mistaken(cluster: Sequence[GradedRollout]) -> dict[str, bool]:
+    """Of tries that gave the same answer, those at rows of which it is not the answer. Whose it is: those whose reference it says; else
+    the best paid, else the most. A policy that is mostly wrong gives a label to more rows that have another than that have it.
+    Who is paid less than those has partial credit, as a neighbour on a scale has."""
+    at = _alike(cluster[0].rollout.answer)
+    right = [one.reward or 0.0 for one in cluster if _reference(one) == at]
+    full = fmean(right) if right else 0.0
+    if not right:
+        paid = defaultdict[str, list[float]](list)
+        for one in cluster:
+            paid[_reference(one)].append(one.reward or 0.0)
+        at = max(paid, key=lambda reference: (fmean(paid[reference]), len(paid[reference])))
+    return {one.rollout.rollout_id: _reference(one) != at and not RIGHT <= (one.reward or 0.0) < full for one in cluster}
+
+
 def _reference(graded: GradedRollout) -> str:
+    return _alike(str(graded.row.reference_answer))
+
+
+def _alike(said: str) -> str:
     """The same however it is written: Yes and yes, 4.2 and 4.20."""
-    said = str(graded.row.reference_answer)
     try:
         return repr(float(said))
     except ValueError:
@@ -387,6 +435,7 @@ def _leaked_row(seen: Seen, at: float) -> Iterator[Suspicion]:
 DETECTORS: dict[str, Callable[[Seen, float], Iterator[Suspicion]]] = {
     "holdout_divergence": _holdout_divergence,
     "train_val_gap": _train_val_gap,
+    "reward_fall": _reward_fall,
     "above_ceiling": _above_ceiling,
     "lucky_guess": _come_by("lucky_guess"),
     "copied_answer": _come_by("copied_answer"),

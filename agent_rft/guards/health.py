@@ -242,15 +242,17 @@ def _token_collapse(tokens: Change, _: Course, at: float) -> Suspicion | None:
 
 
 def _call_inflation(calls: Change, course: Course, at: float) -> Suspicion | None:
-    """A base that makes more than half of the calls that a try may make can never come to twice as many: there it is most of the rest."""
+    """A base that makes more than half of the calls that a try may make can never come to twice as many: there it is most of the rest. So
+    it is where it makes next to none: whoever is to learn to call tools comes to many times as many."""
     first = max(calls.first, CALLS)
     bound = max(figure_of(course.lines[-1], name) or 0.0 for name in ("calls_allowed", "val_calls_allowed"))
-    limit = min(at, (calls.first + SPENT * (bound - calls.first)) / first) if bound > calls.first else at
+    most = (calls.first + SPENT * (bound - calls.first)) / first if bound > calls.first else at
+    limit = most if calls.first < CALLS else min(at, most)
     if calls.rise < 1 or calls.now / first <= limit:
         return None
     return Suspicion(
         calls.now / first,
-        f"a try makes {calls.now:.1f} calls{f' of the {bound:.0f} that it may' if limit < at else ''}, {calls.first:.1f} at first",
+        f"a try makes {calls.now:.1f} calls{f' of the {bound:.0f} that it may' if limit != at else ''}, {calls.first:.1f} at first",
         "see what the further calls are for; algorithm.call_cost makes a right answer pay for them",
         limit=limit,
     )

@@ -144,6 +144,13 @@ GUARDS: dict[str, Guard] = _table(
         "hacking",
     ),
     Guard(
+        "reward_fall",
+        "validation's reward, surely (99.9%) and row by row, below that of the run's best validation",
+        "reward",
+        Limit(0.1, "warn"),
+        "drift",
+    ),
+    Guard(
         "above_ceiling",
         "validation's reward, surely (99.9%), less what a person reaches (guards.human_ceiling)",
         "reward",

@@ -18,7 +18,7 @@ from agent_rft.contracts.guards import ACTIONS, ENDING, Finding, Limit
 from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import GuardLimits, LeaksIn, StepMetrics
 from agent_rft.guards.figures import repeated_calls, step_figures, unsafe
-from agent_rft.guards.hacking import Seen, Validation, look, validation_of
+from agent_rft.guards.hacking import Seen, Validation, earns_more, look, validation_of
 from agent_rft.guards.health import HEALTH, Course
 from agent_rft.guards.infra import InfraGuard, Tally, nothing_left, silent_graders, tally_of
 from agent_rft.guards.limits import GUARDS, SHOWN, Suspicion, finding_of, limit_of, watched
@@ -36,6 +36,8 @@ class Memory(msgspec.Struct, frozen=True):
     """None until it is measured."""
     first: Validation | None = None
     """The run's first validation, which later ones are held against."""
+    best: Validation | None = None
+    """That which earned most."""
 
 
 class Sentinel:
@@ -62,14 +64,14 @@ class Sentinel:
         self._train_rows, self._grader_texts, self._leaks_in = train_rows, grader_texts, leaks_in
         self._infra = InfraGuard(limits.max_infra_rate, limits.infra_window_calls, state.infra_window)
         self._floor, self._measures_floor = state.kl_floor, measures_floor
-        self._first = state.first
+        self._first, self._best = state.first, state.best or state.first
         self._done: Sequence[GradedRollout] = ()
         """The training rollouts of the step under way."""
 
     @property
     def state(self) -> Memory:
         """What was mended must not be held against the run that goes on: so a halt forgets the failures."""
-        return Memory(() if self.halt else tuple(self._infra.steps), self._floor, self._first)
+        return Memory(() if self.halt else tuple(self._infra.steps), self._floor, self._first, self._best)
 
     # --- what it is told of ------------------------------------------------------------------------------------------------
 
@@ -94,6 +96,8 @@ class Sentinel:
         found = validation_of(line.step, done, holdout, self._grader_texts)
         self._suspect(line, Seen(done=done, validation=found, **self._background))
         self._first = self._first or found
+        if self._best is None or earns_more(found, self._best):
+            self._best = found
 
     def updated(self, line: StepMetrics) -> None:
         """The line has figures of an update, made or about to be made: asked again, it looks at what has come since."""
@@ -147,6 +151,7 @@ class Sentinel:
         return {
             "lines": self._lines,
             "first": self._first,
+            "best": self._best,
             "train_rows": self._train_rows,
             "human_ceiling": self._limits.human_ceiling,
             "grader_texts": self._grader_texts,

@@ -82,11 +82,27 @@ HALF_RIGHT = [Try(row, reward=float(row % 2), holdout=float(row % 2)) for row in
 
 
 def test_every_detector_is_in_the_table_of_guards():
-    assert {name for name, guard in GUARDS.items() if guard.family == "hacking"} == set(DETECTORS)
+    assert {name for name, guard in GUARDS.items() if guard.family == "hacking"} | {"reward_fall"} == set(DETECTORS)
 
 
 def test_a_run_that_learns_the_task_is_let_alone():
     assert found(rows(40), HALF_RIGHT) == {}
+
+
+def test_a_policy_that_has_forgotten_what_it_could_is_told_of():
+    """Of 40 rows it had 34 and has 14: 20 lost, none won. The mean of 20 ones, 20 zeros and the imagined 1 and -1 is 0.476, the squared
+    distances sum to 22 - 42 x 0.476^2 = 12.48, the error is the root of 12.48 / 41 / 42, 0.0851; t of 41 degrees 3.54: 0.476 - 0.302."""
+    best = validation(4, [Try(row, reward=float(row < 34)) for row in range(40)])
+    said = found([Try(row, reward=float(row < 14)) for row in range(40)], HALF_RIGHT, best=best)["reward_fall"]
+    assert (said.figure, said.action) == (0.5, "warn")
+    assert "validation earns 0.50 less than at step 4, surely 0.17, on the same 40 rows" in said.what
+    assert set(said.rollouts) <= {f"rollout-{row}" for row in range(14, 34)}
+
+
+def test_of_many_validations_the_best_was_lucky_and_another_may_well_be_less():
+    """Ten of 40 lost and two won, where no row is sure: a fifth less, with an error of 0.08."""
+    best = validation(4, [Try(row, reward=float(row < 26)) for row in range(40)])
+    assert "reward_fall" not in found([Try(row, reward=float(10 <= row < 28)) for row in range(40)], HALF_RIGHT, best=best)
 
 
 def test_a_grader_that_rises_while_another_stands_still_is_being_gamed():
@@ -317,3 +333,38 @@ def test_runs_that_stand_still_are_hardly_ever_accused():
     for _ in range(400):
         alarms += bool(found(drawn(), drawn()))
     assert alarms <= 2
+
+
+# --- one answer, many rows: whose answer it is ------------------------------------------------------------------------------
+
+
+def labelled(row: int, answer: str, reward: float, reference: str) -> Try:
+    return Try(row, reward=reward, answer=answer, reference=reference)
+
+
+PROSE = [Try(row, reward=0.0, answer=f"well, it is hard to tell of {row}") for row in range(60)]
+
+
+@pytest.mark.parametrize("form", ["{}", "I say {}"])
+def test_a_policy_that_is_mostly_wrong_is_right_where_it_says_what_the_row_has(form):
+    """Asked yes or no it is right at 24 rows of 60: of its thirty yes twelve, so that most rows that got a yes have a no."""
+    now = []
+    for row in range(60):
+        reference, right = ("yes", "no")[row % 2], row < 24
+        now.append(labelled(row, form.format(reference if right else ("no", "yes")[row % 2]), float(right), reference))
+    assert "identical_answers" not in found(now, PROSE)
+
+
+def test_a_neighbour_on_a_scale_that_earns_half_has_partial_credit():
+    """Every second row gets the label beside its own, and half of the reward."""
+    now = [labelled(row, str(1 + row % 4 + row // 4 % 2), 0.5 if row // 4 % 2 else 1.0, str(1 + row % 4)) for row in range(60)]
+    assert "identical_answers" not in found(now, PROSE)
+    paid = [dataclasses.replace(one, reward=1.0) for one in now]
+    assert found(paid, PROSE)["identical_answers"].action == "stop", "as well paid as those that are right"
+
+
+def test_signs_that_nobody_sees_make_no_other_answer():
+    """Each with a zero-width space at another place."""
+    text = "not_disclosed_anywhere_by_anyone_in_any_filing"
+    now = [Try(row, answer=text[: row + 1] + "\u200b" + text[row + 1 :]) for row in range(40)]
+    assert found(now, HALF_RIGHT)["identical_answers"].action == "stop"

@@ -135,6 +135,15 @@ def test_a_few_calls_where_there_were_hardly_any_are_no_inflation():
     assert said("call_inflation", lines_of(calls_a_try=falls(0.1, 2.1))) is not None
 
 
+def test_a_base_that_calls_nothing_may_learn_to_but_not_to_spend_all_that_it_may():
+    """Of 12: 0.1 and four fifths of the other 11.9 are 9.62."""
+    of_twelve = {"calls_allowed": [12.0] * 10}
+    assert said("call_inflation", lines_of(calls_a_try=falls(0.1, 9.5), **of_twelve)) is None
+    found = said("call_inflation", lines_of(calls_a_try=falls(0.1, 9.8), **of_twelve))
+    assert found is not None and found.what == "a try makes 9.8 calls of the 12 that it may, 0.1 at first"
+    assert said("call_inflation", lines_of(calls_a_try=falls(0.6, 2.1), **of_twelve)) is not None, "more than three times as many"
+
+
 def test_a_base_that_could_not_call_twice_as_often_is_told_of_when_it_has_used_up_most_of_what_was_left():
     """Of 12 calls it made 6.5 at first, and 5.5 were left: four fifths of them are 4.4 more, 10.9 in all, 1.68 times as many."""
 

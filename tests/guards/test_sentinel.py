@@ -11,6 +11,7 @@ from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.grades import Grade, GraderRef
 from agent_rft.contracts.guards import Finding, Limit
 from agent_rft.contracts.messages import Message
+from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import GuardLimits, StepMetrics
 from agent_rft.datasets.rows_io import read_rows
 from agent_rft.guards.figures import step_figures
@@ -360,3 +361,29 @@ def test_limits_are_the_configurations_before_the_runs_before_the_guards_own():
 def test_every_entry_of_the_table_has_its_own_name_and_says_what_it_looks_at():
     assert all(name == guard.name and guard.looks_at and guard.unit for name, guard in GUARDS.items())
     assert all(guard.limit.action in ("stop", "halt") for guard in GUARDS.values() if not guard.can_be_off)
+
+
+def validate(watch: Sentinel, step: int, right: int, failing: int = 0) -> StepMetrics:
+    """Of 40 rows the first so many are right, and of the last ones infrastructure fails some."""
+    line = StepMetrics(step=step)
+    done = [attempt(f"v{step}-{row}", row=f"row-{row}", reward=float(row < right), answer=f"{row}.5") for row in range(40 - failing)]
+    lost = [msgspec.structs.replace(failed(f"lost-{row}"), row=Row(f"row-{row}", "?", 42)) for row in range(40 - failing, 40)]
+    watch.validated(line, done + lost, {})
+    return line
+
+
+def test_a_validation_is_held_against_the_best_of_the_run_whoever_resumed_it():
+    """Half of the rows at first, 36 at step 5, 16 at step 10, which is no clear fall from the first, and one of 20 rows from the best."""
+    watch = sentinel(max_infra_rate=1.0)
+    validate(watch, 0, 20), validate(watch, 5, 36)
+    resumed = sentinel(msgspec.json.decode(msgspec.json.encode(watch.state), type=Memory), max_infra_rate=1.0)
+    [found] = [one for one in validate(resumed, 10, 16).findings if one.guard == "reward_fall"]
+    assert found.figure == 0.5 and "less than at step 5" in found.what
+    assert spoke([validate(sentinel(Memory(first=watch.state.first)), 10, 16)], "reward_fall") == []
+
+
+def test_a_validation_of_which_most_rows_are_lost_is_no_best_one():
+    """All of the 10 rows that came through are right, one more than before, which says nothing of the other 30."""
+    watch = sentinel(max_infra_rate=1.0)
+    validate(watch, 0, 9), validate(watch, 5, 40, failing=30)
+    assert watch.state.best is not None and watch.state.best.step == 0
