@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from contextlib import closing
 from pathlib import Path
 
@@ -99,7 +100,16 @@ def test_the_next_runs_data_set_names_its_parent_and_every_reason(run, capsys):
     assert reasons["easy-0"] == "2 of 4 tries solved it, 2 of the newest 2" and reasons["easy-1"] == "was not met"
     told = " ".join(capsys.readouterr().out.split())
     assert "20 held-out rows earned nothing on any try; they stay, but look at them: val-hard-0," in told
-    assert 'make train ARGS="task.train=next/train.jsonl task.val=next/val.jsonl"' in told
+    assert 'make train CONF=research_tiny ARGS="task.train=next/train.jsonl task.val=next/val.jsonl"' in told
+
+
+def test_a_folder_with_spaces_is_one_word_of_the_command_that_trains_on_it(run: RunFolder, capsys: pytest.CaptureFixture[str]):
+    assert main(["data", "curriculum", "r", "--out", "meine Daten/nächste"]) == 0
+    told = " ".join(capsys.readouterr().out.split())
+    command = told[told.index("make train CONF=") : told.index("`; why, row by row")]
+    *_, args = shlex.split(command)
+    rows = [f"task.{split}=meine Daten/nächste/{split}.jsonl" for split in ("train", "val")]
+    assert shlex.split(args.removeprefix("ARGS=")) == rows  # as the shell of make's recipe reads it
 
 
 def test_a_run_takes_the_data_set_as_it_is(run):

@@ -114,7 +114,7 @@ def finqa(train: str, val: str | None, out: str, keep_yes_no: bool) -> None:
     origin = Origin(name=Path(out).name, source=f"FinQA: {', '.join(map(str, paths.values()))}", made_by=_command())
     made = write_finqa(paths, Path(out), origin, keep_yes_no)
     _show(made)
-    console.print(f"train with task=finqa tools=finqa task.train={out}/train.jsonl task.val={out}/val.jsonl tools.corpus={out}/reports")
+    console.print(f"train with task=finqa tools=finqa {_named_rows(out)} {shlex.quote(f'tools.corpus={out}/reports')}")
 
 
 def refresh_by_prior(folder: str, prior: str, out: str) -> None:
@@ -191,9 +191,7 @@ def curriculum_of(folder: RunFolder, out: str, results: str | None, store_url: s
     _show(card)
     _show_weights(made)
     _tell_unsolved(evaluated, rows["val"])
-    console.print(
-        f'train on it: `make train ARGS="task.train={out}/train.jsonl task.val={out}/val.jsonl"`; why, row by row: {out}/curriculum.json'
-    )
+    console.print(f'train on it: `make train CONF={settings.recipe} ARGS="{_named_rows(out)}"`; why, row by row: {out}/curriculum.json')
 
 
 def _left_out_before(train: Path) -> LeftOut:
@@ -420,6 +418,11 @@ def _nothing_made(outcomes: Sequence[Outcome], left_out: dict[str, int]) -> None
 def _command() -> str:
     """As it was typed, without the password of a store."""
     return re.sub(r"(://[^:/@\s]+):[^@\s]+@", r"\1:***@", shlex.join(["rft", *sys.argv[1:]]))
+
+
+def _named_rows(folder: str) -> str:
+    """A version's rows as a training takes them, on a command line."""
+    return shlex.join(f"task.{split}={folder}/{split}.jsonl" for split in ("train", "val"))
 
 
 def _parents(files: Sequence[Path]) -> tuple[str, ...]:

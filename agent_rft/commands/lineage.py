@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -68,7 +69,7 @@ def register_agents(parts: Parts, checkpoint: str, found: Comparison) -> Iterato
     except (UserError, SQLAlchemyError) as error:
         yield f"warning: the agents were not registered, so neither can be released: {error}"
         return
-    yield f"agent {agent_of_run(parts, checkpoint).id}: `rft release create SERVICE --agent {run_id}` puts it on trial"
+    yield f"agent {agent_of_run(parts, checkpoint).id}: `rft release create SERVICE --agent {shlex.quote(run_id)}` puts it on trial"
 
 
 def agent_of_run(parts: Parts, checkpoint: str) -> Agent:
