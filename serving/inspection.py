@@ -49,7 +49,12 @@ def looked_at(store: Store, tenant: str, run_id: str, wanted: str | None = None,
         if not all(one.reason.partition(":")[2].startswith(AUDIT) for one in given)
     }
     base, tuned = _sides(cards, set(flags))
-    stored = {one.card.rollout_id: one for one in cards_by_id(mine, [*base, *tuned], tenant) if not one.erased}
+    stored, erased = dict[str, StoredCard](), list[str]()
+    for one in cards_by_id(mine, [*base, *tuned], tenant):
+        if one.erased:
+            erased.append(one.card.row_id)
+        else:
+            stored[one.card.rollout_id] = one
     given = {rollout_id: [dated.grade for dated in one.grades] for rollout_id, one in stored.items()}
     ref = standing_grader(list(given.values()), wanted)
 
@@ -60,7 +65,7 @@ def looked_at(store: Store, tenant: str, run_id: str, wanted: str | None = None,
             heard = _heard(heard, grader, given)
         return heard
 
-    return look(run_id, ref, tried(base), tried(tuned))
+    return look(run_id, ref, tried(base), tried(tuned), erased)
 
 
 def _sides(cards: Sequence[RunCard], flagged: set[str]) -> tuple[list[str], list[str]]:

@@ -25,6 +25,7 @@ from agent_rft.contracts.rollouts import ToolResult, Turn
 from agent_rft.datasets.rows_io import read_rows
 from observability.accesses import reading
 from observability.cards import card_ids, cards_by_id, count_cards
+from observability.erasure import erase
 from observability.graders import active_version, append_grades
 from observability.ingest import insert_cards
 from observability.records import RecordedCard
@@ -223,6 +224,16 @@ def test_mistakes_are_told_with_their_cure(rft: Rft, words: list[str], told: str
     recorded(card("a", "base", 1.0), card("a", "tuned", 0.0))
     code, said = rft(*words)
     assert code == 2 and said.startswith("error: ") and told in said and "Traceback" not in said
+
+
+def test_what_was_erased_is_counted_and_not_as_if_it_had_never_been(rft: Rft):
+    recorded(card("a", "base", 1.0), card("a", "tuned", 0.0), card("b", "base", 1.0), card("b", "tuned", 0.0))
+    with closing(open_store(STORE)) as store:
+        erase(store, "default", ["a-base-0", "a-tuned-0"], "dpo", "request 17")
+    code, told = rft("inspect", "r1", "--list", "worst")
+    assert code == 0 and "the words of 2 others were erased: they are in no list" in told and "1. b" in told
+    code, told = rft("inspect", "r1", "--row", "a")
+    assert code == 2 and "the words of every try of run r1 at row a were erased" in told
 
 
 def test_a_fault_of_a_row_or_a_tool_is_asked_to_be_mended(rft: Rft):

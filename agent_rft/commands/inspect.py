@@ -105,6 +105,8 @@ def _show(
         console.print(f"beside {len(looked.base)} of {_model(looked.base)}")
     else:
         console.print("there is no evaluation of base and tuned: this is what the run's newest step left", style="yellow")
+    if looked.erased:
+        console.print(f"the words of {len(looked.erased)} others were erased: they are in no list", style="yellow")
     found = {LISTS[name]: len(stories) for name, stories in looked.lists.items()}
     for title, stories in told.items():
         console.print()

@@ -84,6 +84,8 @@ class Looked(msgspec.Struct, frozen=True, kw_only=True):
     base: tuple[Try, ...]
     tuned: tuple[Try, ...]
     lists: dict[Which, tuple[Story, ...]]
+    erased: tuple[str, ...] = ()
+    """The row of each try whose words were erased: it can be read no more, and is in nothing else here."""
 
     def of_row(self, row_id: str) -> Story:
         """As it stands in a list, or as it is where nothing is wrong with it."""
@@ -91,13 +93,15 @@ class Looked(msgspec.Struct, frozen=True, kw_only=True):
             if story.shown.row.id == row_id:
                 return story
         base, tuned = ([one for one in side if one.row.id == row_id] for side in (self.base, self.tuned))
+        if not (base or tuned) and row_id in self.erased:
+            raise UserError(f"the words of every try of run {self.run_id} at row {row_id} were erased", "`rft card show` says when and why")
         if not (base or tuned):
             raise UserError(f"run {self.run_id} has no row {row_id}", did_you_mean(row_id, {one.row.id for one in self.base + self.tuned}))
         shown, beside = (tuned[0], base[0] if base else None) if tuned else (base[0], None)
         return Story(shown=shown, beside=beside, why=("it is in none of the lists",), weight=0.0)
 
 
-def look(run_id: str, grader: GraderRef | None, base: Sequence[Try], tuned: Sequence[Try]) -> Looked:
+def look(run_id: str, grader: GraderRef | None, base: Sequence[Try], tuned: Sequence[Try], erased: Sequence[str] = ()) -> Looked:
     """`base` is empty where a run ended before its evaluation: then no row is worse than it was, and all else shows."""
     before, after = _by_row(base), _by_row(tuned)
     lists: dict[Which, tuple[Story, ...]] = {
@@ -105,7 +109,7 @@ def look(run_id: str, grader: GraderRef | None, base: Sequence[Try], tuned: Sequ
         "suspicious": _one_a_row(_suspicious(before, after)),
         "graders": _one_a_row(_disagreements(before, after)),
     }
-    return Looked(run_id=run_id, grader=grader, base=tuple(base), tuned=tuple(tuned), lists=lists)
+    return Looked(run_id=run_id, grader=grader, base=tuple(base), tuned=tuple(tuned), lists=lists, erased=tuple(erased))
 
 
 # --- the lists ----------------------------------------------------------------------------------------------------------

@@ -171,6 +171,7 @@ def _compared(one: StoredCard, other: StoredCard) -> dict[str, Any]:
         "answer": pair(one.card.rollout.answer, other.card.rollout.answer),
         "reference": one.card.reference_answer,
         "same_row": one.card.row_id == other.card.row_id,
+        "erased": [(each.card.rollout_id, each.erased) for each in (one, other) if each.erased],
     }
 
 

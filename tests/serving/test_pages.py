@@ -395,7 +395,11 @@ def test_an_erased_card_says_so_and_keeps_its_place(client, store):
     page = client("GET", "/cards/card-040").text
     assert "The words of this card were erased" in page and "asked for by the person" in page and "of the ledger" in page
     assert "Henderson" not in page and client("GET", "/cards?q=row:row-40").status_code == 200
-    assert client("GET", f"/compare?a=card-040&b={BASE}").status_code == 200
+    beside = client("GET", f"/compare?a=card-040&b={BASE}")
+    assert beside.status_code == 200 and "The words of <code>card-040</code> were erased, 2" in beside.text, (
+        "not as if it had answered nothing"
+    )
+    assert beside.text.count("asked for by the person") == 1
 
 
 def test_a_job_without_a_card_yet_is_told_by_its_states(client, store):
