@@ -15,7 +15,6 @@ import msgspec
 from litestar import Response, post
 from litestar.exceptions import NotFoundException
 from litestar.handlers import HTTPRouteHandler
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body, Parameter
 
 from agent_rft.contracts.errors import InfraError, did_you_mean
@@ -23,7 +22,7 @@ from agent_rft.contracts.ports import Grader
 from agent_rft.graders.samples import NOT_JSON, json_of
 from serving.auth import Bearer
 from serving.grading import Gradings
-from serving.openapi import BEARER
+from serving.openapi import BEARER, response
 from serving.tool_calls import ToolRunner
 from serving.tools.context import CallKey, current_call
 
@@ -76,8 +75,8 @@ class FailureResponse(msgspec.Struct):
     infra_error: Failure
 
 
-SHOWN = ResponseSpec(ToolErrorResponse, description="The model's mistake, for it to read")
-FAILED = ResponseSpec(FailureResponse, description="Not the model's fault: ask again, then throw the rollout away")
+SHOWN = response(ToolErrorResponse, "The model's mistake, for it to read")
+FAILED = response(FailureResponse, "Not the model's fault: ask again, then throw the rollout away")
 
 
 def azure_routes(graders: Mapping[str, Grader], runner: ToolRunner | None, bearer: Bearer, gradings: Gradings) -> list[HTTPRouteHandler]:

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal
 import msgspec
 from litestar import MediaType, Request, Response, delete, get, post, put
 from litestar.handlers import HTTPRouteHandler
-from litestar.openapi import ResponseSpec
 from litestar.params import FromPath, FromQuery, JSONBody, QueryParameter
 from litestar.response import Stream
 
@@ -35,7 +34,7 @@ from observability.store import Store
 from observability.texts import storable, to_json
 from observability.views import View
 from serving.gate import Gate, caller_of
-from serving.openapi import BEARER
+from serving.openapi import BEARER, response
 
 MOST_LISTED = 1000
 NOTED_AT_ONCE = 500
@@ -143,8 +142,8 @@ def _needs(gate: Gate, scope: Any, tag: str) -> dict[str, Any]:
 
 
 def _reading(gate: Gate) -> list[HTTPRouteHandler]:
-    shown = {200: ResponseSpec(Dossier, description="The card and everything that is known around it")}
-    written = {200: ResponseSpec(bytes, media_type="application/octet-stream", description="Every card, in the format asked for")}
+    shown = {200: response(Dossier, "The card and everything that is known around it")}
+    written = {200: response(bytes, "Every card, in the format asked for", "application/octet-stream")}
 
     @get("/v1/cards", summary="Cards that a query asks for, a page at a time", **_needs(gate, "read", "cards"))
     def search(

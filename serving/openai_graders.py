@@ -23,7 +23,6 @@ import msgspec
 from litestar import Request, Response, post
 from litestar.exceptions import HTTPException, NotAuthorizedException, ServiceUnavailableException
 from litestar.handlers import HTTPRouteHandler
-from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import Body
 
 from agent_rft.contracts.errors import Fault, FaultsFound, InfraError, UserError
@@ -36,7 +35,7 @@ from agent_rft.graders.samples import sample_of_text
 from agent_rft.graders.spec import GraderSpec, flags_of, read_spec
 from serving.auth import CHALLENGE, Bearer
 from serving.grading import Gradings
-from serving.openapi import BEARER
+from serving.openapi import BEARER, response
 from serving.threads import in_daemon_thread
 
 FOLDER = "/fine_tuning/alpha/graders"
@@ -140,8 +139,8 @@ class ErrorResponse(msgspec.Struct):
 
 
 REFUSED = {
-    400: ResponseSpec(ErrorResponse, description="No usable grader, with every fault, or no such request"),
-    401: ResponseSpec(ErrorResponse, description="Missing or wrong bearer"),
+    400: response(ErrorResponse, "No usable grader, with every fault, or no such request"),
+    401: response(ErrorResponse, "Missing or wrong bearer"),
 }
 
 

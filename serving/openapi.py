@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import msgspec
+from litestar.openapi.datastructures import ResponseSpec
 from litestar.openapi.spec import Components, OpenAPI, SecurityScheme
 
 from agent_rft.contracts.messages import ToolSpec
@@ -47,6 +48,11 @@ _REFUSED = {
     "503": "The model, or room for the answer's card, is away: Retry-After",
     "504": "The model gave no answer in time",
 }
+
+
+def response(of: type, description: str, media_type: str = "application/json") -> ResponseSpec:
+    """Without examples, which Litestar would make up at random, with libraries that take longer to load than the app does to make."""
+    return ResponseSpec(of, generate_examples=False, description=description, media_type=media_type)
 
 
 def document_tools(document: OpenAPI, specs: Iterable[ToolSpec], short_forms: Iterable[str]) -> None:

@@ -1,6 +1,7 @@
 """The architecture, held by the syntax trees: who may import whom, no circles, functions that fit on a screen."""
 
 import ast
+import functools
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -117,7 +118,12 @@ def module_name(path: Path) -> str:
 
 
 MODULES = {module_name(path): path for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
+
+
+@functools.cache
+def trees() -> dict[str, ast.Module]:
+    """Parsed when a test asks, which in most processes that collect this file none does."""
+    return {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
 def floor(module: str) -> int:
@@ -126,7 +132,7 @@ def floor(module: str) -> int:
 
 def imports(name: str) -> Iterator[str]:
     """Every project module that a module imports, lazily or not."""
-    for node in ast.walk(TREES[name]):
+    for node in ast.walk(trees()[name]):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names if alias.name in MODULES)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -138,16 +144,18 @@ def imports(name: str) -> Iterator[str]:
             pytest.fail(f"{name}: relative import; say the whole name")
 
 
-EDGES = [(name, target) for name in MODULES for target in set(imports(name))]
+@functools.cache
+def edges() -> list[tuple[str, str]]:
+    return [(name, target) for name in MODULES for target in set(imports(name))]
 
 
 def test_a_module_imports_its_own_floor_or_lower():
-    wrong = [f"{a} [{floor(a)}] imports {b} [{floor(b)}]" for a, b in EDGES if floor(b) > floor(a)]
+    wrong = [f"{a} [{floor(a)}] imports {b} [{floor(b)}]" for a, b in edges() if floor(b) > floor(a)]
     assert not wrong
 
 
 def test_there_are_no_import_circles_lazy_imports_counted():
-    below = {name: {b for a, b in EDGES if a == name} for name in MODULES}
+    below = {name: {b for a, b in edges() if a == name} for name in MODULES}
 
     def reachable(name: str) -> set[str]:
         found, ahead = set[str](), list(below[name])
@@ -168,7 +176,7 @@ def test_packages_keep_to_themselves():
     roots = {name for name in MODULES if floor(name) == 4}
     wrong = [
         f"{a} imports {b}"
-        for a, b in EDGES
+        for a, b in edges()
         if a not in roots
         and (
             (a.startswith("agent_rft") and b.startswith(("serving", "observability", "migrations")))
@@ -181,16 +189,18 @@ def test_packages_keep_to_themselves():
 
 def test_the_two_engines_never_meet():
     local, nemo = "agent_rft.training.local", "agent_rft.training.nemo"
-    assert not [f"{a} imports {b}" for a, b in EDGES if {local, nemo} == {e for e in (local, nemo) for m in (a, b) if m.startswith(e)}]
+    assert not [f"{a} imports {b}" for a, b in edges() if {local, nemo} == {e for e in (local, nemo) for m in (a, b) if m.startswith(e)}]
 
 
 def test_adapters_do_not_know_other_packages_adapters():
-    wrong = [f"{a} imports {b}" for a, b in EDGES if floor(a) == floor(b) == 3 and top(a).split(".")[0] == "agent_rft" and top(a) != top(b)]
+    wrong = [
+        f"{a} imports {b}" for a, b in edges() if floor(a) == floor(b) == 3 and top(a).split(".")[0] == "agent_rft" and top(a) != top(b)
+    ]
     assert not wrong
 
 
 def test_nobody_imports_the_roots_but_roots():
-    assert not [f"{a} imports {b}" for a, b in EDGES if floor(b) == 4 and floor(a) != 4]
+    assert not [f"{a} imports {b}" for a, b in edges() if floor(b) == 4 and floor(a) != 4]
 
 
 def packages_of(node: ast.AST) -> list[str]:
@@ -202,7 +212,7 @@ def packages_of(node: ast.AST) -> list[str]:
 
 def test_contracts_need_only_the_standard_library_and_msgspec():
     allowed = set(sys.stdlib_module_names) | {"msgspec", "agent_rft", "__future__"}
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         if name.startswith("agent_rft.contracts"):
             for node in ast.walk(tree):
                 assert not set(packages_of(node)) - allowed, name
@@ -210,7 +220,7 @@ def test_contracts_need_only_the_standard_library_and_msgspec():
 
 def test_pure_modules_do_no_io_and_read_no_clock():
     forbidden = {"time", "os", "socket", "subprocess", "asyncio", "aiohttp", "sqlite3", "urllib", "threading", "logging", "structlog"}
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         if floor(name) == 1:
             used = {package for node in ast.walk(tree) for package in packages_of(node)}
             assert not used & forbidden, f"{name} is pure and imports {used & forbidden}"
@@ -218,7 +228,7 @@ def test_pure_modules_do_no_io_and_read_no_clock():
 
 def test_functions_fit_on_a_screen_and_are_annotated():
     lengths: dict[str, int] = {}
-    for name, tree in TREES.items():
+    for name, tree in trees().items():
         for node in ast.walk(tree):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 lengths[f"{name}.{node.name}"] = (node.end_lineno or node.lineno) - node.lineno + 1

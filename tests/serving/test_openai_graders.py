@@ -359,3 +359,11 @@ def test_the_openapi_document_describes_both(in_thread):
     assert run["security"] == [{"bearer": []}] and {"200", "400", "401"} <= run["responses"].keys()
     shown = document["components"]["schemas"]["RunResponse"]["properties"]
     assert set(shown) == {"reward", "metadata", "sub_rewards", "model_grader_token_usage_per_model"}
+
+
+def test_the_openapi_document_is_the_same_each_time_it_is_made(in_thread):
+    """Examples that a library makes up would be others for each server, and making them half of an app's start."""
+    with in_thread(app()) as url, urllib.request.urlopen(f"{url}/schema/openapi.json") as answer:
+        first = answer.read()
+    with in_thread(app()) as url, urllib.request.urlopen(f"{url}/schema/openapi.json") as answer:
+        assert answer.read() == first
