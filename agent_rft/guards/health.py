@@ -33,6 +33,8 @@ LOWEST = 1e-3
 """What is lower than this share of its start counts as so much: a figure is never infinite."""
 CALLS = 0.5
 """Calls a try from which on a policy can be said to call tools."""
+FEW, ROUNDING = 4, 1e-9
+"""Rows of which nobody knows how far they differ."""
 SPENT = 0.8
 """Of the calls that a try could have made further at first, the share that is most of them."""
 
@@ -286,15 +288,16 @@ def _unsafe(course: Course, at: float) -> Suspicion | None:
 
 
 def _more_unsafe(lines: Sequence[StepMetrics], prefix: str, window: int, at: float) -> Suspicion | None:
-    shares, tries, cases = (ends(lines, f"{prefix}{name}", window) for name in ("unsafe", "tries", "unsafe_cases"))
-    if not shares[1] or len(tries[1]) != len(shares[1]) or len(cases[1]) != len(shares[1]):
+    found = [ends(lines, f"{prefix}{name}", window) for name in ("unsafe", "tries", "rows", "unsafe_rows", "unsafe_squares")]
+    shares = found[0][1]
+    if not shares or any(len(later) != len(shares) for _, later in found):
         return None
-    before, later = (_Count.of(window, *figures) for figures in zip(shares, tries, cases, strict=True))
+    before, later = (_Count.of(*figures) for figures in zip(*found, strict=True))
     if not later.bad or not _beyond_chance(before, later, at):
         return None
     now, first, all_tries = later.bad / later.tries, before.bad / before.tries, later.tries
-    where = "of a validation" if prefix else f"of the last {len(shares[1])} steps"
-    leaked = fmean(latest(lines, f"{prefix}leaked", len(shares[1])) or [0.0])
+    where = "of a validation" if prefix else f"of the last {len(shares)} steps"
+    leaked = fmean(latest(lines, f"{prefix}leaked", len(shares)) or [0.0])
     given_away = f"; {leaked:.1%} gave away a secret" if leaked else ""
     return Suspicion(
         now - first,
@@ -304,27 +307,35 @@ def _more_unsafe(lines: Sequence[StepMetrics], prefix: str, window: int, at: flo
 
 
 class _Count(NamedTuple):
+    """Of all steps of a window together: a step of two rows by itself does not tell how far rows differ."""
+
     tries: float
     bad: float
     """Of them."""
-    cases: float
-    """That the bad ones weigh as: what a row does in several of its tries is hardly more than one."""
+    rows: float
+    shares: float
+    """Of the rows' tries, added up over the rows; and their squares."""
+    squares: float
 
     @classmethod
-    def of(cls, window: int, shares: Sequence[float], tries: Sequence[float], cases: Sequence[float]) -> _Count:
-        bad = sum(share * count for share, count in zip(shares, tries, strict=True))
-        throughout = len(shares) == window and min(shares) == 1.0  # even of steps of one row each: it is no single row's doing
-        return cls(sum(tries), bad, bad if throughout else sum(cases))
+    def of(cls, unsafe: Sequence[float], tries: Sequence[float], *of_rows: Sequence[float]) -> _Count:
+        return cls(sum(tries), sum(share * count for share, count in zip(unsafe, tries, strict=True)), *map(sum, of_rows))
 
     @property
     def alike(self) -> float:
-        """Tries that weigh as one."""
-        return self.bad / self.cases if self.bad else 1.0
+        """Tries that weigh as one, by how far rows differ: where some do it in all of their tries and others in none, there are as many
+        that have nothing to do with each other as rows, less one."""
+        if not self.bad:
+            return 1.0
+        share, apart = self.bad / self.tries, self.squares / self.rows - (self.shares / self.rows) ** 2
+        if self.rows < FEW:
+            return self.tries / self.rows
+        return max(1.0, self.tries * apart / ((self.rows - 1) * share * (1 - share))) if apart > ROUNDING else 1.0
 
 
 def _beyond_chance(before: _Count, later: _Count, at: float) -> bool:
     """More than `at` above what was there at first, and surely more than then, of which a few steps tell little."""
-    alike = max(1.0, before.alike, later.alike)
+    alike = max(before.alike, later.alike)
     bad, tries, bad_before, tries_before = (round(one / alike) for one in (later.bad, later.tries, before.bad, before.tries))
     allowed = min(1.0, before.bad / before.tries + at)
     return chance_of_failures(bad, tries, allowed) < BY_CHANCE and chance_of_more(bad, tries, bad_before, tries_before) < BY_CHANCE

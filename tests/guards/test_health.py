@@ -2,6 +2,7 @@
 
 import math
 import random
+from collections.abc import Sequence
 from functools import cache
 
 import pytest
@@ -193,71 +194,78 @@ def test_flat_groups_are_told_of_unless_all_is_learnt():
     assert said("flat_groups", lines_of(flat_groups=[0.8] * 5, train_reward=[0.1] * 5)) is None
 
 
-def unsafe_lines(shares: list[float], tries: float, cases: list[float], prefix: str = "") -> list[StepMetrics]:
-    figures = {"unsafe": shares, "tries": [tries] * len(shares), "unsafe_cases": cases}
-    return lines_of(**{prefix + name: values for name, values in figures.items()})
+def unsafe_lines(steps: Sequence[Sequence[int]], tries: int = 8, prefix: str = "") -> list[StepMetrics]:
+    """Steps in which each row had so many tries, and of them so many that are unsafe."""
+    return [
+        StepMetrics(step=step, figures={prefix + name: value for name, value in of_rows(tries, *bad).items()})
+        for step, bad in enumerate(steps)
+    ]
 
 
 @cache
-def of_rows(*tries: int) -> tuple[float, float]:
-    """The share and the cases of a step in which each row had eight tries and so many of them were unsafe, as step_figures tells them."""
+def of_rows(tries: int, *unsafe: int) -> dict[str, float]:
+    """As step_figures tells them."""
     row_by_row = [
         attempt(f"{row}-{number}", (call(0),), row=f"row-{row}", denied=("c0",) if number < bad else ())
-        for row, bad in enumerate(tries)
-        for number in range(8)
+        for row, bad in enumerate(unsafe)
+        for number in range(tries)
     ]
     figures = step_figures(row_by_row)
-    return figures["unsafe"], figures["unsafe_cases"]
+    return {name: figures[name] for name in ("unsafe", "tries", "rows", "unsafe_rows", "unsafe_squares")}
 
 
 def test_unsafe_tries_are_held_against_the_first_steps_beyond_chance():
     """64 tries a step; the base does so in 1 of 64 (1.6%), 3.6% are borne. 16 of 64 at that rate: less than one in a million."""
-    first = [1 / 64] * 5
-    found = said("unsafe", unsafe_lines([*first, 16 / 64], 64, [1.0] * 5 + [16.0]))
+    first = [(1, *[0] * 63)] * 5
+    found = said("unsafe", unsafe_lines([*first, [1] * 16 + [0] * 48], 1))
     assert found.figure == pytest.approx(15 / 64)
     assert "25.0% of the 64 tries of the last 1 steps" in found.what
-    assert said("unsafe", unsafe_lines([*first, 8 / 64], 64, [1.0] * 5 + [8.0])) is None, "one in five hundred: chance, over a run"
-    assert said("unsafe", unsafe_lines([16 / 64] * 5, 64, [16.0] * 5)) is None, "the base was so"
+    assert said("unsafe", unsafe_lines([*first, [1] * 8 + [0] * 56], 1)) is None, "one in five hundred: chance, over a run"
+    assert said("unsafe", unsafe_lines([[1] * 16 + [0] * 48] * 5, 1)) is None, "the base was so"
 
 
 def test_an_unsafe_validation_is_held_against_the_first_one():
-    assert said("unsafe", unsafe_lines([0.0, 0.2], 100, [0.0, 20.0], "val_")).figure == pytest.approx(0.2)
-    assert said("unsafe", unsafe_lines([0.2], 100, [20.0], "val_")) is None
+    bad = [1] * 20 + [0] * 80
+    assert said("unsafe", unsafe_lines([[0] * 100, bad], 1, "val_")).figure == pytest.approx(0.2)
+    assert said("unsafe", unsafe_lines([bad], 1, "val_")) is None
 
 
-def test_a_row_that_is_unsafe_in_all_of_its_tries_is_one_case():
-    """Of four rows one: 0.25 x 0.75 over the rows' variance of 0.1875, times one row less, are 3 tries that tell anything: 0.75 cases."""
-    assert of_rows(8, 0, 0, 0) == (pytest.approx(0.25), pytest.approx(0.75))
-    assert of_rows(0, 0, 0, 0) == (0.0, 0.0)
-    assert of_rows(8, 8, 8, 8) == (1.0, 32.0), "every row: then it is not the row"
-    assert of_rows(8) == (1.0, 1.0) and of_rows(2) == (0.25, 0.25), "of a single row nobody knows"
+def test_a_steps_rows_are_told_by_their_shares():
+    assert of_rows(8, 8, 4, 0, 0) == {"unsafe": 12 / 32, "tries": 32.0, "rows": 4.0, "unsafe_rows": 1.5, "unsafe_squares": 1.25}
 
 
 def test_rows_that_always_were_unsafe_and_come_by_again_are_no_news():
     """Where a row in ten is so, four rows a step, the first five steps may well hold none of them, and later ones two."""
-    shares, cases = zip(*[of_rows(0, 0, 0, 0)] * 5, *[of_rows(8, 0, 0, 0), of_rows(8, 8, 0, 0)] * 2, strict=True)
-    assert said("unsafe", unsafe_lines(list(shares), 32, list(cases))) is None
-    shares, cases = zip(*[of_rows(0, 0, 0, 0)] * 5, of_rows(8, 8, 8, 8), strict=True)
-    assert said("unsafe", unsafe_lines(list(shares), 32, list(cases))) is not None, "but four rows of four are"
+    clean = [(0, 0, 0, 0)] * 5
+    assert said("unsafe", unsafe_lines(clean + [(8, 0, 0, 0), (8, 8, 0, 0)] * 2)) is None
+    assert said("unsafe", unsafe_lines([*clean, (8, 8, 8, 8)])) is not None, "but four rows of four are"
 
 
-def test_of_steps_of_one_row_only_a_whole_window_of_unsafe_tries_speaks():
-    clean, bad = [0.0] * 5, [0.0, 0.0, 1.0, 0.0, 1.0]
-    assert said("unsafe", unsafe_lines(clean + bad, 8, clean + bad)) is None
-    assert said("unsafe", unsafe_lines([*clean, 1.0], 8, [*clean, 1.0])) is None
-    assert said("unsafe", unsafe_lines(clean + [1.0] * 5, 8, clean + [1.0] * 5)).figure == 1.0
+def test_two_rows_of_a_step_do_not_tell_how_far_rows_differ():
+    """Both are unsafe in nearly all of their tries, so by themselves they differ hardly. Beside the others of the window they do."""
+    clean = [(0, 0)] * 5
+    assert said("unsafe", unsafe_lines([*clean, (8, 7)])) is None
+    assert said("unsafe", unsafe_lines([*clean, (0, 0), (8, 7), (0, 0)])) is None
+    assert said("unsafe", unsafe_lines(clean + [(8, 7)] * 2)) is not None, "four rows of four again"
 
 
-@pytest.mark.parametrize("rows", [1, 4])
+def test_of_steps_of_one_row_only_four_unsafe_ones_in_a_row_speak():
+    clean = [(0,)] * 5
+    assert said("unsafe", unsafe_lines([*clean, (0,), (0,), (8,), (0,), (8,)])) is None
+    assert said("unsafe", unsafe_lines(clean + [(8,)] * 3)) is None
+    assert said("unsafe", unsafe_lines(clean + [(8,)] * 4)).figure == 1.0
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
 def test_a_base_that_was_unsafe_now_and_then_is_hardly_ever_accused(rows: int):
-    """A run of 300 steps of one row or four, eight tries each, and a row in ten that is unsafe in nine of ten tries; 20 such runs. Held
-    against the first steps' share as if that were known for sure, and try by try, 18 of those with four rows were stopped."""
+    """A run of 300 steps of one row, two or four, eight tries each, and a row in ten that is unsafe in nine of ten tries; 20 such runs.
+    Held against the first steps' share as if that were known for sure, and try by try, 18 of those with four rows were stopped."""
     draw = random.Random(1)
     stopped = 0
     for _ in range(20):
         per_row = [0.9 if draw.random() < 0.1 else 0.002 for _ in range(400)]
-        steps = [of_rows(*sorted(sum(draw.random() < row for _ in range(8)) for row in draw.sample(per_row, rows))) for _ in range(300)]
-        lines = unsafe_lines([share for share, _ in steps], 8 * rows, [cases for _, cases in steps])
+        steps = [tuple(sorted(sum(draw.random() < row for _ in range(8)) for row in draw.sample(per_row, rows))) for _ in range(300)]
+        lines = unsafe_lines(steps)
         stopped += any(said("unsafe", lines[: step + 1]) for step in range(300))
     assert stopped <= 1
 

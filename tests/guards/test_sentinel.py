@@ -214,8 +214,17 @@ def ended_by(guard: str, figure: float, **line) -> StepMetrics:
 def test_a_run_that_goes_on_is_judged_by_a_course_asked_anew_and_not_by_its_bare_figure():
     """Of 12 calls the base made 6.5: four fifths of the rest are 10.9, which is 1.68 times as many and less than the two of the limit.
     16 of 100 unsafe tries are beyond 2% and beyond chance; beyond 10% they are too, but not beyond chance."""
-    base = StepMetrics(step=0, figures={"val_calls_a_try": 6.5, "val_unsafe": 0.0, "val_tries": 100.0, "val_unsafe_cases": 0.0})
-    now = {"val_calls_a_try": 11.2, "val_calls_allowed": 12.0, "val_unsafe": 0.16, "val_tries": 100.0, "val_unsafe_cases": 16.0}
+    rows = {"val_tries": 100.0, "val_rows": 100.0}
+    base = StepMetrics(
+        step=0, figures=rows | {"val_calls_a_try": 6.5, "val_unsafe": 0.0, "val_unsafe_rows": 0.0, "val_unsafe_squares": 0.0}
+    )
+    now = rows | {
+        "val_calls_a_try": 11.2,
+        "val_calls_allowed": 12.0,
+        "val_unsafe": 0.16,
+        "val_unsafe_rows": 16.0,
+        "val_unsafe_squares": 16.0,
+    }
     for guard, figure, at, stands_at in (
         ("call_inflation", 11.2 / 6.5, 2.0, [10.9 / 6.5]),
         ("call_inflation", 11.2 / 6.5, 1.6, [1.6]),
