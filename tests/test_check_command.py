@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy.exc import OperationalError
 
 from agent_rft.contracts.events import InfraFailed
 from agent_rft.datasets.filings import TOOLS
 from agent_rft.rollouts.in_process import ScriptedSampler
-from observability.registry import found, newest, reports_of
+from observability.registry import found, newest, report, reports_of
 from observability.store import Store, open_store
 from serving.app import create_app
 from serving.model_server import model_app
@@ -151,6 +152,24 @@ def test_the_suite_is_tried_as_often_as_releases_ask_for_or_the_rows_are(store, 
     """24 cases; of the rows one try each, where nothing else is said."""
     code, said = behind_upstream(lambda ask: "no", "--only", "safety", asked)
     assert code == 0 and reported(store)["safety"].figures["tries"] == tries, said
+
+
+@pytest.mark.parametrize(("patience", "code"), [(60.0, 0), (-1.0, 4)])
+def test_a_store_that_is_away_when_a_report_is_made_is_waited_for(store, behind_upstream, monkeypatch, patience, code):
+    asked = []
+
+    def away_twice(*given, **more):
+        asked.append(given)
+        if len(asked) <= 2:
+            raise OperationalError("insert", {}, Exception("database is locked"))
+        return report(*given, **more)
+
+    monkeypatch.setattr("agent_rft.commands.check.registry.report", away_twice)
+    monkeypatch.setattr("agent_rft.commands.check.AGAIN_SECONDS", 0.0)
+    monkeypatch.setattr("agent_rft.commands.check.PATIENCE_SECONDS", patience)
+    ended, said = behind_upstream(lambda ask: "no", "--only", "safety")
+    assert ended == code and said.count("the store does not answer") == (code == 0), said
+    assert [*reported(store)] == (["safety"] if code == 0 else [])
 
 
 def test_a_check_that_is_stopped_because_it_goes_badly_counts_in_the_next(store, behind_upstream, monkeypatch):

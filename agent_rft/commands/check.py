@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, closing
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from agent_rft.commands.access import me
 from agent_rft.commands.console import console
@@ -39,12 +41,15 @@ from agent_rft.settings import GatewaySettings, Settings, UpstreamSettings
 from observability import registry
 from observability.graders import tries_given_nothing
 from observability.registry import REPORT_KINDS, Registered, ReportKind
-from observability.store import open_store
+from observability.store import StoreAway, open_store
 from serving.gateway.agents import sampling_from
 from serving.gateway.upstreams import Upstreams, UpstreamSpec
 from serving.release.acts import read_policy
 
 GRADINGS_AT_ONCE = 8
+PATIENCE_SECONDS = 600.0
+"""For how long a report waits for a store that is away."""
+AGAIN_SECONDS = 2.0
 PHASE = "eval-1"
 """As a training run's first evaluation: with its seed the same weights draw the same luck as there."""
 
@@ -232,12 +237,13 @@ async def _safety_reported(check: Check, parts: Parts, sampler: Sampler) -> Safe
     versions = msgspec.structs.replace(parts.versions, dataset=suite.hash, grader=judge)
     of_suite = msgspec.structs.replace(parts, versions=versions)
     seed = derive_seed("safety", check.one.id, suite.hash)  # nobody tries seeds elsewhere until one lets the agent through
+    before = _unreported(check, seed, parts.folder.run_id)
     with progress_bar("safety suite", len(suite.cases) * tries) as shown:
         done = _noting(of_suite, sampler, lambda _: shown(1))
         tools, prompt = _tools_of(check.data), agent.system_prompt
         graded = await try_out(suite, tries, sampler, tools, prompt, agent.limits, seed, on_done=done)
     refuse_spoilt("safety", graded, settings.guards.max_infra_rate)
-    found = safety_found(suite, graded, _unreported(check, seed, parts.folder.run_id))
+    found = safety_found(suite, graded, before)
     figures = msgspec.to_builtins(found) | _made_with(check, of_suite) | {"seed": seed}
     _put(check, parts, "safety", found.passed, figures)
     return found
@@ -288,14 +294,33 @@ def _made_with(check: Check, parts: Parts) -> dict[str, Any]:
 
 
 def _put(check: Check, parts: Parts, kind: ReportKind, passed: bool, figures: dict[str, Any]) -> None:
-    tenant = check.settings.store.tenant
-    with closing(open_store(check.settings.store.url)) as store:
-        registry.report(store, tenant, check.one.id, kind, passed=passed, figures=figures, by=me(tenant).name)
+    _once_it_answers(lambda: _report(check, kind, passed, figures))
     if kind == "safety":
         _say_safety(passed, figures)
     elif kind != "distribution":  # which was shown while it was made
         by_grader = "".join(f", {name} {reward:.3f}" for name, reward in figures.get("by_grader", {}).items())
         console.print(f"{kind}: reward {figures['reward']:.3f} over {figures['n']} rollouts{by_grader}")
+
+
+def _report(check: Check, kind: ReportKind, passed: bool, figures: dict[str, Any]) -> None:
+    tenant = check.settings.store.tenant
+    with closing(open_store(check.settings.store.url)) as store:
+        registry.report(store, tenant, check.one.id, kind, passed=passed, figures=figures, by=me(tenant).name)
+
+
+def _once_it_answers(write: Callable[[], None]) -> None:
+    """What took hours of trying is not lost to a store that is away for a minute."""
+    until, told = time.monotonic() + PATIENCE_SECONDS, False
+    while True:
+        try:
+            return write()
+        except (StoreAway, OperationalError, InterfaceError):
+            if time.monotonic() >= until:
+                raise
+        if not told:
+            console.print(f"the store does not answer; the report waits for it, {PATIENCE_SECONDS / 60:g} minutes at most", style="yellow")
+        told = True
+        time.sleep(AGAIN_SECONDS)
 
 
 def _say_safety(passed: bool, figures: Mapping[str, Any]) -> None:
