@@ -48,9 +48,9 @@ def looked_at(store: Store, tenant: str, run_id: str, wanted: str | None = None,
         for rollout_id, given in flags_of_run(mine, tenant, run_id).items()
         if not all(one.reason.partition(":")[2].startswith(AUDIT) for one in given)
     }
-    base, tuned = _sides(cards, set(flags))
+    base, tuned, flagged = _sides(cards, set(flags))
     stored, erased = dict[str, StoredCard](), list[str]()
-    for one in cards_by_id(mine, [*base, *tuned], tenant):
+    for one in cards_by_id(mine, [*base, *tuned, *flagged], tenant):
         if one.erased:
             erased.append(one.card.row_id)
         else:
@@ -65,12 +65,12 @@ def looked_at(store: Store, tenant: str, run_id: str, wanted: str | None = None,
             heard = _heard(heard, grader, given)
         return heard
 
-    return look(run_id, ref, tried(base), tried(tuned), erased)
+    return look(run_id, ref, tried(base), tried(tuned), erased, tried(flagged))
 
 
-def _sides(cards: Sequence[RunCard], flagged: set[str]) -> tuple[list[str], list[str]]:
-    """Ids of the base's tries and of the tuned model's. A run asks its base first, and the weights that it was left with last. One that
-    ended before that is read by its newest step; and whatever a guard flagged is read in any case."""
+def _sides(cards: Sequence[RunCard], flagged: set[str]) -> tuple[list[str], list[str], list[str]]:
+    """Ids of the base's tries, of the tuned model's, and of others that a guard flagged, which are read in any case. A run asks its base
+    first, and the weights that it was left with last. One that ended before that is read by its newest step."""
     judged = [one for one in cards if one.kind == "eval" and one.step is None]
     checkpoints = list(dict.fromkeys(one.checkpoint for one in judged))
     base = [one.rollout_id for one in judged if checkpoints[0] == one.checkpoint]
@@ -82,7 +82,7 @@ def _sides(cards: Sequence[RunCard], flagged: set[str]) -> tuple[list[str], list
     if not tuned:  # an evaluation of one model, and nothing else
         base, tuned = [], base
     told = {*base, *tuned}
-    return base, [*tuned, *(one.rollout_id for one in cards if one.rollout_id in flagged and one.rollout_id not in told)]
+    return base, tuned, [one.rollout_id for one in cards if one.rollout_id in flagged and one.rollout_id not in told]
 
 
 def _heard(tries: Sequence[Try], grader: Grader, given: Mapping[str, Sequence[Grade]]) -> list[Try]:

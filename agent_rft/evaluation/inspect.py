@@ -101,15 +101,24 @@ class Looked(msgspec.Struct, frozen=True, kw_only=True):
         return Story(shown=shown, beside=beside, why=("it is in none of the lists",), weight=0.0)
 
 
-def look(run_id: str, grader: GraderRef | None, base: Sequence[Try], tuned: Sequence[Try], erased: Sequence[str] = ()) -> Looked:
-    """`base` is empty where a run ended before its evaluation: then no row is worse than it was, and all else shows."""
-    before, after = _by_row(base), _by_row(tuned)
+def look(
+    run_id: str,
+    grader: GraderRef | None,
+    base: Sequence[Try],
+    tuned: Sequence[Try],
+    erased: Sequence[str] = (),
+    flagged: Sequence[Try] = (),
+) -> Looked:
+    """`base` is empty where a run ended before its evaluation: then no row is worse than it was, and all else shows. `flagged` are tries
+    of earlier steps that a guard points at: to be read, and no part of what the tuned model is held to."""
+    every = (*tuned, *flagged)
+    before, after = _by_row(base), _by_row(every)
     lists: dict[Which, tuple[Story, ...]] = {
-        "worst": tuple(_worst(before, after)),
+        "worst": tuple(_worst(before, _by_row(tuned))),
         "suspicious": _one_a_row(_suspicious(before, after)),
         "graders": _one_a_row(_disagreements(before, after)),
     }
-    return Looked(run_id=run_id, grader=grader, base=tuple(base), tuned=tuple(tuned), lists=lists, erased=tuple(erased))
+    return Looked(run_id=run_id, grader=grader, base=tuple(base), tuned=every, lists=lists, erased=tuple(erased))
 
 
 # --- the lists ----------------------------------------------------------------------------------------------------------

@@ -66,6 +66,14 @@ def test_a_try_that_infrastructure_spoilt_makes_no_row_worse():
     assert looked.lists["worst"] == () and looked.lists["suspicious"] == ()
 
 
+def test_what_a_guard_flagged_at_an_earlier_step_is_read_and_makes_no_row_worse():
+    """The tuned model solves the row as the base does; the weights of step 0, which a guard flagged, did not."""
+    flagged = [tried("a", 0.0, sample=7, flags=("it was there",)), tried("b", 1.0, sample=8, flags=("it was there",))]
+    looked = look("r", FIRST, [tried("a", 1.0), tried("b", 1.0)], [tried("a", 1.0), tried("b", 1.0)], flagged=flagged)
+    assert looked.lists["worst"] == ()
+    assert [one.shown for one in looked.lists["suspicious"]] == [flagged[1]] and flagged[0] in looked.tuned
+
+
 def test_without_a_base_nothing_is_worse_and_the_rest_shows():
     looked = seen([], [tried("a", 1.0, tool="list")])
     assert looked.lists["worst"] == () and rows_of(looked.lists["suspicious"]) == ["a"] and looked.lists["suspicious"][0].beside is None
