@@ -43,8 +43,9 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(str(error), error.exit_code)
     except InfraError as error:
         return _fail(f"infrastructure: {error}" + _met_before(error), 4)
-    except KeyboardInterrupt:
-        return _fail(f"stopped; {getattr(arguments, 'goes_on', 'a training run goes on with `make resume RUN=id`')}", 130)
+    except KeyboardInterrupt as stop:
+        goes_on = stop.args[0] if stop.args else getattr(arguments, "goes_on", "a training run goes on with `make resume RUN=id`")
+        return _fail(f"stopped; {goes_on}", 130)
     except BrokenPipeError:  # somebody's `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:

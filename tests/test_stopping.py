@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from agent_rft.cli import main
+
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = """
 import argparse, asyncio, os, signal, sys, time
@@ -73,3 +75,25 @@ def test_a_sigterm_stops_it(moment: str, ears: str):
 
 def test_a_sigterm_that_python_drops_in_a_finalizer_is_heard_all_the_same():
     assert_stopped(start("in_a_finalizer", "hears"), time.monotonic())
+
+
+@pytest.mark.parametrize(
+    ("left", "told"),
+    [(["versions.json"], "`make resume RUN='{runs}/r'` goes on"), ([], "nothing had begun: the same command begins anew")],
+    ids=["under way", "before it began, its folder gone"],
+)
+def test_who_stops_a_training_run_is_told_how_this_one_goes_on(
+    left: list[str], told: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    runs = tmp_path / "meine Läufe"
+
+    async def stopped(*_: object, **__: object) -> None:
+        for name in left:
+            (runs / "r" / name).touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("agent_rft.commands.train._train", stopped)
+    assert main(["train", "research_tiny", f"run.folder={runs}", "run.id=r"]) == 130
+    assert f"error: stopped; {told.format(runs=runs)}\n" in capsys.readouterr().err
+    assert (runs / "r").exists() is bool(left)

@@ -76,8 +76,13 @@ class RunFolder:
         try:
             yield folder
         finally:
-            if [held.name for held in folder.path.iterdir()] == [SETTINGS]:
+            if folder.untouched:
                 shutil.rmtree(folder.path)
+
+    @property
+    def untouched(self) -> bool:
+        """Nothing of the run is in it, but how it was to be."""
+        return [held.name for held in self.path.iterdir()] == [SETTINGS]
 
     @classmethod
     def found(cls, run_id: str) -> RunFolder | None:

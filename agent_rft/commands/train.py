@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
@@ -51,7 +52,8 @@ def train(recipe: str, overrides: list[str]) -> None:
         rows = f"{len(data.train)} training rows, {len(data.val)} held out"
         console.print(f"run {folder.run_id}: {settings.model.path}, {rows}, seed {settings.seed}")
         _warn(settings)
-        asyncio.run(_train(settings, folder, data, resume=False))
+        with _named_when_stopped(folder):
+            asyncio.run(_train(settings, folder, data, resume=False))
 
 
 def looked_over(settings: Settings, but: Collection[str] = ()) -> Data:
@@ -66,7 +68,18 @@ def resume(folder: RunFolder, overrides: list[str]) -> None:
     settings = folder.settings(overrides)
     console.print(f"going on with run {folder.run_id}")
     _warn(settings)
-    asyncio.run(_train(settings, folder, looked_over(settings, but=["prior check"]), resume=True))
+    with _named_when_stopped(folder):
+        asyncio.run(_train(settings, folder, looked_over(settings, but=["prior check"]), resume=True))
+
+
+@contextmanager
+def _named_when_stopped(folder: RunFolder) -> Generator[None]:
+    """Whoever stops a run is told how this very one goes on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        goes_on = "nothing had begun: the same command begins anew" if folder.untouched else f"`make resume RUN={folder.found_by}` goes on"
+        raise KeyboardInterrupt(goes_on) from None
 
 
 def prior(recipe: str, overrides: list[str]) -> None:
