@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import math
 import os
 import signal
@@ -49,6 +50,10 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # somebody's `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            where = f" for {error.filename}" if error.filename else ""
+            cure = "make room; a training run then goes on with `make resume RUN=id`, any other command by the same words"
+            return _fail(f"infrastructure: there is no room on the disk{where}\n  cure: {cure}", 4)
         if not _is_of_the_store(error):
             raise
         return _fail(

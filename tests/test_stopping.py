@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import time
@@ -97,3 +98,14 @@ def test_who_stops_a_training_run_is_told_how_this_one_goes_on(
     assert main(["train", "research_tiny", f"run.folder={runs}", "run.id=r"]) == 130
     assert f"error: stopped; {told.format(runs=runs)}\n" in capsys.readouterr().err
     assert (runs / "r").exists() is bool(left)
+
+
+def test_a_full_disk_is_one_line_and_no_trace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "runs/r/prior.png")
+
+    monkeypatch.setattr("agent_rft.commands.train.train", full)
+    assert main(["train"]) == 4
+    assert capsys.readouterr().err.startswith(
+        "error: infrastructure: there is no room on the disk for runs/r/prior.png\n  cure: make room;"
+    )
