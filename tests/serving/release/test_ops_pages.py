@@ -153,6 +153,19 @@ def test_every_page_is_legible_in_both_schemes(signed_in: Any, world: World, har
         assert hard_to_read(page) == [], path
 
 
+@pytest.mark.parametrize("width", [480, 640])
+def test_a_phone_and_a_page_at_twice_its_size_scroll_tables_and_not_the_page(signed_in: Any, world: World, width: int) -> None:
+    """640 is a screen of 1280 at 200%."""
+    page = signed_in("amy")
+    page.set_viewport_size({"width": width, "height": 800})
+    releases = [f"/releases/{one.id}" for one in (world.open, world.back)]
+    wide = {}
+    for path in ("/releases", *releases, "/drift", "/service-levels", "/access", "/ledger"):
+        page.goto(path)
+        wide[path] = page.evaluate("document.documentElement.scrollWidth")
+    assert {path: found for path, found in wide.items() if found > width} == {}
+
+
 def test_what_happened_to_a_release_stands_on_its_page(signed_in: Any, world: World) -> None:
     page = signed_in()
     row = page.get_by_role("row").filter(has_text="desk hasty <b>")  # what a person typed is shown, and is no HTML
