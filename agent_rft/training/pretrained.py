@@ -1,5 +1,7 @@
 """What is known of a Hugging Face model before its weights are loaded: its name, tokenizer and chat template, whether its
-files are whole. Both engines stand on it. Faults in what the user named are theirs."""
+files are whole. Both engines stand on it. Faults in what the user named are theirs.
+
+transformers takes seconds to load, so each function that needs it does: who asks for a name, or the hub, seldom has to wait for it."""
 
 from __future__ import annotations
 
@@ -7,14 +9,16 @@ import functools
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
-from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 from agent_rft.contracts.errors import UserError
 from agent_rft.rollouts.templates import ChatTemplate
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PretrainedConfig, PreTrainedTokenizerBase
 
 SOURCE = "name a folder with config.json and *.safetensors, or a Hugging Face id that this machine can reach, with model.path=..."
 HUB_SECONDS = 10.0
@@ -38,6 +42,8 @@ def weights_name(path: str) -> str:
 def config_of(path: str) -> PretrainedConfig:
     if not looks_local(path):
         ask_hub(path)
+    from transformers import AutoConfig
+
     try:
         return AutoConfig.from_pretrained(path)
     except Exception as error:  # no such id, no network, no right to it
@@ -56,6 +62,8 @@ def ask_hub(path: str) -> None:
 
 
 def load_tokenizer(path: str) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
     except Exception as error:
@@ -130,6 +138,8 @@ def template_of(tokenizer: PreTrainedTokenizerBase, generation: GenerationConfig
 
 def generation_config_of(path: str) -> GenerationConfig | None:
     """What the model's makers say about sampling from it; not every model has it."""
+    from transformers import GenerationConfig
+
     try:
         return GenerationConfig.from_pretrained(path)
     except OSError:

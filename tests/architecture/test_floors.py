@@ -238,6 +238,7 @@ def test_functions_fit_on_a_screen_and_are_annotated():
     assert len(long) <= 0.1 * len(lengths), long
 
 
-def test_importing_agent_rft_and_its_contracts_loads_no_torch():
-    code = "import sys, agent_rft, agent_rft.contracts.training, agent_rft.rollouts.driver, agent_rft.cli; sys.exit('torch' in sys.modules)"
+def test_importing_agent_rft_its_contracts_or_what_names_a_model_loads_no_torch():
+    light = "agent_rft, agent_rft.contracts.training, agent_rft.rollouts.driver, agent_rft.training.pretrained, agent_rft.cli"
+    code = f"import sys, {light}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
