@@ -120,7 +120,7 @@ def test_after_kill_9_no_try_is_run_twice_and_none_is_without_its_card(rft, tmp_
     with serving("slow", speaker, latency_seconds=0.05) as model:
         command = [sys.executable, "-m", "agent_rft", *words, "--of", model, "-k", "12", "--in-flight", "3"]
         killed = subprocess.Popen(command, cwd=ROOT, env={**os.environ, "TOOL_BEARER": BEARER}, stdout=subprocess.DEVNULL)
-        until = time.monotonic() + 60
+        until = time.monotonic() + 180
         while len(speaker.begun) < 20 and time.monotonic() < until:
             time.sleep(0.005)
         killed.kill()

@@ -61,7 +61,7 @@ def asked(port):
 
 
 def _wait_for(met):
-    give_up = time.monotonic() + 30
+    give_up = time.monotonic() + 120
     while not met():
         assert time.monotonic() < give_up
         time.sleep(0.02)

@@ -27,7 +27,7 @@ NOW = dt.datetime(2026, 11, 21, 5, tzinfo=dt.UTC)
 DETECTORS = detectors_of(True)
 
 
-def until(holds: Callable[[], bool], seconds: float = 10) -> bool:
+def until(holds: Callable[[], bool], seconds: float = 30) -> bool:
     give_up = time.monotonic() + seconds
     while not holds() and time.monotonic() < give_up:
         time.sleep(0.01)

@@ -113,10 +113,10 @@ def test_a_hanging_judge_is_the_reason_told_and_not_the_servers_deadline(in_thre
     """By itself this judge may take minutes."""
     with Wire() as wire:
         grader = ScoreModelGrader("quality", "judge", (JudgeMessage("user", "{{sample.output_text}}"),), JudgeServer(silent_judge, wire))
-        with in_thread(app([grader], grade_deadline_seconds=1.0)) as url:
+        with in_thread(app([grader], grade_deadline_seconds=3.0)) as url:
             began = time.monotonic()
             status, told, _ = ask(f"{url}/grade", grading("quality"))
-    assert (status, told["reward"], time.monotonic() - began < 5) == (200, None, True)
+    assert (status, told["reward"], time.monotonic() - began < 20) == (200, None, True)
     assert told["errors"]["model_grader_server_error"] == f"{silent_judge.removesuffix('/v1')} gave no answer"
     assert "1 attempt, and the grade is due" in told["errors"]["model_grader_server_error_details"]
 

@@ -58,8 +58,8 @@ async def test_tools_that_wait_do_not_wait_for_each_other():
 
 
 async def test_waiting_for_a_thread_is_not_counted_against_the_tool():
-    runner = ToolRunner(Echo(waits=0.1), deadline_seconds=0.5, attempts=1, max_threads=2)
-    answers = await asyncio.gather(*(runner.run("echo", {"text": str(i)}) for i in range(16)))  # eight rounds: 0.8 s
+    runner = ToolRunner(Echo(waits=0.4), deadline_seconds=2.5, attempts=1, max_threads=2)
+    answers = await asyncio.gather(*(runner.run("echo", {"text": str(i)}) for i in range(16)))  # eight rounds: 3.2 s
     assert answers == [(str(i), None) for i in range(16)]
 
 

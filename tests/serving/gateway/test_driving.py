@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import datetime as dt
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -178,14 +179,19 @@ async def test_a_caller_that_comes_back_misses_no_event_and_hears_none_twice(lig
 
 async def test_a_run_that_another_took_up_is_let_go_and_leaves_one_card(store):
     """As after a long pause of its machine: the lease was over, and another gateway went on."""
+
+    def another_has_it(time_left: dt.timedelta) -> None:
+        with store.writing() as connection:
+            connection.execute(sa.update(agent_runs).values(owner="another", lease_until=dt.datetime.now(dt.UTC) + time_left))
+
     tools = Tools(store, seconds=0.5)
     async with gateway(store, tools) as (runner, _):
         run, _ = await runner.submit(asked())
         await until(lambda: tools.called)
-        with store.writing() as connection:
-            connection.execute(sa.update(agent_runs).values(owner="another"))
+        another_has_it(dt.timedelta(minutes=1))
         await until(lambda: runner.in_hand == 0)
         assert rows(store, agent_runs)[0]["owner"] == "another" and not rows(store, job_cards)
+        another_has_it(dt.timedelta())
         await until(lambda: rows(store, job_cards))  # its lease was over too, and the run came back here
         assert kinds(await ended(runner, run)).count("end") == 1
     assert len(rows(store, job_cards)) == 1
