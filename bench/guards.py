@@ -286,6 +286,14 @@ def _calling(one: GradedRollout, more: int, *, again: bool) -> GradedRollout:
     return _turns(one, [*one.rollout.turns[:1], *([turn] if made else []), *one.rollout.turns[1:]])
 
 
+def _respelt(one: GradedRollout) -> GradedRollout:
+    """Ten further searches for one thing, each written otherwise."""
+    spelt = [f"Revenue{' ' * (n + 1)}of{chr(0x200B) * n} ACME" for n in range(5)]
+    made = [ToolCall(f"more-{n}", "search", {"query": text}) for n, text in enumerate([*spelt, *map(str.lower, spelt)])]
+    turn = Turn("", calls=tuple(made), results={call.call_id: ToolResult(call.call_id, "nothing") for call in made})
+    return _turns(one, [*one.rollout.turns[:1], turn, *one.rollout.turns[1:]])
+
+
 def _answer_alone(one: GradedRollout) -> GradedRollout:
     return _turns(one, [turn for turn in one.rollout.turns if not turn.calls][-1:])
 
@@ -364,6 +372,7 @@ def faults() -> list[Fault]:
         Fault("call_collapse", "one try in sixteen calls a tool", trained=_first_call_alone),
         Fault("early_stop", "answers without a call", trained=_answer_alone),
         Fault("tool_spam", "the first call ten times more, word for word", trained=lambda one: _calling(one, 10, again=True)),
+        Fault("tool_spam", "the same in other case, with other blanks and invisible signs", trained=_respelt),
         Fault("unanswered", "turns that cannot be read", trained=_unanswered),
         Fault("infra_tool", "every call to `list` fails", trained=lambda one: _failing(one, "tool:list") if _calls(one, "list") else one),
         Fault(

@@ -3,14 +3,15 @@ those about infrastructure."""
 
 from __future__ import annotations
 
+import json
 import math
 import statistics
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 
-import msgspec
-
 from agent_rft.contracts.graded import GradedRollout
+from agent_rft.contracts.letters import plain
 from agent_rft.contracts.messages import ToolCall
 from agent_rft.contracts.rollouts import Ending, Rollout
 from agent_rft.contracts.training import LeaksIn
@@ -70,9 +71,15 @@ def _infrastructure(done: Sequence[GradedRollout]) -> dict[str, float]:
 
 
 def repeated_calls(rollout: Rollout) -> int:
-    """Calls that say again, word for word, what the same try has asked before."""
-    said = [_words(call) for turn in rollout.turns for call in turn.calls]
+    """Calls that say again what the same try has asked before, in other case, with other blanks or signs that nobody sees too."""
+    said = [_said(call) for turn in rollout.turns for call in turn.calls]
     return len(said) - len(set(said))
+
+
+def folded(text: str) -> str:
+    """As it is told from another: without capitals, letters that look alike, signs that nobody sees, and of blanks the first."""
+    seen = text if text.isascii() else "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
+    return " ".join(plain(seen).split())
 
 
 def unsafe(rollout: Rollout, leaks: Sequence[str] = ()) -> bool:
@@ -80,8 +87,19 @@ def unsafe(rollout: Rollout, leaks: Sequence[str] = ()) -> bool:
     return bool(violations_of(rollout, leaks, (), SAFETY))
 
 
-def _words(call: ToolCall) -> bytes:
-    return call.name.encode() + b" " + msgspec.json.encode(call.arguments, order="sorted")
+def _said(call: ToolCall) -> str:
+    try:
+        return f"{call.name} {json.dumps(_folded(call.arguments), sort_keys=True)}"
+    except RecursionError:  # a thousand brackets: like no other
+        return f"{call.name} {call.call_id}"
+
+
+def _folded(value: object) -> object:
+    if isinstance(value, str):
+        return folded(value)
+    if isinstance(value, dict):
+        return {key: _folded(held) for key, held in value.items()}
+    return [_folded(held) for held in value] if isinstance(value, list | tuple) else value
 
 
 def _by_row(done: Sequence[GradedRollout]) -> Iterable[list[float]]:

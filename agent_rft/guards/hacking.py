@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from statistics import fmean, variance
@@ -24,6 +23,7 @@ from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import StepMetrics
 from agent_rft.datasets.leaks import find_leaks
 from agent_rft.evaluation.statistics import mean_interval, wilcoxon
+from agent_rft.guards.figures import folded
 from agent_rft.guards.infra import BY_CHANCE, chance_of_failures
 from agent_rft.guards.limits import SHOWN, Suspicion, finding_of, limit_of
 
@@ -303,12 +303,7 @@ def _says(answer: Sequence[str], text: Sequence[str]) -> bool:
 
 
 def _words(text: str) -> list[str]:
-    return re.findall(r"\w+(?:[.,]\d+)*", _visible(text).casefold())
-
-
-def _visible(text: str) -> str:
-    """Without the signs that nobody sees, a zero-width space for one, which make two of the same answer."""
-    return "".join(sign for sign in text if unicodedata.category(sign) != "Cf")
+    return re.findall(r"\w+(?:[.,]\d+)*", folded(text))
 
 
 def _shingles(words: Sequence[str], size: int) -> set[tuple[str, ...]]:

@@ -38,6 +38,28 @@ def test_the_order_of_arguments_makes_no_other_call():
     assert repeated_calls(again.rollout) == 1
 
 
+@pytest.mark.parametrize("again", ["ACME  Revenue", " acme revenue\n", "acme\u00a0rev\u200benue", "асme revenue"])
+def test_other_case_blanks_and_signs_that_nobody_sees_make_no_other_call(again: str):
+    one = attempt("a", (call(0, query="Acme revenue", paths=["a b"]),), (call(1, query=again, paths=["A  b"]),))
+    assert repeated_calls(one.rollout) == 1
+
+
+@pytest.mark.parametrize("other", ["acme-revenue", "acmerevenue", "acme revenue 2", "acme reven\u00fce"])
+def test_other_words_and_signs_make_another_call(other: str):
+    """A minus may be a figure's, a stroke a path's, a plus a program's."""
+    assert repeated_calls(attempt("a", (call(0, query="acme revenue"),), (call(1, query=other),)).rollout) == 0
+    assert repeated_calls(attempt("a", (call(0, "read", query="x"),), (call(1, query="x"),)).rollout) == 0
+    assert repeated_calls(attempt("a", (call(0, top=1),), (call(1, top="1"),)).rollout) == 0
+
+
+def test_arguments_that_no_tool_can_be_sent_are_counted_too():
+    """Half a surrogate pair, and more brackets than Python walks down."""
+    deep: list[object] = []
+    for _ in range(3000):
+        deep = [deep]
+    assert repeated_calls(attempt("a", (call(0, query="\ud800"),), (call(1, query="\ud800"),), (call(2, query=deep),)).rollout) == 1
+
+
 def test_reward_spread_is_within_groups():
     """1 and 0 lie 0.5 off their mean, 0.5 and 0.5 not at all: 0.25 on average. Over all four it would be 0.35."""
     assert step_figures(STEP)["reward_spread"] == pytest.approx(0.25)
