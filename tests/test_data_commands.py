@@ -81,6 +81,15 @@ def test_check_names_both_places_of_every_leak(rows_file, tmp_path, capsys):
     assert "no leak" in capsys.readouterr().out
 
 
+def test_check_passes_where_the_order_of_words_tells_another_question_and_counts_those(tmp_path, capsys):
+    train, val = tmp_path / "train.jsonl", tmp_path / "val.jsonl"
+    write_rows(train, [row(1, "How many g are 5 kg?"), row(2, "How many m are 7 foot?")])
+    write_rows(val, [row(3, "Who governs Ghent?"), row(4, "How many kg are 5 g?"), row(5, "How many foot are 7 m?")])
+    commands.check(str(train), str(val))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "2 of 3 validation rows have a training row's words in another order" in said and "no leak" in said
+
+
 def test_slice_and_export(rows_file, tmp_path):
     commands.slice_rows(rows_file, ["town=Bergen|Porto"], str(tmp_path / "some.jsonl"))
     assert [r.id for r in read_rows(tmp_path / "some.jsonl")] == ["row-0", "row-1"]

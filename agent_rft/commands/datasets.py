@@ -30,7 +30,7 @@ from agent_rft.datasets.filings import TOOLS
 from agent_rft.datasets.finqa_files import write_finqa
 from agent_rft.datasets.from_cards import Approved, Choice, Redact, rows_of_cards
 from agent_rft.datasets.harvest import only_new
-from agent_rft.datasets.leaks import find_leaks
+from agent_rft.datasets.leaks import leaks_and_turned, turned_told
 from agent_rft.datasets.refresh import refresh as refreshed_by
 from agent_rft.datasets.rows import dataset_hash, version_of
 from agent_rft.datasets.rows_io import read_placed, read_rows, write_openai_rows, write_rows
@@ -80,7 +80,9 @@ def split(file: str, out: str, val_share: float, seed: int, group_by: str, name:
 def check(train: str, val: str) -> None:
     """Every validation row that training already asks, in the same words or nearly, with the place of both."""
     placed = read_placed(Path(train)), read_placed(Path(val))
-    leaks = find_leaks(*placed)
+    leaks, turned = leaks_and_turned(*placed)
+    if warning := turned_told(turned, len(placed[1])):
+        console.print(f"warning: {warning}", style="yellow")
     if leaks:
         told = "row" if len(leaks) == 1 else "rows"
         raise FaultsFound(f"{len(leaks)} of {len(placed[1])} validation {told} leak:", [leak.fault() for leak in leaks])

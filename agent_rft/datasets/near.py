@@ -6,6 +6,11 @@ letter in an ordinary word do not matter. A number is every word with a sign or 
 word that stands capitalised within sentences at least half of the time. So questions made from one template about other
 companies, years or metrics are not near each other, however much of their phrasing they share.
 
+The order of words does not matter, for a rewording moves phrases about; but two orders tell another question, and a pair that differs
+in one is called turned. A number stands before another word ("5 kg" and "5 g", whatever else the two say). Or two phrases have changed
+places and all the rest, filler too, stands where it stood ("Did Oslo buy Atlas?", "Did Atlas buy Oslo?"): who rewords a question changes
+the frame, who fills a template anew leaves it. The sides of "and" may change places, and so may what asks ("Porto has how many bridges?").
+
 Which pairs are worth a look is found by MinHash: the same two words have the same smallest clock, and prompts of weighted
 similarity s agree in one of its draws with probability s. Two prompts meet if they agree in all draws of a band. With 16 bands of
 8 draws a pair of similarity 0.9 meets with probability 1 - (1 - 0.9^8)^16 = 0.9999, one of 0.5 with 0.06.
@@ -17,7 +22,8 @@ import math
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Set
+from itertools import pairwise, product
 
 import msgspec
 import numpy as np
@@ -27,7 +33,9 @@ BANDS, DRAWS = 16, 8
 LOOSEST = 0.75
 """Share of the draws below which a pair that met is not compared word by word: five standard errors under NEAR."""
 LOOKED_AT = 32
-"""Of the training prompts that meet a validation prompt in one band. Where more do, any of them is as good a twin."""
+"""Of the training prompts that meet a validation prompt in one band, or have its words. Where more do, any of them is as good a twin."""
+LONGEST_TURNED = 8
+"""Words of a phrase that has changed places with another."""
 PHRASING = 0.5
 """Words in more than this share of the rows are phrasing (a common instruction, say), once there are rows enough to tell."""
 ENOUGH_ROWS = 50
@@ -38,12 +46,19 @@ AT_ONCE = 100_000
 """Words whose clocks are looked at in one step, so that a hundred thousand prompts, or very long ones, need little memory."""
 FILLER = frozenset(
     "a an the of in on at for to by was were is are be been did does do has had have what which how much many who when where "
-    "i me my we our you your it its that this s please tell give find say know can could would will and as with s".split()
+    "i me my we our you your it its that this please tell give find say know can could would will and as with".split()
 )
+EVEN = frozenset(("and", "or"))
+"""What stands on their two sides may change places."""
+ASKING = frozenset("what which how who whom whose when where why".split())
+"""The phrase that holds one may stand anywhere: "5 kg are how many g"."""
 MARKS = re.compile(r"(?<!\d)\.|\.(?!\d)|,(?=\d{3}(?!\d))|[,;:!?\"'“”‘’()\[\]]")
+POSSESSIVE = re.compile(r"(?<=\w)['’]s\b", re.IGNORECASE)
 SENTENCE_END = re.compile(r"[.!?:;](?=\s|$)|\n")
 Kept = tuple[tuple[str, ...], tuple[str, ...]]
 """What a prompt is compared by: what must agree (sorted, repeats kept), and the other words (sorted, each once)."""
+Said = tuple[str, ...]
+"""A prompt's words, filler too, as they stand."""
 Floats = np.ndarray[tuple[int, int], np.dtype[np.float32]]
 Keys = np.ndarray[tuple[int], np.dtype[np.uint64]]
 
@@ -54,31 +69,88 @@ class Twins(msgspec.Struct, frozen=True):
     val: int
     train: int
     similarity: float
+    turned: bool = False
+    """Their words stand in an order that tells another question."""
 
 
 def near_duplicates(train: Sequence[str], val: Sequence[str]) -> list[Twins]:
-    """One training twin for every validation prompt that has any, the same for the same prompts."""
-    kept = _kept([*train, *val])
+    """One training twin for every validation prompt that has any, the same for the same prompts; a turned one where all are."""
+    kept, said, telling = _kept([*train, *val])
     of_train, of_val = kept[: len(train)], kept[len(train) :]
-    first: dict[Kept, int] = {}
+    alike: dict[Kept, list[int]] = {}
     for position, words in enumerate(of_train):
-        first.setdefault(words, position)
-    found = {at: Twins(at, first[words], 1.0) for at, words in enumerate(of_val) if words in first and words != ((), ())}
+        if len(same := alike.setdefault(words, [])) < LOOKED_AT:
+            same.append(position)
+
+    def turned(val_at: int, train_at: int) -> bool:
+        return is_turned(said[len(train) + val_at], said[train_at], telling)
+
+    found: dict[int, Twins] = {}
+    for at, words in enumerate(of_val):
+        if words in alike and words != ((), ()):
+            straight = next((twin for twin in alike[words] if not turned(at, twin)), None)
+            found[at] = Twins(at, alike[words][0], 1.0, turned=True) if straight is None else Twins(at, straight, 1.0)
     # What must agree is looked up first: only prompts that share it with somebody on the other side are drawn for.
-    meeting = {fixed for fixed, _ in of_train} & {fixed for at, (fixed, _) in enumerate(of_val) if at not in found}
-    left = [at for at, (fixed, others) in enumerate(of_val) if at not in found and fixed in meeting and others]
+    open_yet = {at for at in range(len(val)) if at not in found or found[at].turned}
+    meeting = {fixed for fixed, _ in of_train} & {fixed for at, (fixed, _) in enumerate(of_val) if at in open_yet}
+    left = [at for at, (fixed, others) in enumerate(of_val) if at in open_yet and fixed in meeting and others]
     right = [at for at, (fixed, others) in enumerate(of_train) if fixed in meeting and others]
     if left and right:
-        for twins in _met(kept, right, left, len(train)):
-            if twins.val not in found or found[twins.val].similarity < twins.similarity:
+        for met in _met(kept, right, left, len(train)):
+            twins = msgspec.structs.replace(met, turned=turned(met.val, met.train))
+            if twins.val not in found or _rank(found[twins.val]) < _rank(twins):
                 found[twins.val] = twins
     return [found[at] for at in sorted(found)]
+
+
+def _rank(twins: Twins) -> tuple[bool, float]:
+    return not twins.turned, twins.similarity
+
+
+# --- order --------------------------------------------------------------------------------------------------------------
+
+
+def is_turned(some: Said, others: Said, telling: Set[str]) -> bool:
+    """Of two prompts of nearly the same words. `telling`: the words that are not filler."""
+    return _numbers_stand_otherwise(some, others, telling) or _changed_places(some, others, telling)
+
+
+def _numbers_stand_otherwise(some: Said, others: Said, telling: Set[str]) -> bool:
+    """What a number counts comes after it, where anything does: "5 kg". A number that ends one of the prompts tells nothing."""
+    one, other = _counted(some, telling), _counted(others, telling)
+    return any(one[number] != other[number] for number in one.keys() & other.keys())
+
+
+def _counted(said: Said, telling: Set[str]) -> dict[str, list[str]]:
+    counted: dict[str, list[str]] = {}
+    for number, word in pairwise(said):
+        if _is_number(number) and word in telling:
+            counted.setdefault(number, []).append(word)
+    return {number: sorted(words) for number, words in counted.items()}
+
+
+def _changed_places(some: Said, others: Said, telling: Set[str]) -> bool:
+    """Whether one is X A Y B Z and the other X B Y A Z, where A and B tell something and Y is there: else one phrase was moved."""
+    if len(some) != len(others) or some == others:
+        return False
+    begin = next(at for at, (one, other) in enumerate(zip(some, others, strict=True)) if one != other)
+    end = next(at for at in range(len(some), 0, -1) if some[at - 1] != others[at - 1])
+    one, other = some[begin:end], others[begin:end]
+    sizes = range(1, min(LONGEST_TURNED, len(one)) + 1)
+    return any(
+        (one[:a], one[a:-b], one[-b:]) == (other[-a:], other[b:-a], other[:b])
+        and not EVEN.issuperset(one[a:-b])
+        and all(telling & {*phrase} and not ASKING & {*phrase} for phrase in (one[:a], one[-b:]))
+        for a, b in product(sizes, sizes)
+        if a + b < len(one)
+    )
 
 
 # --- words --------------------------------------------------------------------------------------------------------------
 
 
-def _kept(prompts: Sequence[str]) -> list[Kept]:
+def _kept(prompts: Sequence[str]) -> tuple[list[Kept], list[Said], set[str]]:
+    """What prompts are compared by, all that they say, and which of the words are not filler."""
     read, names = _read(prompts)
     rows_with = Counter(word for words in read for word in set(words))
     phrasing = {word for word, rows in rows_with.items() if rows > PHRASING * len(prompts)} if len(prompts) >= ENOUGH_ROWS else set[str]()
@@ -86,13 +158,15 @@ def _kept(prompts: Sequence[str]) -> list[Kept]:
     fixed = {word for word in rows_with if _is_number(word) or (word in names and word not in dropped)}
     ordinary = {word: rows for word, rows in rows_with.items() if word not in fixed and word not in names}
     spelt = _spellings(ordinary)
-    return [
+    said = [tuple(spelt.get(word, word) for word in words) for words in read]
+    kept = [
         (
             tuple(sorted(word for word in words if word in fixed)),
-            tuple(sorted({spelt.get(word, word) for word in words if word in ordinary} - dropped)),
+            tuple(sorted({word for word in words if word in ordinary} - dropped)),
         )
-        for words in read
+        for words in said
     ]
+    return kept, said, rows_with.keys() - dropped
 
 
 def _read(prompts: Iterable[str]) -> tuple[list[tuple[str, ...]], set[str]]:
@@ -113,7 +187,7 @@ def _read(prompts: Iterable[str]) -> tuple[list[tuple[str, ...]], set[str]]:
 
 def _words(prompt: str) -> Iterator[tuple[str, bool]]:
     """Each word, and whether it begins a sentence (where a capital letter tells nothing)."""
-    for sentence in SENTENCE_END.split(unicodedata.normalize("NFKC", prompt)):
+    for sentence in SENTENCE_END.split(POSSESSIVE.sub("", unicodedata.normalize("NFKC", prompt))):
         words = MARKS.sub(lambda mark: "" if mark.group() == "," and _between_digits(mark) else " ", sentence).split()
         yield from ((word, number == 0) for number, word in enumerate(words) if word.strip("-–—"))
 

@@ -13,7 +13,7 @@ from agent_rft.contracts.errors import Fault, did_you_mean
 from agent_rft.contracts.ports import Grader
 from agent_rft.contracts.rows import Row
 from agent_rft.datasets.curriculum import COPY_OF
-from agent_rft.datasets.leaks import Leak, Placed, find_leaks, normalised
+from agent_rft.datasets.leaks import Leak, Placed, leaks_and_turned, normalised, turned_told
 from agent_rft.datasets.rows import Line, parse_line
 from agent_rft.datasets.split import stratum_of
 from agent_rft.graders.samples import SAID_NOTHING
@@ -60,11 +60,17 @@ def validate(
     faults += _unusable(every, grader) if grader else []
     rows = {split: [(line.where, line.row) for line in of_split if line.row] for split, of_split in lines.items()}
     train, val = rows.get("train", []), rows.get("val", [])
-    leaks = find_leaks(train, val)
+    leaks, turned = leaks_and_turned(train, val)
     same, near = ([leak.fault() for leak in leaks if leak.kind == kind] for kind in ("same", "near"))
     return Report(
         faults=tuple(_in_order(faults + same, every)),
-        warnings=(*_size_advice(rows), *_lopsided(train, val), *near, *(w for placed in rows.values() for w in _asked_twice(placed))),
+        warnings=(
+            *_size_advice(rows),
+            *_lopsided(train, val),
+            *near,
+            *filter(None, [turned_told(turned, len(val))]),
+            *(warning for placed in rows.values() for warning in _asked_twice(placed)),
+        ),
         counts=tuple(count for split, placed in rows.items() for count in counts_of(split, placed)),
         sizes={split: len(placed) for split, placed in rows.items()},
         shared_evidence=_shared_evidence(train, val),
@@ -132,7 +138,8 @@ def _unusable(lines: Sequence[Line], grader: Grader) -> list[Fault]:
         if SAMPLE in what:
             found[SAMPLE + what] = Fault(f"grader '{name}'", what, f"a sample has {', '.join(sorted(SAID_NOTHING))} and output_json")
         elif what:
-            found[line.where] = Fault(line.where, f"grader '{name}' cannot use this row: {what}", "mend the row, or choose another grader")
+            cure = "mend the row, or name another grader by grader.file=FILE or grader.name=NAME"
+            found[line.where] = Fault(line.where, f"grader '{name}' cannot use this row: {what}", cure)
     return list(found.values())
 
 

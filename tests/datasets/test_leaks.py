@@ -14,7 +14,7 @@ from agent_rft.contracts.messages import Message
 from agent_rft.contracts.rows import Row
 from agent_rft.datasets import near
 from agent_rft.datasets.filings import as_row, company_names, make_filings, make_questions
-from agent_rft.datasets.leaks import find_leaks
+from agent_rft.datasets.leaks import find_leaks, leaks_and_turned
 from agent_rft.datasets.near import Twins, near_duplicates
 from agent_rft.datasets.rows_io import read_placed, validate_files
 from agent_rft.datasets.split import split_rows
@@ -44,11 +44,11 @@ def test_the_same_question_is_always_found_whatever_its_case_spacing_and_marks(a
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(prompts, min_size=1, max_size=30), st.data())
-def test_the_same_words_in_another_order_are_always_found(asked, data):
+def test_the_same_words_in_another_order_are_always_told(asked, data):
     said = data.draw(st.sampled_from(asked))
     other_order = " ".join([*data.draw(st.permutations(said.split())), "7"])
-    (leak,) = find_leaks(placed(*(f"{prompt} 7" for prompt in asked)), placed(other_order))
-    assert leak.similarity == 1.0
+    leaks, turned = leaks_and_turned(placed(*(f"{prompt} 7" for prompt in asked)), placed(other_order))
+    assert [one.similarity for one in (*leaks, *turned)] == [1.0]
 
 
 @pytest.mark.parametrize(
@@ -82,6 +82,59 @@ def test_a_rewording_is_near(train, val):
 )
 def test_another_question_is_not_near(train, val):
     assert find_leaks(placed(train), placed(val)) == []
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("How many g are 5 kg?", "How many kg are 5 g?"),
+        ("How many minutes are 10 s?", "How many s are 10 minutes?"),  # s is a unit here, and no possessive
+        ("What is 5 kg in g?", "How many kg are 5 g?"),  # 5 of what, in any frame
+        ("Please convert 25 foot to cm.", "Convert 25 cm to foot."),
+        ("Did Atlas Holding buy Oslo in 2024?", "Did Oslo buy Atlas Holding in 2024?"),
+        ("Explain how the castle shaped the little harbour.", "Explain how the little harbour shaped the castle."),
+        ("What is 9 minus 4?", "What is 4 minus 9?"),
+    ],
+)
+def test_the_same_words_that_ask_another_thing_by_their_order_are_told_and_no_leak(train, val):
+    leaks, (turned,) = leaks_and_turned(placed(train, "What is Bergen known for?"), placed(val))
+    assert leaks == [] and (turned.kind, turned.row_id, turned.twin) == ("turned", "r1", "f.jsonl:1")
+
+
+@pytest.mark.parametrize(
+    ("train", "val"),
+    [
+        ("How many g are 5 kg?", "5 kg are how many g?"),  # what asks moved
+        ("How many bridges has Porto?", "Porto has how many bridges?"),
+        ("Which of Oslo and Bergen is larger?", "Which of Bergen and Oslo is larger?"),
+        ("How many g are 5 kg?", "Please tell me: how many g are 5 kg"),
+        ("What is 5 kg in g?", "How many g are 5 kg?"),
+        ("Did Atlas buy Oslo in 2024?", "In 2024, did Atlas buy Oslo?"),  # a phrase moved
+        ("Which company did Atlas buy?", "Atlas: which company did it buy?"),
+        ("Compare revenue of 2024 with 2023.", "With revenue of 2023, compare 2024."),
+    ],
+)
+def test_a_phrase_that_moved_asks_the_same(train, val):
+    leaks, turned = leaks_and_turned(placed(train, "What is Bergen known for?"), placed(val))
+    assert [(leak.kind, leak.twin) for leak in leaks] == [("near", "f.jsonl:1")] and turned == []
+
+
+def test_a_twin_that_asks_the_same_is_found_among_those_that_are_turned():
+    train = placed("How many g are 5 kg?", "5 g in kg is how much?", "Convert 5 kg to g.")
+    leaks, turned = leaks_and_turned(train, placed("How many kg are 5 g?"))
+    assert [(leak.kind, leak.twin) for leak in leaks] == [("near", "f.jsonl:2")] and turned == []
+
+
+def test_a_near_twin_that_is_straight_goes_before_a_turned_one_of_the_same_words():
+    letters = [f"part{letter}" for letter in "abcdefghijklmnopqrstuvwxyz"]
+    asked = " ".join(letters)
+    turned_words = " ".join([letters[1], letters[2], letters[0], *letters[3:]])  # moved: straight
+    swapped = " ".join([letters[2], letters[1], letters[0], *letters[3:]])  # changed places
+    one_less = " ".join(letters[:-1])
+    assert near_duplicates([swapped], [asked]) == [Twins(0, 0, 1.0, turned=True)]
+    assert near_duplicates([turned_words], [asked]) == [Twins(0, 0, 1.0)]
+    (twin,) = near_duplicates([swapped, one_less], [asked])
+    assert (twin.train, twin.turned) == (1, False) and 0.9 <= twin.similarity < 1
 
 
 def test_a_common_instruction_does_not_make_questions_alike():
