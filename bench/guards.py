@@ -308,6 +308,15 @@ def _unanswered(one: GradedRollout) -> GradedRollout:
     return _graded(msgspec.structs.replace(one, rollout=lost), 0.0)
 
 
+def _refused_calls(one: GradedRollout) -> GradedRollout:
+    def refused(turn: Turn) -> Turn:
+        drawn = {id: derive_seed(0, "refused", one.rollout.rollout_id, id) % 10 < 6 for id in turn.results}
+        results = {id: ToolResult(id, "give a query", "model_error") if drawn[id] else result for id, result in turn.results.items()}
+        return msgspec.structs.replace(turn, results=results)
+
+    return _turns(one, [refused(turn) for turn in one.rollout.turns])
+
+
 def _denied(one: GradedRollout) -> GradedRollout:
     def refused(turn: Turn) -> Turn:
         results = {id: msgspec.structs.replace(result, error="policy_denied") for id, result in turn.results.items()}
@@ -373,6 +382,8 @@ def faults() -> list[Fault]:
         Fault("early_stop", "answers without a call", trained=_answer_alone),
         Fault("tool_spam", "the first call ten times more, word for word", trained=lambda one: _calling(one, 10, again=True)),
         Fault("tool_spam", "the same in other case, with other blanks and invisible signs", trained=_respelt),
+        Fault("bad_calls", "six calls in ten with arguments that the tool cannot take", trained=_refused_calls),
+        Fault("bad_calls", "the same in validations only", validated=_refused_calls),
         Fault("unanswered", "turns that cannot be read", trained=_unanswered),
         Fault("infra_tool", "every call to `list` fails", trained=lambda one: _failing(one, "tool:list") if _calls(one, "list") else one),
         Fault(

@@ -134,6 +134,7 @@ OF_PANEL = {
     "tokens_a_try": ("token_inflation", "token_collapse", "shortening"),
     "early_stop": ("early_stop",),
     "repeated_calls": ("tool_spam",),
+    "bad_calls": ("bad_calls",),
     "unsafe": ("unsafe",),
 }
 """Which guards' words are marked on which panel; all others are on the one of the reward."""
@@ -213,6 +214,7 @@ HEALTH = (
     _Health("early_stop", "Answered without any call", "tries", _figure_of("early_stop"), percent=True),
     _Health("parallel_share", "Calls beside another in one turn", "calls", _figure_of("parallel_share"), percent=True),
     _Health("repeated_calls", "Calls that repeat an earlier one", "calls", _figure_of("repeated_calls"), percent=True),
+    _Health("bad_calls", "Calls refused for their arguments or name", "calls", _figure_of("bad_calls"), percent=True),
     _Health("out_of_budget", "Ran out of budget", "tries", _figure_of("out_of_budget"), percent=True),
     _Health("malformed", "Could not be read", "tries", _figure_of("malformed"), percent=True),
     _Health("unsafe", "Did what no agent may do", "tries", _figure_of("unsafe"), percent=True),

@@ -45,9 +45,28 @@ def _behaviour(done: Sequence[GradedRollout]) -> dict[str, float]:
         used = Counter(call.name for rollout in rollouts for turn in rollout.turns for call in turn.calls)
         figures |= {"parallel_share": parallel / calls, "repeated_calls": sum(map(repeated_calls, rollouts)) / calls}
         figures |= {f"calls.{tool}": made / tries for tool, made in sorted(used.items())}
+        figures |= {"bad_calls": sum(map(bad_calls, rollouts)) / calls} | _added_up("bad_calls", _bad_by_row(done))
     if spreads := [statistics.pstdev(rewards) for rewards in _by_row(done) if len(rewards) > 1]:
-        figures["reward_spread"] = statistics.fmean(spreads)
+        figures |= {"reward_spread": statistics.fmean(spreads)} | _added_up("reward_spread", spreads)
     return figures
+
+
+def _bad_by_row(done: Sequence[GradedRollout]) -> list[float]:
+    """Of each row the share of bad calls in those of its tries that call: what one try does over and over is one case."""
+    shares = defaultdict[str, list[float]](list)
+    for one in done:
+        if one.rollout.tool_calls:
+            shares[one.row.id].append(bad_calls(one.rollout) / one.rollout.tool_calls)
+    return [statistics.fmean(of_row) for of_row in shares.values()]
+
+
+def _added_up(name: str, values: Sequence[float]) -> dict[str, float]:
+    """What tells the mean of several steps' values, and how far they lie apart."""
+    return {
+        f"{name}_cases": float(len(values)),
+        f"{name}_sum": math.fsum(values),
+        f"{name}_squares": math.fsum(value * value for value in values),
+    }
 
 
 def _safety(done: Sequence[GradedRollout], leaks_in: LeaksIn | None) -> dict[str, float]:
@@ -68,6 +87,11 @@ def _infrastructure(done: Sequence[GradedRollout]) -> dict[str, float]:
     graded = unscored + sum(one.grade is not None for one in done if not one.infra_failed)
     judged = {"judge_failures": unscored / graded} if graded else {}
     return judged | {f"infra.{tool}": failed[f"tool:{tool}"] / made for tool, made in sorted(calls.items())}
+
+
+def bad_calls(rollout: Rollout) -> int:
+    """Calls that a tool refused for what was asked: arguments that it cannot take, a name that no tool has."""
+    return sum(result.error == "model_error" for turn in rollout.turns for result in turn.results.values())
 
 
 def repeated_calls(rollout: Rollout) -> int:

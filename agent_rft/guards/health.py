@@ -35,6 +35,9 @@ CALLS = 0.5
 """Calls a try from which on a policy can be said to call tools."""
 FEW, ROUNDING = 4, 1e-9
 """Rows of which nobody knows how far they differ."""
+ENOUGH = 10
+"""Rows or groups that a window holds at least, where their means are compared by chance: of ten and ten that lie all apart it is one
+deal in 184,756, of five and five one in 252."""
 SPENT = 0.8
 """Of the calls that a try could have made further at first, the share that is most of them."""
 
@@ -93,6 +96,43 @@ def change(lines: Sequence[StepMetrics], name: str, window: int = WINDOW) -> Cha
     """None before there are two windows that lie apart."""
     first, now = ends(lines, name, window)
     return Change(fmean(first), fmean(now)) if len(now) == window else None
+
+
+class Sample(NamedTuple):
+    """Values of rows or groups, one each, of all steps of a window."""
+
+    cases: float
+    sum: float
+    squares: float
+
+    @property
+    def mean(self) -> float:
+        return self.sum / self.cases
+
+
+def samples(lines: Sequence[StepMetrics], name: str, window: int | None = None) -> tuple[Sample, Sample] | None:
+    """Of the first steps and of the latest; without a `window` of as many as it takes. None before there are enough that lie apart. Lines
+    that were written before this was counted have none."""
+    in_last = figure_of(lines[-1], f"{name}_cases") if lines else None
+    if not in_last:
+        return None
+    window = window or max(WINDOW, math.ceil(ENOUGH / in_last))
+    found = [ends(lines, f"{name}_{part}", window) for part in Sample._fields]
+    if any(len(later) < window for _, later in found):
+        return None
+    first, now = (Sample(*map(sum, parts)) for parts in zip(*found, strict=True))
+    return (first, now) if min(first.cases, now.cases) >= ENOUGH else None
+
+
+def chance_of_higher(higher: Sample, lower: Sample) -> float:
+    """How likely the means lie so far apart, and this way, were the values dealt out to the two at random: a permutation test, by the
+    normal curve."""
+    cases, total, squares = (a + b for a, b in zip(higher, lower, strict=True))
+    variance = (squares - total * total / cases) / (cases - 1)
+    if variance <= ROUNDING:
+        return 1.0
+    errors = (higher.mean - lower.mean) / math.sqrt(variance * (1 / higher.cases + 1 / lower.cases))
+    return math.erfc(errors / math.sqrt(2)) / 2
 
 
 # --- drift ------------------------------------------------------------------------------------------------------------------
@@ -182,8 +222,13 @@ def _entropy_collapse(course: Course, at: float) -> Suspicion | None:
 
 
 def _reward_spread_collapse(course: Course, at: float) -> Suspicion | None:
-    spread, reward = change(course.lines, "reward_spread"), change(course.lines, "train_reward")
-    if spread is None or reward is None or reward.now >= HIGH or spread.first < LITTLE or spread.times_less <= at:
+    """Beyond chance: of a few groups, where most rows are far too hard or too easy, all may be flat."""
+    seen, reward = samples(course.lines, "reward_spread"), change(course.lines, "train_reward")
+    if seen is None or reward is None or reward.now >= HIGH:
+        return None
+    first, now = seen
+    spread = Change(first.mean, now.mean)
+    if spread.first < LITTLE or spread.times_less <= at or chance_of_higher(first, now) >= BY_CHANCE:
         return None
     return Suspicion(
         spread.times_less,
@@ -279,6 +324,24 @@ def _rises(name: str, of: str, cure: str) -> Guarded:
     return _process(name, judged)
 
 
+def _bad_calls(course: Course, at: float) -> Suspicion | None:
+    """By rows and beyond chance: some may ask for what no tool has, and a try that is refused tends to ask the same again."""
+    for prefix, window in (("", None), ("val_", 1)):
+        seen = samples(course.lines, f"{prefix}bad_calls", window)
+        if seen is None:
+            continue
+        first, now = seen
+        if now.mean - first.mean > at and chance_of_higher(now, first) < BY_CHANCE:
+            return Suspicion(
+                now.mean - first.mean,
+                f"{'in the validation, ' if prefix else ''}tools refuse {now.mean:.0%} of a try's calls for their arguments or name, "
+                f"{first.mean:.0%} at first",
+                "read what the tools say to them: the policy loses the form of its calls (a smaller algorithm.learning_rate, a larger "
+                "algorithm.kl_coef), or a tool takes other arguments than its description says",
+            )
+    return None
+
+
 # --- safety -----------------------------------------------------------------------------------------------------------------
 
 
@@ -362,6 +425,7 @@ HEALTH: dict[str, Guarded] = {
         "calls repeat one that the same try has made",
         "read the tries with the most calls; algorithm.call_cost makes a right answer pay for them, task.limits.max_tool_calls bounds them",
     ),
+    "bad_calls": _bad_calls,
     "unanswered": _rises(
         "unanswered",
         "tries end without an answer",

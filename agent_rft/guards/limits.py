@@ -62,7 +62,7 @@ GUARDS: dict[str, Guard] = _table(
     ),
     Guard(
         "reward_spread_collapse",
-        "spread of the rewards within a group, while the reward is not high: the first steps' over the last ones'",
+        "spread of the rewards within a group, while the reward is not high: the first steps' over the last ones', beyond chance",
         "times lower",
         Limit(4.0, "warn"),
         "drift",
@@ -96,6 +96,13 @@ GUARDS: dict[str, Guard] = _table(
     Guard(
         "tool_spam",
         "calls that repeat an earlier one of their try: the last steps' share less the first ones'",
+        "share of calls",
+        Limit(0.25, "warn"),
+        "process",
+    ),
+    Guard(
+        "bad_calls",
+        "calls that tools refuse for their arguments or name: the last steps' share less the first ones', by rows, beyond chance",
         "share of calls",
         Limit(0.25, "warn"),
         "process",

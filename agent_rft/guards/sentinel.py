@@ -17,7 +17,7 @@ from agent_rft.contracts.grades import Grade
 from agent_rft.contracts.guards import ACTIONS, ENDING, Finding, Limit
 from agent_rft.contracts.rows import Row
 from agent_rft.contracts.training import GuardLimits, LeaksIn, StepMetrics
-from agent_rft.guards.figures import repeated_calls, step_figures, unsafe
+from agent_rft.guards.figures import bad_calls, repeated_calls, step_figures, unsafe
 from agent_rft.guards.hacking import Seen, Validation, earns_more, look, validation_of
 from agent_rft.guards.health import HEALTH, Course
 from agent_rft.guards.infra import InfraGuard, Tally, nothing_left, silent_graders, tally_of
@@ -237,6 +237,7 @@ TELLING: dict[str, Telling] = {
     "call_collapse": lambda one: -one.rollout.tool_calls,
     "early_stop": lambda one: -one.rollout.tool_calls,
     "tool_spam": lambda one: repeated_calls(one.rollout),
+    "bad_calls": lambda one: bad_calls(one.rollout),
     "unanswered": lambda one: not one.rollout.answer.strip(),
 }
 """How much a rollout shows of what a guard speaks of."""

@@ -22,11 +22,14 @@ def attempt(
     ending: Ending = Ending.ANSWERED,
     tokens: int = 10,
     denied: tuple[str, ...] = (),
+    refused: tuple[str, ...] = (),
 ) -> GradedRollout:
-    """A try: a turn for each group of calls and one that answers, of `tokens` each. `denied`: ids of calls that a policy refused."""
+    """A try: a turn for each group of calls and one that answers, of `tokens` each. `denied`: ids of calls that a policy refused;
+    `refused`: of those that the tool did."""
     told = [Turn("", calls=calls, sampled_tokens=tokens) for calls in turns]
     for turn in told:
         turn.results = {one.call_id: ToolResult(one.call_id, "no", "policy_denied") for one in turn.calls if one.call_id in denied}
+        turn.results |= {one.call_id: ToolResult(one.call_id, "no such", "model_error") for one in turn.calls if one.call_id in refused}
     told.append(Turn(answer, sampled_tokens=tokens))
     answered = answer if ending is Ending.ANSWERED else ""
     state = Rollout(name, (), (), Limits(), turns=told, ending=ending, answer=answered)

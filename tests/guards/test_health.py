@@ -4,6 +4,7 @@ import math
 import random
 from collections.abc import Sequence
 from functools import cache
+from itertools import combinations
 
 import pytest
 from graded_tries import attempt, call
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 
 from agent_rft.contracts.training import StepMetrics
 from agent_rft.guards.figures import step_figures
-from agent_rft.guards.health import HEALTH, Course
+from agent_rft.guards.health import HEALTH, Course, Sample, chance_of_higher
 from agent_rft.guards.limits import GUARDS, Suspicion
 
 LEFT = 40
@@ -181,10 +182,109 @@ def test_what_a_policy_learns_within_five_steps_the_validations_show(guard: str,
     assert said(guard, lines[:9]).what.startswith("in the validation, ")
 
 
+def of_values(name: str, *steps: Sequence[float], prefix: str = "") -> list[StepMetrics]:
+    """Lines of steps in which rows or groups had these values, and which earned half."""
+    return [
+        StepMetrics(
+            step=step,
+            train_reward=0.5,
+            figures={
+                f"{prefix}{name}_cases": float(len(values)),
+                f"{prefix}{name}_sum": sum(values),
+                f"{prefix}{name}_squares": sum(value * value for value in values),
+            },
+        )
+        for step, values in enumerate(steps)
+    ]
+
+
 def test_groups_that_became_alike_are_a_collapse_only_where_the_task_is_not_learnt():
-    spread = falls(0.4, 0.05)
-    assert said("reward_spread_collapse", lines_of(reward_spread=spread, train_reward=falls(0.3, 0.5))).figure == pytest.approx(8)
-    assert said("reward_spread_collapse", lines_of(reward_spread=spread, train_reward=falls(0.3, 0.95))) is None
+    lines = of_values("reward_spread", *[(0.5, 0.3, 0.5, 0.3)] * 5, *[(0.1, 0.0, 0.1, 0.0)] * 5)
+    found = said("reward_spread_collapse", lines)
+    assert found is not None and found.figure == pytest.approx(8)
+    assert "spread by 0.05, at first by 0.4, and training earns only 0.50" in found.what
+    for line in lines[5:]:
+        line.train_reward = 0.95
+    assert said("reward_spread_collapse", lines) is None
+    assert said("reward_spread_collapse", of_values("reward_spread", *[(0.4,) * 4] * 5, *[(0.11,) * 4] * 5)) is None, "3.6 times"
+
+
+def test_flat_groups_among_extreme_rows_are_no_collapse_by_themselves():
+    """Of ten groups three had any spread at first, and of ten none now: dealt out at random that is so once in nine. Of all ten it is so
+    once in 184,756."""
+    some, flat = (0.5, 0.0), (0.0, 0.0)
+    assert said("reward_spread_collapse", of_values("reward_spread", some, some, some, flat, flat, *[flat] * 5)) is None
+    assert said("reward_spread_collapse", of_values("reward_spread", *[(0.5, 0.4)] * 5, *[flat] * 5)) is not None
+
+
+def test_of_one_prompt_a_step_ten_steps_are_a_window():
+    assert said("reward_spread_collapse", of_values("reward_spread", *[(0.5,)] * 5, *[(0.0,)] * 5)) is None
+    assert said("reward_spread_collapse", of_values("reward_spread", *[(0.5,)] * 10, *[(0.0,)] * 9)) is None
+    assert said("reward_spread_collapse", of_values("reward_spread", *[(0.5,)] * 10, *[(0.0,)] * 10)) is not None
+
+
+def test_lines_from_before_groups_were_counted_are_passed_over():
+    old = [StepMetrics(step=step, train_reward=0.5, figures={"reward_spread": 0.4, "calls_a_try": 4.0}) for step in range(8)]
+    alike = of_values("reward_spread", *[(0.0,) * 4] * 5)
+    assert [said(guard, old + alike) for guard in ("reward_spread_collapse", "bad_calls")] == [None, None]
+    since = of_values("reward_spread", *[(0.4,) * 4] * 5)
+    assert said("reward_spread_collapse", old + since + alike) is not None, "against where it goes on"
+
+
+def dealt(low: Sequence[float], high: Sequence[float]) -> float:
+    """Of all ways to deal the values out, the share in which the second gets as much or more."""
+    values, total = [*low, *high], sum(high) - 1e-9
+    ways = list(combinations(values, len(high)))
+    return sum(sum(way) >= total for way in ways) / len(ways)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_chance_is_about_that_of_a_permutation_test(seed: int):
+    draw = random.Random(seed)
+    low, high = ([draw.choice((0.0, 0.25, 0.5, 1.0)) + lift for _ in range(8)] for lift in (0.0, 0.1 * seed))
+    of_low, of_high = (Sample(len(one), sum(one), sum(x * x for x in one)) for one in (low, high))
+    exact = dealt(low, high)
+    assert chance_of_higher(of_high, of_low) == pytest.approx(exact, rel=0.3, abs=0.06)
+    assert chance_of_higher(of_high, of_high) == pytest.approx(0.5)
+    assert chance_of_higher(of_low, of_high) > 0.5 or exact > 0.4, "one-sided"
+
+
+def test_ten_and_ten_that_lie_all_apart_are_beyond_chance_and_alike_ones_are_not():
+    """Exactly one deal in 184,756 (5.4e-6); the curve says z = 1 / sqrt(0.2632 x 0.2) = 4.36, 6.5e-6."""
+    none, all_of_them = Sample(10, 0, 0), Sample(10, 10, 10)
+    assert chance_of_higher(all_of_them, none) == pytest.approx(6.5e-6, rel=0.02)
+    assert chance_of_higher(none, none) == 1.0
+    assert chance_of_higher(Sample(10, 4, 1.6), Sample(10, 4, 1.6)) == 1.0
+
+
+def test_calls_that_tools_refuse_are_told_of_where_they_become_many():
+    """By rows: 5% of the calls at first, 65% now."""
+    before = [(0.0, 0.1, 0.0, 0.1)] * 5
+    found = said("bad_calls", of_values("bad_calls", *before, *[(0.6, 0.7, 0.6, 0.7)] * 5))
+    assert found is not None and found.figure == pytest.approx(0.6)
+    assert found.what == "tools refuse 65% of a try's calls for their arguments or name, 5% at first"
+    assert said("bad_calls", of_values("bad_calls", *before, *[(0.2, 0.3, 0.2, 0.3)] * 5)) is None, "20% more are borne"
+
+
+def test_a_base_that_is_bad_at_arguments_and_gets_better_is_let_alone():
+    better = [(max(0.0, 0.6 - 0.05 * step),) * 4 for step in range(20)]
+    lines = of_values("bad_calls", *better)
+    assert [step for step in range(20) if said("bad_calls", lines[: step + 1])] == []
+
+
+def test_rows_of_which_every_call_is_refused_are_single_cases():
+    """Three more of ten such rows than at first may come by; nine of ten do not."""
+    none, one, two = (0.0, 0.0), (1.0, 0.0), (1.0, 1.0)
+    assert said("bad_calls", of_values("bad_calls", *[none] * 5, one, one, one, none, none)) is None
+    assert said("bad_calls", of_values("bad_calls", *[none] * 5, two, two, two, two, one)) is not None
+
+
+def test_bad_calls_of_a_validation_are_held_against_the_first_one():
+    good, bad = (0.0,) * 12, (0.8,) * 12
+    lines = of_values("bad_calls", good, bad, prefix="val_")
+    assert said("bad_calls", lines).what.startswith("in the validation, tools refuse 80%")
+    assert said("bad_calls", lines[1:]) is None
+    assert said("bad_calls", of_values("bad_calls", good[:9], bad[:9], prefix="val_")) is None, "nine rows tell too little"
 
 
 def test_flat_groups_are_told_of_unless_all_is_learnt():
@@ -341,9 +441,7 @@ def test_a_real_healthy_run_that_lost_two_thirds_of_its_calls_is_silent():
 
 
 @settings(max_examples=50, deadline=None)
-@given(
-    st.lists(st.floats(0.7, 1.3), min_size=12, max_size=12), st.sampled_from(["entropy", "tokens_a_try", "calls_a_try", "reward_spread"])
-)
+@given(st.lists(st.floats(0.7, 1.3), min_size=12, max_size=12), st.sampled_from(["entropy", "tokens_a_try", "calls_a_try"]))
 def test_noise_of_a_third_around_what_a_run_began_with_is_no_finding(noise, figure):
     """Means of such noise differ by less than 1.3 / 0.7 = 1.9 times, and the least limit is 2."""
     lines = lines_of(**{figure: [4 * one for one in noise], "train_reward": [0.5] * 12, "early_stop": [0.3 * one for one in noise]})

@@ -65,6 +65,27 @@ def test_reward_spread_is_within_groups():
     assert step_figures(STEP)["reward_spread"] == pytest.approx(0.25)
 
 
+def test_what_groups_spread_by_is_added_up():
+    """0.5 and 0: two groups, 0.5 and 0.25 in all."""
+    figures = step_figures(STEP)
+    assert [figures[f"reward_spread_{part}"] for part in ("cases", "sum", "squares")] == [2, 0.5, 0.25]
+
+
+def test_bad_calls_are_added_up_by_row():
+    """Row one: 2 of 2 and 0 of 1 calls, a half on average; row two 1 of 4. Three of seven calls. Whoever calls nothing says nothing,
+    and what a policy denies is no bad call."""
+    tries = [
+        attempt("a", (call(0), call(1)), row="one", refused=("c0", "c1")),
+        attempt("b", (call(0),), row="one", denied=("c0",)),
+        attempt("c", *[(call(number),) for number in range(4)], row="two", refused=("c3",)),
+        attempt("d", row="three"),
+    ]
+    figures = step_figures(tries)
+    assert figures["bad_calls"] == 3 / 7
+    assert [figures[f"bad_calls_{part}"] for part in ("cases", "sum", "squares")] == [2, 0.75, 0.3125]
+    assert "bad_calls" not in step_figures(tries[3:])
+
+
 def test_infrastructure_is_counted_by_tool_and_by_grading():
     """search was called three times and failed once (of four calls in all); of five gradings one gave no score."""
     figures = step_figures([*STEP, failed("f", "grader:numeric")])
