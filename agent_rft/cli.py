@@ -161,7 +161,7 @@ def _add_tiny_base(tiny: argparse.ArgumentParser) -> None:
     tiny.add_argument("--examples", metavar="FILE.jsonl", help=of)
     tiny.add_argument("--steps", type=_at_least_one, default=100, help="of the practice on --examples; default: 100")
     tiny.add_argument("--seed", type=int, default=7, help="7 made the shipped one")
-    tiny.set_defaults(run=_tiny_base)
+    tiny.set_defaults(run=_tiny_base, goes_on="nothing is kept of it: the same command begins anew")
 
 
 def _add_suite(suite: argparse.ArgumentParser) -> None:

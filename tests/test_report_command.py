@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 from pathlib import Path
 
 import msgspec
@@ -63,6 +64,15 @@ def test_pages_of_runs_whose_names_begin_alike_are_two_pages_however_long_the_na
         assert reported(tmp_path, alike, other) == 0
     pages = sorted(page.name for page in (tmp_path / "runs" / "reports").iterdir())
     assert len(pages) == 2 and all(len(name.encode()) <= 255 and name.startswith("ü" * 100) for name in pages)
+
+
+def test_pages_of_runs_that_are_called_alike_in_other_folders_are_two_pages(run, tmp_path):
+    folder = run("one", steps=40)
+    for place in ("here", "there"):
+        shutil.copytree(folder, tmp_path / place / "two")
+        assert reported(tmp_path, "one", str(tmp_path / place / "two")) == 0
+    pages = sorted(page.name for page in (tmp_path / "runs" / "reports").iterdir())
+    assert len(pages) == 2 and all(name.startswith("one+") for name in pages)
 
 
 def reported(tmp_path, *names) -> int:

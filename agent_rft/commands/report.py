@@ -55,7 +55,7 @@ def report(run_ids: Sequence[str], runs: Path) -> None:
             console.print(line)
         console.print(f"{one.run_id}: {headline(one)}\n  {folder.path / REPORT}")
     if len(told) > 1:
-        place = runs / BESIDE / f"{_beside_name([one.run_id for one in told])}.html"
+        place = runs / BESIDE / f"{_beside_name(folders, runs)}.html"
         place.parent.mkdir(exist_ok=True)
         place.write_text(render_beside(told), encoding="utf-8")
         console.print(f"beside each other: {place}")
@@ -63,12 +63,14 @@ def report(run_ids: Sequence[str], runs: Path) -> None:
             console.print(others, style="yellow")
 
 
-def _beside_name(run_ids: Sequence[str]) -> str:
-    """A file's name ends at 255 bytes. One that is cut tells the rest by a hash: else other runs that begin alike would be written over."""
-    whole = "+".join(run_ids)
-    if len(whole.encode()) <= LONGEST_NAME:
+def _beside_name(folders: Sequence[RunFolder], runs: Path) -> str:
+    """A file's name ends at 255 bytes. One that is cut, or names runs of another folder, tells the rest by a hash: else other runs that
+    begin alike, or are called alike, would be written over."""
+    whole = "+".join(folder.run_id for folder in folders)
+    at_home = all(folder.path.resolve().parent == runs.resolve() for folder in folders)
+    if at_home and len(whole.encode()) <= LONGEST_NAME:
         return whole
-    digest = hashlib.sha256(whole.encode()).hexdigest()[:12]
+    digest = hashlib.sha256("\n".join(str(folder.path.resolve()) for folder in folders).encode()).hexdigest()[:12]
     return f"{whole.encode()[: LONGEST_NAME - len(digest) - 1].decode(errors='ignore')}-{digest}"
 
 

@@ -121,4 +121,5 @@ class Results(msgspec.Struct, frozen=True, kw_only=True, dict=True):
     def _next_step(self) -> str:
         outcome, folder = self.outcome, str(self.parts.folder.path)
         look_at = pointed_at(outcome, but="infra")
-        return next_step(folder, self.comparison, halted=outcome.halted, cure=outcome.cure, look_at=look_at, guard=speaks_again(outcome))
+        recipe, guard = self.parts.settings.recipe, speaks_again(outcome)
+        return next_step(folder, self.comparison, halted=outcome.halted, cure=outcome.cure, look_at=look_at, guard=guard, recipe=recipe)

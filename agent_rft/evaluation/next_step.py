@@ -27,9 +27,11 @@ def next_step(
     cure: str = "",
     look_at: Sequence[str] = (),
     guard: str = "",
+    recipe: str = "",
 ) -> str:
     """One line that names what to do, the most pressing thing first. `look_at`: rollouts that show why a guard halted the run. `guard`:
-    one that would end it again at once, since the same weights give the same tries."""
+    one that would end it again at once, since the same weights give the same tries. `recipe`: with whose tools and grader it is served;
+    empty for the one that `make` takes by itself."""
     report, run = f"{run_dir}/report.html", found_by(run_dir)
     if halted and guard:
         look = f"`make inspect RUN={run}`, first {', '.join(look_at[:LOOKED_AT])}" if look_at else f"open {report}"
@@ -62,7 +64,7 @@ def next_step(
             f"Next: {look}: a rise like this may be luck on {comparison.compared} rows; train for more steps, or evaluate "
             f"on more rows or with a larger evaluation.samples_per_row: `make evaluate RUN={run}`"
         )
-    return f"Next: {look}; then `make serve`"
+    return f"Next: {look}; then `make serve{f' CONF={shlex.quote(recipe)}' if recipe else ''}`"
 
 
 def _inspecting(run: str, comparison: Comparison) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Literal, Protocol
@@ -294,7 +295,7 @@ def figures(found: Agreement) -> list[tuple[str, str]]:
 def unscored(found: Agreement, run_id: str) -> str:
     """What to do about labelled rollouts that the grader has not scored; empty where it has them all."""
     missing = found.labelled - found.compared if found.is_grader else 0
-    return f"{missing} without a score by it: rft regrade --grader {found.name} --run {run_id}" if missing else ""
+    return f"{missing} without a score by it: rft regrade --grader {shlex.quote(found.name)} --run {shlex.quote(run_id)}" if missing else ""
 
 
 def _told(kappa: Kappa) -> str:

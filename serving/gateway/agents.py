@@ -52,7 +52,8 @@ class Agents:
 
     def __init__(self, plan: AgentsPlan, gateway: Gateway, store: Store, intake: Intake) -> None:
         self.plan, self._gateway, self._gate = plan, gateway, Gate(store)
-        self.tools = HttpTools(plan.tools_url, plan.tools_bearer)
+        # What the server serves is known here: a name that a model made up is its mistake, whatever stands between would answer to it.
+        self.tools = HttpTools(plan.tools_url, plan.tools_bearer, names=[spec.name for spec in plan.tool_set.specs])
         sampler_for = sampling_from(gateway.upstreams, plan.candidate_seconds)
         world = World(
             store=store,

@@ -42,6 +42,11 @@ def test_a_clean_gain_is_served(after):
     )
 
 
+def test_what_is_served_is_the_recipe_that_was_trained(tried):
+    base, tuned = ([one for i in range(8) for one in tried(str(i), [reward])] for reward in (0.0, 1.0))
+    assert next_step("runs/r1", compare(base, tuned), recipe="my units").endswith("then `make serve CONF='my units'`")
+
+
 @pytest.mark.parametrize(
     ("worse", "told"),
     [

@@ -218,6 +218,7 @@ def test_agreement_with_a_grader_by_hand():
     assert dict(figures(found))["only you pass"] == "1" and dict(figures(found))["only they pass"] == "0"
     assert dict(figures(found))["kappa, pass or fail"].startswith("0.50 (95%: ")
     assert unscored(found, "run-1") == "1 without a score by it: rft regrade --grader numeric@1 --run run-1"
+    assert unscored(found, "Lauf 1").endswith("--run 'Lauf 1'")
 
 
 def test_agreement_with_other_people_is_over_what_both_labelled():

@@ -16,6 +16,7 @@ import msgspec
 
 from agent_rft.contracts.errors import UserError
 from agent_rft.contracts.jobcards import Versions
+from agent_rft.evaluation.next_step import found_by
 
 MANIFEST = "manifest.json"
 PREFIX = "step-"
@@ -67,9 +68,8 @@ class Checkpoints:
             _sync_folder(self._folder)
         except OSError as error:
             shutil.rmtree(draft, ignore_errors=True)
-            raise UserError(
-                f"checkpoint {place} could not be written: {error}", f"make room on the disk, then resume; {self._last_whole(step)}"
-            ) from error
+            goes_on = f"make room on the disk, then `make resume RUN={found_by(str(self._folder.parent))}`"
+            raise UserError(f"checkpoint {place} could not be written: {error}", f"{goes_on}; {self._last_whole(step)}") from error
         for old in self.steps()[: -self._keep]:
             self._discard(self.folder_of(old))
         return place

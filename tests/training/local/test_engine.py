@@ -155,7 +155,7 @@ def test_a_disk_that_fills_while_saving_is_said_and_leaves_the_checkpoint_before
             engine.save(Position(2))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "step-000001, is whole" in caught.value.cure
+    assert "step-000001, is whole" in caught.value.cure and f"then `make resume RUN={tmp_path.parent}`;" in caught.value.cure
     assert engine.newest_checkpoint == kept
 
 

@@ -70,3 +70,15 @@ def test_no_model_that_is_there_is_written_over(tmp_path, capsys):
     for taken in ("models/research-tiny", str(tmp_path / "out")):
         assert main(["tiny-base", "--examples", "x.jsonl", "--out", taken]) == 2
         assert f"{taken} holds something already" in capsys.readouterr().err
+
+
+def test_who_stops_it_is_told_that_nothing_is_kept(tmp_path, capsys, monkeypatch):
+    def stopped(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agent_rft.commands.tiny_base.make_base_of_examples", stopped)
+    file = tmp_path / "examples.jsonl"
+    file.write_text('{"messages": [{"role": "user", "content": "?"}, {"role": "assistant", "content": "!"}]}\n')
+    assert main(["tiny-base", "--examples", str(file), "--out", str(tmp_path / "out")]) == 130
+    said = capsys.readouterr().err
+    assert "the same command begins anew" in said and "resume" not in said
