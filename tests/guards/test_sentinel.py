@@ -101,6 +101,17 @@ def test_a_guard_that_warns_stands_in_the_line_with_its_figure_and_the_run_goes_
     assert watch.halt is None
 
 
+def test_calls_that_tools_refuse_are_told_with_the_tries_that_made_most_of_them():
+    """Eight rows a step, two calls a try; from step 5 on both are refused in the last five rows and one in the others: 13 of 16 calls."""
+    refused = [("c0",)] * 3 + [("c0", "c1")] * 5
+    good = [attempt(f"good-{number}", (call(0),), (call(1),), row=f"row-{number}") for number in range(8)]
+    bad = [attempt(f"bad-{n}", (call(0),), (call(1),), row=f"row-{n}", refused=ids) for n, ids in enumerate(refused)]
+    lines = steps(sentinel(), [good] * 5 + [bad] * 5)
+    [found] = [finding for finding in lines[-1].findings if finding.guard == "bad_calls"]
+    assert (found.step, found.figure, found.limit, found.action) == (9, 13 / 16, 0.25, "warn")
+    assert found.rollouts == tuple(f"bad-{number}" for number in range(3, 8))
+
+
 def test_a_warning_is_not_said_again_at_once():
     lines = steps(sentinel(), [BUSY] * 5 + [IDLE] * 20)
     assert spoke(lines, "early_stop") == [9, 19], "and again ten steps later, while it lasts"
