@@ -4,6 +4,7 @@ import json
 import os
 import runpy
 import shutil
+from contextlib import closing
 from pathlib import Path
 
 import msgspec
@@ -13,11 +14,16 @@ from agent_rft.cli import main
 from agent_rft.commands.report import told_of
 from agent_rft.commands.run_folder import RunFolder
 from agent_rft.compose import save, settings_for
+from agent_rft.contracts.graded import GradedRollout
+from agent_rft.contracts.grades import Grade, GraderRef
+from agent_rft.contracts.jobcards import Cost, JobCard, Versions
 from agent_rft.contracts.training import StepMetrics
 from agent_rft.evaluation.report.contents import RunReport
 from agent_rft.evaluation.report.head import headline
 from agent_rft.evaluation.report.page import render_report
 from agent_rft.training.journal import MetricsFile
+from observability.graders import append_grades
+from observability.ingest import StoreRecorder
 from observability.run_reports import newest, runs
 from observability.store import open_store
 
@@ -149,6 +155,43 @@ def test_telling_a_run_again_does_not_make_it_younger(run, tmp_path):
         os.utime(file, (1_700_000_000, 1_700_000_000))
     assert reported(tmp_path, "killed") == 0
     assert told_of(RunFolder(folder)).finished_at == "2023-11-14T22:13:20+00:00"
+
+
+def test_a_mended_grader_that_scored_the_tries_since_has_its_word_beside_the_runs_own_verdict(run, tmp_path, capsys):
+    folder = run("one", steps=40)
+    base, tuned = (
+        msgspec.msgpack.decode((folder / "evaluation" / file).read_bytes(), type=list[GradedRollout])
+        for file in ("base-1.msgpack", "tuned-step-000040-1.msgpack")
+    )
+    tuned = [
+        msgspec.structs.replace(one, rollout=msgspec.structs.replace(one.rollout, rollout_id=f"tuned/{one.rollout.rollout_id}"))
+        for one in tuned
+    ]
+    (folder / "evaluation" / "tuned-step-000040-1.msgpack").write_bytes(msgspec.msgpack.encode(tuned))
+    with StoreRecorder(open_store(f"sqlite:///{tmp_path}/cards.db")) as recorder:
+        for one in (*base, *tuned):
+            recorder.record(card_of(one))
+    assert reported(tmp_path, "one") == 0
+    page = folder / "report.html"
+    assert "has graded" not in page.read_text(encoding="utf-8")
+    mended = GraderRef("numeric", "2", "def")
+    worse = [(one.rollout.rollout_id, Grade(mended, float(side is base))) for side in (base, tuned) for one in side]
+    with closing(open_store(f"sqlite:///{tmp_path}/cards.db")) as store:
+        append_grades(store, worse)
+    capsys.readouterr()
+    assert reported(tmp_path, "one") == 0
+    said = " ".join(capsys.readouterr().out.split())
+    told = "numeric@2 has graded these tries since, and says: worse; mean Δreward -1.000"
+    assert "one: Better: reward 0.42 → 0.58" in said and told in said and "improved 0, regressed 30 of 30" in said
+    assert told in page.read_text(encoding="utf-8")
+
+
+def card_of(one: GradedRollout) -> JobCard:
+    return JobCard(
+        rollout_id=one.rollout.rollout_id, kind="eval", tenant="default", run_id="one", step=None, row_id=one.row.id, grade=one.grade,
+        sample_index=one.sample_index, started_at="2026-11-22T05:00:00+00:00", reference_answer="1", metadata={}, cost=Cost(),
+        rollout=one.rollout, versions=Versions(code="", checkpoint=""),
+    )  # fmt: skip
 
 
 def test_several_runs_are_set_beside_each_other(run, tmp_path, capsys):

@@ -18,12 +18,13 @@ from agent_rft.commands.distribution import KEPT
 from agent_rft.commands.parts import guards_of
 from agent_rft.commands.run_folder import VERSIONS, RunFolder
 from agent_rft.compose import load
-from agent_rft.contracts.errors import UserError
+from agent_rft.contracts.errors import InfraError, UserError
 from agent_rft.contracts.graded import GradedRollout
 from agent_rft.contracts.jobcards import Versions
-from agent_rft.evaluation.compare import compare
+from agent_rft.evaluation.compare import compare, verdict_told
 from agent_rft.evaluation.distribution import DistributionCheck
 from agent_rft.evaluation.figures import watched_by
+from agent_rft.evaluation.inspect import grade_by, standing_grader
 from agent_rft.evaluation.prior import PriorCheck
 from agent_rft.evaluation.report.beside import left_out, render_beside
 from agent_rft.evaluation.report.contents import RunReport, with_tries, without_words
@@ -33,6 +34,7 @@ from agent_rft.evaluation.report.versions import masked
 from agent_rft.settings import StoreSettings
 from agent_rft.training.journal import MetricsFile
 from observability import run_reports
+from observability.cards import grades_by_id, of_one_tenant
 from observability.redaction.detectors import detectors_of
 from observability.store import Store, open_store
 
@@ -47,13 +49,15 @@ def report(run_ids: Sequence[str], runs: Path) -> None:
     folders = found_all(run_ids, runs)
     told: list[RunReport] = []
     for folder in folders:
-        one = told_of(folder)
+        settings = load(folder.settings_file).store
+        one = with_regrade(told_of(folder), settings)
         told.append(without_words(one))  # the tries of one run at a time: those of six would fill the memory, and no other page shows them
         folder.keep(REPORT, render_report(one).encode())
-        settings = load(folder.settings_file).store
         for line in _kept(one, settings):
             console.print(line)
         console.print(f"{one.run_id}: {headline(one)}\n  {folder.path / REPORT}")
+        if one.regraded:
+            console.print(f"  {one.regraded}", style="yellow")
     if len(told) > 1:
         place = runs / BESIDE / f"{_beside_name(folders, runs)}.html"
         place.parent.mkdir(exist_ok=True)
@@ -151,6 +155,31 @@ def _read(file: Path | None) -> list[GradedRollout]:
 
 def _distribution(folder: RunFolder) -> tuple[DistributionCheck, ...]:
     return folder.kept(KEPT, lambda content: msgspec.json.decode(content, type=tuple[DistributionCheck, ...])) or ()
+
+
+def with_regrade(told: RunReport, settings: StoreSettings) -> RunReport:
+    """With what the inspector's grader, a later version of the run's own, makes of the tries that are compared."""
+    tries = [*told.base, *told.tuned]
+    if told.comparison is None or settings.url.startswith(("http://", "https://")):
+        return told
+    try:
+        with closing(open_store(settings.url)) as opened:
+            store = of_one_tenant(opened, settings.tenant, told.run_id)
+            given = grades_by_id(store, [one.rollout.rollout_id for one in tries])
+    except (UserError, SQLAlchemyError):
+        return told  # that the store does not answer is said where the report is kept in it
+    by = standing_grader(list(given.values()))
+    if by is None or all(one.grade is None or one.grade.grader == by for one in tries):
+        return told
+    base, tuned = (
+        [msgspec.structs.replace(one, grade=grade_by(given.get(one.rollout.rollout_id, ()), by)) for one in side]
+        for side in (told.base, told.tuned)
+    )
+    try:
+        found = verdict_told(compare(base, tuned))
+    except InfraError:
+        return told  # it scored one side alone
+    return msgspec.structs.replace(told, regraded=f"{by.name}@{by.version} has graded these tries since, and says: {found}")
 
 
 # --- in the store -----------------------------------------------------------------------------------------------------

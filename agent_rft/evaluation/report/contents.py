@@ -47,6 +47,8 @@ class RunReport(msgspec.Struct, frozen=True, kw_only=True):
     tuned: tuple[GradedRollout, ...] = ()
     rounds: int = 1
     """Evaluations that both sides had; the newest of them is told."""
+    regraded: str = ""
+    """What the newest version of the grader makes of these tries, in a sentence; empty where the run's own grades stand."""
     halted: str = ""
     next_step: str = ""
 

@@ -58,7 +58,13 @@ def head(report: RunReport) -> str:
     said = f'<p class="next{" halted" if report.halted else ""}">{escape(report.next_step)}</p>' if report.next_step else ""
     tiles = "".join(_tile(one) for one in _tiles(report))
     top = f'<p class="soft">{escape(where)}</p><h1>{escape(headline(report))}</h1>'
-    return f'<header>{top}<div class="tiles">{tiles}</div>{said}{_ended_before(report)}{_quiet(report)}{_release(report)}</header>'
+    below = "".join(part(report) for part in (_regraded, _ended_before, _quiet, _release))
+    return f'<header>{top}<div class="tiles">{tiles}</div>{said}{below}</header>'
+
+
+def _regraded(report: RunReport) -> str:
+    """The figures of a page stay those that its run was judged by; who reads them has to know that the grader was mended since."""
+    return f'<p class="next">{escape(report.regraded)}</p>' if report.regraded else ""
 
 
 def _ended_before(report: RunReport) -> str:
