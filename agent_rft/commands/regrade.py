@@ -157,7 +157,8 @@ def _rescored(stored: StoredCard, row: Row, whole: bool, grade: Grade, new: bool
 
 
 def _worth(card: JobCard, before: Grade, after: Grade) -> Worth:
-    return Worth((card.run_id, card.step, card.row_id), before.reward, after.reward, card.rollout.tool_calls, card.advantage)
+    group, calls = (card.run_id, card.step, card.row_id), card.rollout.tool_calls
+    return Worth(group, before.reward, after.reward, calls, card.advantage, card.sample_index, card.started_at)
 
 
 def rows_of(run_id: str | None, files: Sequence[str]) -> dict[str, Row]:

@@ -146,6 +146,8 @@ class Worth(msgspec.Struct, frozen=True):
     tool_calls: int
     advantage: float | None
     """As it was recorded."""
+    sample_index: int
+    started_at: str
 
 
 class TrainingEffect(msgspec.Struct, frozen=True, kw_only=True):
@@ -168,7 +170,8 @@ def training_effect(rollouts: Iterable[Worth], call_cost: float) -> TrainingEffe
     for one in rollouts:
         groups.setdefault(one.group, []).append(one)
     pairs, flat_before, flat_after, unlike = list[tuple[float, float]](), 0, 0, 0
-    for tries in groups.values():
+    compared = [go for tries in groups.values() for go in _goes(tries)]
+    for tries in compared:
         before, after = (_trained_on(tries, rewards, call_cost) for rewards in ([t.before for t in tries], [t.after for t in tries]))
         flat_before += is_flat(before)
         flat_after += is_flat(after)
@@ -176,13 +179,23 @@ def training_effect(rollouts: Iterable[Worth], call_cost: float) -> TrainingEffe
         pairs += [(one, other) for one, other in zip(old, new, strict=True) if one is not None and other is not None]
         unlike += sum(_unlike(one, held.advantage) for one, held in zip(old, tries, strict=True))
     return TrainingEffect(
-        groups=len(groups),
+        groups=len(compared),
         flat_before=flat_before,
         flat_after=flat_after,
         reversed=sum(one * other < -SAME for one, other in pairs),
         mean_shift=fmean(abs(one - other) for one, other in pairs) if pairs else None,
         unlike_record=unlike,
     )
+
+
+def _goes(tries: Sequence[Worth]) -> list[list[Worth]]:
+    """A step that was killed, and made again by the run that went on, has its tries twice: each go was compared within itself."""
+    goes: list[list[Worth]] = []
+    for one in sorted(tries, key=lambda one: one.started_at):
+        if not goes or any(one.sample_index == other.sample_index for other in goes[-1]):
+            goes.append([])
+        goes[-1].append(one)
+    return goes
 
 
 def _trained_on(tries: Sequence[Worth], rewards: Sequence[float | None], call_cost: float) -> list[float | None]:

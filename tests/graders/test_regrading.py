@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import pickle
 
 import msgspec
@@ -90,8 +91,11 @@ def test_a_grader_that_waits_does_so_under_any_name():
     assert Versioned(Waits(), "judge", "1").waits is True
 
 
-def worth(row, before, after, calls=0, advantage=None):
-    return Worth(("run-1", 3, row), before, after, calls, advantage)
+number = itertools.count()
+
+
+def worth(row, before, after, calls=0, advantage=None, sample=None, at=""):
+    return Worth(("run-1", 3, row), before, after, calls, advantage, next(number) if sample is None else sample, at)
 
 
 def test_each_group_is_compared_within_itself():
@@ -100,6 +104,17 @@ def test_each_group_is_compared_within_itself():
     found = training_effect([worth("a", 1, 0), worth("a", 0, 1), worth("b", 1, 1), worth("b", 1, 1)], 0.0)
     assert (found.groups, found.flat_before, found.flat_after, found.reversed, found.unlike_record) == (2, 1, 1, 2, 0)
     assert found.mean_shift == pytest.approx(0.70701, abs=1e-5)
+
+
+def test_a_step_that_was_killed_and_made_again_is_two_groups():
+    """Each go has one try of 1 and one of 0, +-0.70701; all four together would have +-0.86588, and none as it was recorded."""
+    tries = [
+        worth("a", reward, reward, 0, advantage, sample, f"2026-11-22T05:0{go}")
+        for go in (1, 0)
+        for sample, (reward, advantage) in enumerate(((1, 0.70701), (0, -0.70701)))
+    ]
+    found = training_effect(tries, 0.0)
+    assert (found.groups, found.unlike_record) == (2, 0)
 
 
 def test_a_group_can_begin_to_teach_or_cease_to():
