@@ -64,7 +64,8 @@ def test_examples_that_cannot_be_used_are_told_of_and_nothing_is_made(tmp_path, 
     assert told in capsys.readouterr().err and not out.exists()
 
 
-def test_no_model_that_is_there_is_written_over(tmp_path, capsys):
+def test_no_model_that_is_there_is_written_over_and_the_shipped_ones_name_is_not_taken_elsewhere(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").touch()
     for taken in ("models/research-tiny", str(tmp_path / "out")):
