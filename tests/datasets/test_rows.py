@@ -154,7 +154,7 @@ rows = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows)
 def test_any_row_survives_writing_and_reading_and_the_bytes_stay_the_same(written):
     line = encode_row(written)
@@ -164,7 +164,7 @@ def test_any_row_survives_writing_and_reading_and_the_bytes_stay_the_same(writte
     assert encode_row(read) == line
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(rows)
 def test_any_row_survives_openais_shape_for_model_and_grader_alike(written):
     line = encode_openai_row(written)
@@ -196,7 +196,7 @@ def shuffled(value: object) -> object:
     return [shuffled(held) for held in value] if isinstance(value, list) else value
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(rows)
 def test_the_hash_does_not_depend_on_the_order_of_keys(written):
     assert dataset_hash([row(shuffled(json.loads(encode_row(written))))]) == dataset_hash([written])

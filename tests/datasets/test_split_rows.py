@@ -39,7 +39,7 @@ def test_sizes_by_largest_remainder():
     }
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(rows, val_shares, st.integers(0, 5))
 def test_nothing_lost_nothing_twice_and_every_stratum_within_one_row_of_its_share(given_rows, share, seed):
     train, val = split_rows(given_rows, share, seed)
@@ -50,7 +50,7 @@ def test_nothing_lost_nothing_twice_and_every_stratum_within_one_row_of_its_shar
     assert split_rows(given_rows, share, seed) == (train, val)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(rows, val_shares, st.integers(0, 5))
 def test_groups_never_straddle_the_split(given_rows, share, seed):
     train, val = split_rows(given_rows, share, seed, group_of)
@@ -59,7 +59,7 @@ def test_groups_never_straddle_the_split(given_rows, share, seed):
     assert split_rows(given_rows, share, seed, group_of) == (train, val)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.lists(strata, min_size=1, max_size=6), max_size=12), val_shares)
 def test_no_single_group_moved_across_would_bring_the_sizes_nearer(groups, share):
     given_rows = rows_of([(stratum, number) for number, group in enumerate(groups) for stratum in group])

@@ -75,7 +75,7 @@ def test_a_difference_that_is_sure_and_small_is_none():
 
 
 @given(st.integers(0, 10_000), st.integers(20, 60), st.integers(20, 60))
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_a_sample_is_like_itself_in_any_order_and_the_gap_is_the_same_both_ways(seed, n_a, n_b):
     luck = random.Random(seed)
     a, b = ([Row(f"r{i}", "word " * luck.randint(1, 9) + f"w{luck.choice('abc')}", "1") for i in range(count)] for count in (n_a, n_b))

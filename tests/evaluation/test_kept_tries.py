@@ -151,7 +151,7 @@ async def test_a_try_that_is_run_again_is_graded_again(tmp_path):
     assert [one.reward for one in await run(tmp_path, Model())] == [0.0] * 6, "not the lost answers' grades"
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(share=st.floats(0, 1), of_grades=st.floats(0, 1))
 async def test_wherever_a_kill_cut_the_files_off_only_what_is_not_whole_is_made_again(tmp_path_factory, share, of_grades):
     folder = tmp_path_factory.mktemp("kept")

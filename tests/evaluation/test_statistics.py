@@ -212,7 +212,7 @@ def test_the_test_of_flips_is_statsmodels(gained, lost):
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
-@settings(max_examples=20, deadline=None)  # statsmodels takes 20 ms and more for each
+@settings(max_examples=20)  # statsmodels takes 20 ms and more for each
 def test_holms_correction_is_statsmodels(ps):
     assert holm(ps) == pytest.approx(multipletests(ps, method="holm")[1])
 

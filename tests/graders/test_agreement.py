@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn.metrics import cohen_kappa_score
@@ -44,7 +44,6 @@ def test_two_readers_of_fifty_proposals_by_hand():
 
 
 @given(PAIRS)
-@settings(deadline=None)
 def test_kappa_and_its_interval_are_those_of_statsmodels_and_scikit_learn(pairs):
     ones, others = [str(one) for one, _ in pairs], [str(other) for _, other in pairs]
     assume(len(set(ones + others)) > 1)
@@ -53,7 +52,6 @@ def test_kappa_and_its_interval_are_those_of_statsmodels_and_scikit_learn(pairs)
 
 @pytest.mark.parametrize("weights", ["linear", "quadratic"])
 @given(pairs=PAIRS)
-@settings(deadline=None)
 def test_weighted_kappa_and_its_interval_are_theirs_too(weights, pairs):
     assume(len({level for pair in pairs for level in pair}) > 1)
     ones, others = [LEVELS.index(one) for one, _ in pairs], [LEVELS.index(other) for _, other in pairs]

@@ -33,7 +33,7 @@ def with_any_number(content):
     return NUMBER.sub("N", content)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(texts, texts)
 @example(*INJECTIONS[:2])
 def test_whatever_is_graded_stays_inside_and_changes_nothing_outside(one, other):
@@ -45,7 +45,7 @@ def test_whatever_is_graded_stays_inside_and_changes_nothing_outside(one, other)
     assert [inside for message in asked(one) for inside in outside_and_inside(message["content"])[1]] == [one]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(texts)
 def test_the_fence_is_two_lines_around_one_that_holds_no_tag_no_line_break_and_not_the_number(answer):
     content = asked(answer)[-1]["content"]

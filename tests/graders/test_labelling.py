@@ -7,7 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_rft.contracts.errors import UserError
@@ -60,7 +60,6 @@ def test_the_view_holds_what_was_asked_done_answered_and_right_and_no_more():
     number=st.integers(0, 10**6),
     kind=st.sampled_from(["prior", "train", "eval", "shadow", "production"]),
 )
-@settings(deadline=None)
 def test_nothing_else_of_a_card_can_change_what_is_seen(words, reward, advantage, number, kind):
     seen = make_card()
     grade = Grade(GraderRef(words[0], "1", "h"), reward, reward == 1, {words[1]: words[2]}, {words[3]: words[4]})

@@ -225,14 +225,14 @@ def shares(draw: st.DrawFn) -> tuple[str, str]:
     return f"{'-' if negative else ''}{value:f}%", draw(st.sampled_from(WRAPPERS)).format(written)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(amounts() | shares())
 def test_any_format_of_the_same_value_is_worth_one(pair):
     reference, written = pair
     assert reward(reference, written) == 1
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(digits=st.integers(1, 10**9), places=st.integers(0, 4), off=st.integers(-(10**9), 10**9))
 @example(digits=1000, places=0, off=1)  # exactly a tenth of a percent
 @example(digits=10**6, places=0, off=1001)
@@ -241,7 +241,7 @@ def test_with_as_many_decimals_as_the_reference_more_than_a_tenth_of_a_percent_i
     assert reward(reference, output) == (1 if off == 0 else 0.5 if abs(off) * 1000 <= digits else 0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(digits=st.integers(1000, 10**9), places=st.integers(0, 4), off=st.integers(10_001, 10**7), up=st.booleans())
 def test_with_four_digits_or_more_one_percent_off_is_worth_nothing_however_it_is_written(digits, places, off, up):
     reference = Decimal(digits).scaleb(-places)
@@ -249,7 +249,7 @@ def test_with_four_digits_or_more_one_percent_off_is_worth_nothing_however_it_is
     assert reward(f"{reference:f}", f"{answer:f}") == 0
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(amounts(), values, st.sampled_from([" ", "\n", " or ", ", ", "; ", " - ", "–", " to ", "/", " = "]), st.booleans())
 def test_a_second_number_makes_any_answer_worth_nothing(pair, second, between, first):
     reference, written = pair
@@ -262,7 +262,7 @@ any_json = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(any_json, anything)
 def test_grading_never_raises_says_the_same_twice_and_can_be_sent(reference, output):
     item, sample = {"reference_answer": reference}, {"output_text": output}

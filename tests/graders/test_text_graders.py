@@ -105,7 +105,7 @@ def test_figures_worked_out_by_hand(metric, text, reference, value):
 
 
 @pytest.mark.parametrize("metric", METRICS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text=st.text(max_size=40), reference=st.text(max_size=40))
 def test_any_two_texts_are_from_0_to_1_apart(metric, text, reference):
     value = similarity(metric, text, reference)

@@ -440,7 +440,7 @@ def test_a_real_healthy_run_that_lost_two_thirds_of_its_calls_is_silent():
     assert [(name, step) for step in range(60) for name in HEALTH if said(name, lines[: step + 1], 60 - step)] == []
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.floats(0.7, 1.3), min_size=12, max_size=12), st.sampled_from(["entropy", "tokens_a_try", "calls_a_try"]))
 def test_noise_of_a_third_around_what_a_run_began_with_is_no_finding(noise, figure):
     """Means of such noise differ by less than 1.3 / 0.7 = 1.9 times, and the least limit is 2."""

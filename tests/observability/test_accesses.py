@@ -120,7 +120,7 @@ def test_what_cannot_be_a_number_is_a_finding_and_no_stack_trace(sqlite_store):
     assert {what for _, what, _ in changed(sqlite_store)} <= {"edited", "inserted"} and changed(sqlite_store)
 
 
-@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(told=st.lists(st.tuples(st.text(max_size=8), st.lists(st.sampled_from(CARDS), max_size=4)), max_size=4))
 def test_whatever_is_noted_is_read_back_and_verifies(sqlite_store, told):
     before = len(reading(sqlite_store, "acme", limit=1000))

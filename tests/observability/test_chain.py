@@ -331,7 +331,7 @@ VALUES = st.recursive(
 )
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(VALUES)
 def test_the_canonical_bytes_are_those_of_pythons_own_json_whichever_way_they_are_written(value):
     assert canonical_bytes(value) == json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()

@@ -154,7 +154,7 @@ def test_a_case_that_the_verifier_would_refuse_for_its_size_is_refused_before_it
 # --- forged --------------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_whatever_byte_is_changed_the_bundle_is_not_trusted(data, files, folder, capsys):
     name = data.draw(st.sampled_from(sorted(files)))
@@ -369,7 +369,7 @@ def test_made_up_json_is_a_fault_and_never_a_stack_trace(name, content, files, k
     assert "cannot be read (" not in capsys.readouterr().out, "each is refused for what it is"
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(changes=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=6), cut=st.integers(0, 40))
 def test_a_mangled_zip_is_refused_or_still_the_same_evidence(changes, cut, sample, folder, capsys):
     mangled = bytearray(sample.bundle())

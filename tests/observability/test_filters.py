@@ -275,7 +275,7 @@ def everything_in(store) -> dict[str, Dossier]:
 def test_any_query_finds_the_cards_of_which_it_is_true(filled):
     stored = everything_in(filled)
 
-    @settings(deadline=None, max_examples=200, database=None)
+    @settings(max_examples=200, database=None)
     @given(queries)
     def check(query):
         assert found(filled, query) == {rollout_id for rollout_id, card in stored.items() if holds(query, card)}

@@ -155,7 +155,7 @@ def everything(store) -> str:
     return "\n".join(told)
 
 
-@settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(acts, min_size=1, max_size=8))
 def test_whatever_happens_a_hold_wins_and_what_is_erased_is_gone(empty, tmp_path, make_card, happened):
     path = tmp_path / "cards.db"

@@ -321,7 +321,7 @@ JSON_VALUES = st.recursive(
 )
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(words=HOSTILE, value=JSON_VALUES, seconds=st.floats(0, 1e9) | st.integers(0, 9))
 def test_whatever_a_card_says_reads_back_as_it_was_entered(store, make_card, words, value, seconds):
     tenant = f"tenant-{len(ledger.tenants(store))}"

@@ -177,7 +177,7 @@ queries = st.recursive(
 )
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(queries | st.just(EVERY_CARD))
 def test_the_normal_form_says_the_same_query_again(query):
     assert read(str(query)) == query
@@ -282,7 +282,7 @@ def test_a_flood_of_faults_is_cut_short():
     assert len(told) == 21 and told[-1] == f"query: {LENGTH - 20} more faults"
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(st.text(st.sampled_from('ab:*"\\()-,<=!. \n0ORkind\0') | st.characters(), max_size=60))
 def test_any_text_is_read_or_refused_and_what_is_read_is_read_again_the_same(text):
     query = None

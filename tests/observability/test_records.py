@@ -73,7 +73,7 @@ def cards(draw) -> JobCard:
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(cards())
 def test_a_card_taken_apart_and_put_together_is_the_same_but_for_the_token_ids(card):
     rows = rows_of(RecordedCard(card, NOW))
@@ -83,7 +83,7 @@ def test_a_card_taken_apart_and_put_together_is_the_same_but_for_the_token_ids(c
     assert back.recorded_at == NOW
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(cards())
 def test_a_card_survives_a_line_of_the_rescue_file(card):
     recorded = RecordedCard(without_token_ids(card), NOW)

@@ -150,14 +150,14 @@ def by_cryptography(public: bytes, message: bytes, signature: bytes) -> bool:
     return True
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seeds, messages)
 def test_what_cryptography_signs_holds(seed, message):
     private = Ed25519PrivateKey.from_private_bytes(seed)
     assert signature_holds(private.public_key().public_bytes_raw(), message, private.sign(message))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(seeds, messages, st.integers(0, 96 * 8 - 1))
 def test_whatever_bit_is_turned_both_refuse(seed, message, bit):
     private = Ed25519PrivateKey.from_private_bytes(seed)
@@ -169,7 +169,7 @@ def test_whatever_bit_is_turned_both_refuse(seed, message, bit):
     assert not signature_holds(private.public_key().public_bytes_raw(), message + b"x", private.sign(message))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(seeds, messages)
 def test_a_signature_has_one_form(seed, message):
     """S + L solves the same equation: without a bound on S, anyone could make a second signature from a first."""

@@ -89,7 +89,7 @@ def test_a_tenant_sees_its_own_sources_only(store):
     assert disclosed(store.of("local"), "other") == []
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.lists(st.integers(1, 40), max_size=5), max_size=6))
 def test_batches_in_any_order_and_twice_come_to_the_same(sqlite_store, batches):
     source = f"source {next(NAMES)}"

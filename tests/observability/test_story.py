@@ -137,7 +137,7 @@ def test_what_a_model_wrote_cannot_drive_the_terminal(make_card, text):
     assert text[0] not in story(stored(card))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(answer=st.text(), width=st.integers(40, 200))
 def test_no_line_is_wider_than_asked(make_card, answer, width):
     card = make_card(reference_answer=answer, metadata={"task_type": answer})

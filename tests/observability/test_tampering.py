@@ -275,13 +275,13 @@ def tamper(forger: Forger, data: st.DataObject, name: str) -> None:
 
 
 @pytest.mark.parametrize("name", VOUCHED)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(data=st.data())
 def test_whatever_is_done_to_a_row_is_found_and_named(forger, name, data):
     tamper(forger, data, name)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data(), name=st.sampled_from(VOUCHED))
 def test_whatever_is_done_to_a_row_on_postgresql_is_found_and_named(forger_on_postgresql, data, name):
     tamper(forger_on_postgresql, data, name)
@@ -299,7 +299,7 @@ def test_ids_that_other_rows_name_cannot_be_exchanged_nor_changed_unseen(forger,
 # --- and to the ledger itself -------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data())
 def test_whatever_is_done_to_an_entry_is_found(forger, data):
     rows = forger.first["ledger"]
@@ -312,7 +312,7 @@ def of_chain(found: Iterable[Finding]) -> list[str]:
     return [one.what for one in found if not one.kind]
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_a_tail_cut_off_with_all_its_rows_is_told_by_the_root_outside(forger, data):
     """And by nothing else in the ledger."""
@@ -346,7 +346,7 @@ CHANGEABLE = [
 ]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(data=st.data(), where=st.sampled_from(CHANGEABLE))
 def test_a_whole_chain_written_anew_over_an_edit_is_told_by_the_root_outside(forger, data, where):
     name, column = where

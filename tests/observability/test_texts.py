@@ -30,7 +30,7 @@ MESSAGES = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(VALUES, st.booleans())
 def test_json_is_read_as_pythons_own_reads_it(value: Any, escaped: bool):
     text = json.dumps(value, ensure_ascii=escaped)
@@ -49,7 +49,7 @@ def test_what_is_none_is_refused(text: str):
         from_json(text)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(MESSAGES, max_size=2).map(tuple))
 def test_records_are_written_as_what_they_are_made_of(messages: tuple[Message, ...]):
     """By the name of their hash stand texts that earlier versions wrote from plain values."""

@@ -190,7 +190,7 @@ DONE = st.tuples(st.lists(TURN, min_size=2, max_size=8), st.lists(st.tuples(st.i
 """Turns that come, however late; and grades that others get."""
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seconds=st.lists(st.tuples(DONE, st.integers(0, 5)), min_size=2, max_size=3), live_sessions=st.integers(1, 3))
 def test_a_release_is_told_what_reading_every_turn_would_tell(store, seconds, live_sessions):
     with store.writing() as connection:

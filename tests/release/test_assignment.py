@@ -4,7 +4,7 @@ import subprocess
 import sys
 from hashlib import blake2b
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -13,7 +13,6 @@ from agent_rft.release.assignment import arm_of, position_of
 NAMES = st.text(max_size=20)
 
 
-@settings(deadline=None)
 @given(NAMES, NAMES, NAMES, st.floats(0, 1), st.floats(0, 1))
 def test_a_share_that_grows_takes_nobody_back(tenant, service, session, one, other):
     smaller, larger = sorted((one, other))
@@ -22,7 +21,6 @@ def test_a_share_that_grows_takes_nobody_back(tenant, service, session, one, oth
     assert 0 <= position_of(tenant, service, session) < 1
 
 
-@settings(deadline=None)
 @given(NAMES, NAMES, NAMES)
 def test_a_share_of_nothing_is_nobody_and_of_one_everybody(tenant, service, session):
     assert arm_of(tenant, service, session, 0.0) == "live"

@@ -7,7 +7,7 @@ import random
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -50,7 +50,6 @@ def test_a_fair_coin_leaves_the_capital_where_it_was_on_average_over_all_that_ca
     assert math.fsum(every) / 2**8 == pytest.approx(1, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(OUTCOMES, MEANS, st.floats(0, 1), st.floats(0, 1))
 def test_no_outcome_with_a_mean_of_m_or_more_adds_capital_on_average(before, m, down, up):
     low, high = m * down, m + (1 - m) * up
@@ -61,7 +60,6 @@ def test_no_outcome_with_a_mean_of_m_or_more_adds_capital_on_average(before, m, 
     assert capital(bet_on(m, *before, high)) <= capital(told) * (1 + 1e-9)
 
 
-@settings(deadline=None)
 @given(OUTCOMES, MEANS)
 def test_its_state_goes_through_json_unchanged_and_goes_on_alike(outcomes, m):
     bet = bet_on(m, *outcomes)
@@ -131,7 +129,6 @@ def test_bounds_are_where_a_bet_begins_to_refuse():
         assert bet_on(m + 1e-9, *outcomes).log_e >= bound(0.05) > bet_on(m - 1e-9, *outcomes).log_e
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=60))
 def test_bounds_off_the_grid_are_never_too_tight(came):
     kept = outcomes_of(*came)

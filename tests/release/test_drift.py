@@ -79,7 +79,7 @@ def test_a_value_that_many_share_has_a_bin_of_its_own():
     assert watch.labels() == ["below 0", "0 to 0.5", "0.5 to 1", "more than 1"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(numbers)
 def test_the_bins_hold_the_whole_sample_and_none_too_much(sample):
     watch = watch_numbers(sample, 0.01)

@@ -6,7 +6,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_rft.contracts.releases import OPEN_STAGES, Event, Policy, Session, Waiver
@@ -461,7 +461,6 @@ ANYTHING = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(ANYTHING)
 def test_whatever_is_known_a_decision_can_be_acted_on_and_leads_somewhere(at):
     decision = decide(POLICY, at)

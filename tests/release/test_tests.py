@@ -51,7 +51,6 @@ def test_few_wait_the_last_of_them_together():
     assert pairs(*waiting, *[live(0.0)] * 5) == [(0.1, 0.0), (0.2, 0.0), (0.3, 0.0), (0.5, 0.0)]
 
 
-@settings(deadline=None)
 @given(st.lists(ARMS, max_size=60), st.randoms(use_true_random=False))
 def test_pairs_hang_on_the_order_of_the_arms_alone(arms, luck):
     """Else a candidate could be good or bad by who it was held against."""
@@ -228,7 +227,7 @@ SESSIONS = st.lists(
 )  # fmt: skip
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(SESSIONS, SESSIONS)
 def test_tests_go_through_json_unchanged_and_go_on_alike(before, after):
     tests = new_tests(Policy())

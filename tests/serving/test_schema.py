@@ -73,7 +73,7 @@ def test_no_route_fails_whatever_it_is_sent(served: Served) -> None:
 
 
 def probed(operation: Any, mode: GenerationMode, key: str) -> str | None:
-    @settings(max_examples=EXAMPLES, deadline=None, derandomize=True, database=None, phases=[Phase.generate], suppress_health_check=HEALTH)
+    @settings(max_examples=EXAMPLES, derandomize=True, database=None, phases=[Phase.generate], suppress_health_check=HEALTH)
     @given(case=operation.as_strategy(generation_mode=mode))
     def probe(case: Any) -> None:
         answer = case.call(headers={"authorization": f"Bearer {key}"})

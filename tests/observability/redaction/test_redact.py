@@ -120,7 +120,7 @@ TEXTS = st.lists(FRAGMENTS | st.text(max_size=4), max_size=12).map("".join)
 OWN = custom_detectors({"WORD": "[A-Z]+", "EDGES": "^.|.$", "PAIR": "[0-9a]{2}"})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(TEXTS, st.sampled_from([BUILT_IN, BUILT_IN + OWN, OWN]))
 def test_redacting_what_is_redacted_changes_nothing(text, detectors):
     once = redact(text, detectors)
@@ -129,7 +129,7 @@ def test_redacting_what_is_redacted_changes_nothing(text, detectors):
     assert redact(text, detectors) == once
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXTS)
 def test_lengths_and_places_account_for_every_character(text):
     done = redact(text)
@@ -148,7 +148,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(JSON)
 def test_a_redacted_value_is_not_changed_again(value):
     once = redact_value(value)

@@ -26,7 +26,7 @@ PIECES = st.sampled_from(
 TEXTS = st.lists(PIECES | st.just(" "), max_size=14).map("".join) | st.text(max_size=40)
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 @given(TEXTS)
 @example("Bearer a1b2c3d4e5f6g7h8i9j0k1")
 @example("-----BEGIN PRIVATE KEY-----\nMIIEvQIBADANBgkqhkiG9w0BAQEFAASC")
@@ -43,7 +43,7 @@ def test_every_thing_of_the_labelled_sample_has_its_sign():
         assert [detector.kinds for detector in BUILT_IN if detector not in suspects and list(detector.find(one.text))] == []
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(TEXTS)
 def test_no_shape_of_a_number_is_in_a_run_that_its_loose_pattern_does_not_match(text: str):
     spoken_of = numbers.SPOKEN_OF.search(without_surrogates(text)) is not None
@@ -68,7 +68,7 @@ VALUES = st.recursive(
 OWN = (*BUILT_IN, *custom_detectors({"FIRST": "^a", "NUMBER": "[0-9]{2}"}))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(VALUES, min_size=1, max_size=3), st.sampled_from([BUILT_IN, OWN]))
 def test_a_value_that_passes_as_a_whole_has_nothing_in_it(values: list[object], detectors: tuple[object, ...]):
     """One after the other through the same memory, each against a walk through it that remembers nothing and asks every text."""
