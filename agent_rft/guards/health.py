@@ -78,17 +78,29 @@ def latest(lines: Sequence[StepMetrics], name: str, count: int) -> list[float]:
     """Of the lines that have the figure, the latest; none where the last line has none."""
     if not lines or figure_of(lines[-1], name) is None:
         return []
-    return list(islice(_having(reversed(lines), name), count))[::-1]
+    return list(islice(_values(reversed(lines), name), count))[::-1]
 
 
 def ends(lines: Sequence[StepMetrics], name: str, window: int = WINDOW) -> tuple[list[float], list[float]]:
-    """The first `window` values of the figure and the latest of those that come after them; none where the last line has none. The lines
-    between are left unread: a run asks this of each step."""
-    after = latest(lines, name, 2 * window)[window:]
+    """Values of the figure, of the lines of `line_ends`."""
+    first, after = line_ends(lines, name, window)
+    return list(_values(first, name)), list(_values(after, name))
+
+
+def line_ends(lines: Sequence[StepMetrics], name: str, window: int = WINDOW) -> tuple[list[StepMetrics], list[StepMetrics]]:
+    """The first `window` lines that have the figure and the latest of those that come after them; none where the last line has none. The
+    lines between are left unread: a run asks this of each step."""
+    if not lines or figure_of(lines[-1], name) is None:
+        return [], []
+    after = list(islice(_having(reversed(lines), name), 2 * window))[::-1][window:]
     return list(islice(_having(lines, name), window)) if after else [], after
 
 
-def _having(lines: Iterable[StepMetrics], name: str) -> Iterator[float]:
+def _having(lines: Iterable[StepMetrics], name: str) -> Iterator[StepMetrics]:
+    return (line for line in lines if figure_of(line, name) is not None)
+
+
+def _values(lines: Iterable[StepMetrics], name: str) -> Iterator[float]:
     return (value for line in lines if (value := figure_of(line, name)) is not None)
 
 
@@ -351,12 +363,12 @@ def _unsafe(course: Course, at: float) -> Suspicion | None:
 
 
 def _more_unsafe(lines: Sequence[StepMetrics], prefix: str, window: int, at: float) -> Suspicion | None:
-    found = [ends(lines, f"{prefix}{name}", window) for name in ("unsafe", "tries", "rows", "unsafe_rows", "unsafe_squares")]
-    shares = found[0][1]
-    if not shares or any(len(later) != len(shares) for _, later in found):
+    ends_of = line_ends(lines, f"{prefix}unsafe", window)
+    shares = list(_values(ends_of[1], f"{prefix}unsafe"))
+    if not shares or len(list(_having(ends_of[1], f"{prefix}rows"))) < len(shares):
         return None
-    before, later = (_Count.of(*figures) for figures in zip(*found, strict=True))
-    if not later.bad or not _beyond_chance(before, later, at):
+    before, later = (_Count.of(some, prefix) for some in ends_of)
+    if not later.bad or not before.tries or not _beyond_chance(before, later, at):
         return None
     now, first, all_tries = later.bad / later.tries, before.bad / before.tries, later.tries
     where = "of a validation" if prefix else f"of the last {len(shares)} steps"
@@ -381,8 +393,18 @@ class _Count(NamedTuple):
     squares: float
 
     @classmethod
-    def of(cls, unsafe: Sequence[float], tries: Sequence[float], *of_rows: Sequence[float]) -> _Count:
-        return cls(sum(tries), sum(share * count for share, count in zip(unsafe, tries, strict=True)), *map(sum, of_rows))
+    def of(cls, lines: Sequence[StepMetrics], prefix: str) -> _Count:
+        return cls(*map(sum, zip(*(cls._of_line(line, prefix) for line in lines), strict=True)))
+
+    @staticmethod
+    def _of_line(line: StepMetrics, prefix: str) -> Sequence[float]:
+        """Of lines from before rows were counted, with which a run may have begun, each try is a row of its own: how far rows differ is
+        then told by the others that it is held against."""
+        names = ("unsafe", "tries", "rows", "unsafe_rows", "unsafe_squares")
+        share, tries, *of_rows = (figure_of(line, f"{prefix}{name}") for name in names)
+        tries = tries or 0.0
+        bad = (share or 0.0) * tries
+        return tries, bad, *((tries, bad, bad) if of_rows[0] is None else (one or 0.0 for one in of_rows))
 
     @property
     def alike(self) -> float:

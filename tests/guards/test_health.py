@@ -349,6 +349,20 @@ def test_two_rows_of_a_step_do_not_tell_how_far_rows_differ():
     assert said("unsafe", unsafe_lines(clean + [(8, 7)] * 2)) is not None, "four rows of four again"
 
 
+@pytest.mark.parametrize("prefix", ["", "val_"])
+def test_a_run_that_began_before_rows_were_counted_is_held_to_how_it_began(prefix: str):
+    """From the fifth step on that counts them (the first such validation) as if they had been counted from the start. Where all was
+    unsafe at first, nothing can be more so."""
+
+    def began(share: float) -> list[StepMetrics]:
+        return [StepMetrics(step=step, figures={f"{prefix}unsafe": share, f"{prefix}tries": 32.0}) for step in range(8)]
+
+    window, bad, mixed = 1 if prefix else 5, unsafe_lines([(8,) * 4] * 12, 8, prefix), unsafe_lines([(8, 0, 0, 8)] * 12, 8, prefix)
+    spoke = [step for step in range(1, 13) if said("unsafe", [*began(0.0), *bad[:step]])]
+    assert spoke == list(range(window, 13))
+    assert [step for step in range(1, 13) if said("unsafe", [*began(1.0), *mixed[:step]])] == []
+
+
 def test_of_steps_of_one_row_only_four_unsafe_ones_in_a_row_speak():
     clean = [(0,)] * 5
     assert said("unsafe", unsafe_lines([*clean, (0,), (0,), (8,), (0,), (8,)])) is None
