@@ -7,9 +7,10 @@ word that stands capitalised within sentences at least half of the time. So ques
 companies, years or metrics are not near each other, however much of their phrasing they share.
 
 The order of words does not matter, for a rewording moves phrases about; but two orders tell another question, and a pair that differs
-in one is called turned. A number stands before another word ("5 kg" and "5 g", whatever else the two say). Or two phrases have changed
-places and all the rest, filler too, stands where it stood ("Did Oslo buy Atlas?", "Did Atlas buy Oslo?"): who rewords a question changes
-the frame, who fills a template anew leaves it. The sides of "and" may change places, and so may what asks ("Porto has how many bridges?").
+in one is called turned. A number stands before another of the words that both say ("5 kg in g" and "5 g in kg", in any frame). Or two
+phrases have changed places and all the rest, filler too, stands where it stood ("Did Oslo buy Atlas?", "Did Atlas buy Oslo?"): who
+rewords a question changes the frame, who fills a template anew leaves it. The sides of "and" may change places, and so may what asks
+("Porto has how many bridges?").
 
 Which pairs are worth a look is found by MinHash: the same two words have the same smallest clock, and prompts of weighted
 similarity s agree in one of its draws with probability s. Two prompts meet if they agree in all draws of a band. With 16 bands of
@@ -116,9 +117,10 @@ def is_turned(some: Said, others: Said, telling: Set[str]) -> bool:
 
 
 def _numbers_stand_otherwise(some: Said, others: Said, telling: Set[str]) -> bool:
-    """What a number counts comes after it, where anything does: "5 kg". A number that ends one of the prompts tells nothing."""
-    one, other = _counted(some, telling), _counted(others, telling)
-    return any(one[number] != other[number] for number in one.keys() & other.keys())
+    """What a number counts comes after it, where anything does: "5 kg". A number that ends one of the prompts tells nothing, nor does a
+    word that the other prompt lacks: who puts one in behind a year has turned nothing."""
+    one, other, said_twice = _counted(some, telling), _counted(others, telling), {*some} & {*others}
+    return any(one[number] != other[number] and said_twice.issuperset(one[number] + other[number]) for number in one.keys() & other.keys())
 
 
 def _counted(said: Said, telling: Set[str]) -> dict[str, list[str]]:

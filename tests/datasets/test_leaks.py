@@ -119,6 +119,13 @@ def test_a_phrase_that_moved_asks_the_same(train, val):
     assert [(leak.kind, leak.twin) for leak in leaks] == [("near", "f.jsonl:1")] and turned == []
 
 
+def test_a_word_put_in_after_a_number_is_no_other_order():
+    letters = " ".join(f"part{letter}" for letter in "abcdefghijklmnopqrstuvwxyz")
+    train, val = (f"{letters} for 2019{more} profits" for more in ("", " overall"))
+    leaks, turned = leaks_and_turned(placed(train, "What is Bergen known for?"), placed(val))
+    assert [(leak.kind, leak.twin) for leak in leaks] == [("near", "f.jsonl:1")] and turned == []
+
+
 def test_a_twin_that_asks_the_same_is_found_among_those_that_are_turned():
     train = placed("How many g are 5 kg?", "5 g in kg is how much?", "Convert 5 kg to g.")
     leaks, turned = leaks_and_turned(train, placed("How many kg are 5 g?"))
