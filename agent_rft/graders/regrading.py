@@ -189,9 +189,10 @@ def training_effect(rollouts: Iterable[Worth], call_cost: float) -> TrainingEffe
 
 
 def _goes(tries: Sequence[Worth]) -> list[list[Worth]]:
-    """A step that was killed, and made again by the run that went on, has its tries twice: each go was compared within itself."""
+    """A step that was killed, and made again by the run that went on, has its tries twice: each go was compared within itself. They are
+    read from the end: the last go is whole, and of one that was killed any try may have come to its end."""
     goes: list[list[Worth]] = []
-    for one in sorted(tries, key=lambda one: one.started_at):
+    for one in sorted(tries, key=lambda one: one.started_at, reverse=True):
         if not goes or any(one.sample_index == other.sample_index for other in goes[-1]):
             goes.append([])
         goes[-1].append(one)

@@ -117,6 +117,16 @@ def test_a_step_that_was_killed_and_made_again_is_two_groups():
     assert (found.groups, found.unlike_record) == (2, 0)
 
 
+def test_of_a_step_that_was_killed_any_of_its_tries_may_have_ended_before():
+    """The last try of the first go alone, and then all three: 1, 0, 0 have +1.15450 and -0.57725, twice."""
+    again = [
+        worth("a", reward, reward, 0, advantage, sample, f"2026-11-22T05:01:0{sample}")
+        for sample, (reward, advantage) in enumerate(((1, 1.15450), (0, -0.57725), (0, -0.57725)))
+    ]
+    found = training_effect([worth("a", 1, 1, 0, None, 2, "2026-11-22T05:00:00"), *again], 0.0)
+    assert (found.groups, found.unlike_record) == (2, 0)
+
+
 def test_a_group_can_begin_to_teach_or_cease_to():
     found = training_effect([worth("a", 0, 0.5), worth("a", 0, 0), worth("b", 1, 1), worth("b", 0.5, 1)], 0.0)
     assert (found.flat_before, found.flat_after, found.reversed) == (1, 1, 0)
