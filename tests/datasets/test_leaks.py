@@ -31,7 +31,7 @@ words = st.text("abcdeXYZ", min_size=1, max_size=6)
 prompts = st.lists(words, min_size=1, max_size=12).map(" ".join)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(prompts, min_size=1, max_size=30), st.data())
 def test_the_same_question_is_always_found_whatever_its_case_spacing_and_marks(asked, data):
     said = data.draw(st.sampled_from(asked))
@@ -42,7 +42,7 @@ def test_the_same_question_is_always_found_whatever_its_case_spacing_and_marks(a
     assert asked[int(leak.twin.partition(":")[2]) - 1].casefold() == said.casefold()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(prompts, min_size=1, max_size=30), st.data())
 def test_the_same_words_in_another_order_are_always_told(asked, data):
     said = data.draw(st.sampled_from(asked))
