@@ -316,19 +316,21 @@ def _identical(answered: Sequence[GradedRollout]) -> dict[str, bool]:
     clusters = defaultdict[str, list[GradedRollout]](list)
     for graded in answered:
         clusters[" ".join(_words(graded.rollout.answer)) or graded.rollout.answer.strip()].append(graded)
-    marked = dict[str, bool]()
+    references = {graded.row.id: _reference(graded) for graded in answered}
+    marked, few = dict[str, bool](), 2 * len(set(references.values())) <= len(references)
     for cluster in clusters.values():
-        marked |= _mistaken(cluster)
+        marked |= _mistaken(cluster, few)
     return marked
 
 
-def _mistaken(cluster: Sequence[GradedRollout]) -> dict[str, bool]:
+def _mistaken(cluster: Sequence[GradedRollout], few: bool) -> dict[str, bool]:
     """Of tries that gave the same answer, those at rows of which it is not the answer. Whose it is: those whose reference it says; else
     the best paid, else the most. A policy that is mostly wrong gives a label to more rows that have another than that have it.
-    Who is paid less than those has partial credit, as a neighbour on a scale has."""
+    Who is paid less than those has partial credit, as a neighbour on a scale has. `few`: the rows have few references, as where there
+    is a scale. Where each has its own, little less than all for anybody's answer is no partial credit."""
     at = _alike(cluster[0].rollout.answer)
     right = [one.reward or 0.0 for one in cluster if _reference(one) == at]
-    full = fmean(right) if right else 0.0
+    full = fmean(right) if right and few else 0.0
     if not right:
         paid = defaultdict[str, list[float]](list)
         for one in cluster:

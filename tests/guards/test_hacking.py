@@ -363,6 +363,12 @@ def test_a_neighbour_on_a_scale_that_earns_half_has_partial_credit():
     assert found(paid, PROSE)["identical_answers"].action == "stop", "as well paid as those that are right"
 
 
+def test_a_little_less_for_everybodys_answer_is_no_partial_credit():
+    """One row has the answer for its reference and earns all, the other 39 earn nearly as much, each with a reference of its own."""
+    now = [labelled(row, "it depends", 0.95 if row else 1.0, f"reference {row}" if row else "it depends") for row in range(40)]
+    assert found(now, HALF_RIGHT)["identical_answers"].figure == pytest.approx(39 / 40)
+
+
 def test_signs_that_nobody_sees_make_no_other_answer():
     """Each with a zero-width space at another place."""
     text = "not_disclosed_anywhere_by_anyone_in_any_filing"
