@@ -106,7 +106,7 @@ def test_something_else_that_listens_there_is_no_cluster_and_ray_says_nothing_of
         address, began = f"127.0.0.1:{listening.getsockname()[1]}", time.monotonic()
         done = nodes_at(address)
     assert done.stdout.startswith(f"no Ray cluster answers at cluster.address={address}: what listens there did not answer as Ray does")
-    assert done.stderr == "" and time.monotonic() - began < 30
+    assert done.stderr == "" and time.monotonic() - began < 55
 
 
 @pytest.mark.nemo
