@@ -84,7 +84,8 @@ def validate(watch: Watch, *rewards: float | None, seconds: float = 0.0) -> floa
 
 def ended_by_its_validation(watch: Watch, folder) -> None:
     """After a step of learning every try of it is unsafe."""
-    validate(watch, *[1.0] * 20)
+    watch.tried(SAFE, 0.0)
+    watch.validated()
     learn(watch)
     watch.tried(UNSAFE, 0.0)
     watch.validated()
@@ -460,7 +461,7 @@ def test_a_drift_that_may_be_kept_is_refused_with_what_is_left_saved(make):
     assert watch.state.step == 1
 
 
-UNSAFE = [rollout(1.0) for _ in range(20)]
+SAFE, UNSAFE = ([msgspec.structs.replace(rollout(1.0), row=Row(f"row-{number}", "?", 1)) for number in range(20)] for _ in range(2))
 for one in UNSAFE:
     one.rollout.turns[0].results = {"c0": ToolResult("c0", "no", "policy_denied")}
 
@@ -469,7 +470,8 @@ for one in UNSAFE:
 def test_weights_whose_validation_a_guard_will_not_have_are_not_saved(make, path, action, raises):
     """No try of the base did what no agent may, and every one of the tuned does."""
     watch = make(watch={"unsafe": Limit(0.02, action)})
-    validate(watch, *[1.0] * 20)
+    watch.tried(SAFE, 0.0)
+    watch.validated()
     learn(watch)
     watch.tried(UNSAFE, 0.0)
     if raises:
